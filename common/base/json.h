@@ -1,0 +1,48 @@
+/*
+ * json: reading by jansson (the only file that includes it), and a writer that allocates nothing.
+ */
+#ifndef BASE_JSON_H
+#define BASE_JSON_H
+
+#include "base/text.h"
+
+#include <jansson.h>
+
+enum { JSON_DEPTH_MAX = 64 };
+
+/*
+ * Reads one whole JSON value: duplicate keys, trailing bytes, bytes that are not UTF-8 and nesting
+ * past JSON_DEPTH_MAX are REJECT with the reason. *ret is released by json_decref().
+ */
+MUST_CHECK enum outcome json_read(struct text text, json_t **ret, struct error *error);
+/* A member as a slice into the value ({NULL, 0} where it is absent or not a string). */
+struct text json_text(const json_t *object, const char *name);
+
+/* Writes into a buffer; commas are put by the writer. Check buffer->failed at the end. */
+struct json_writer {
+    struct buffer *into;
+    bool comma;
+};
+static inline struct json_writer json_writer(struct buffer *into)
+{
+    return (struct json_writer){.into = into};
+}
+void json_object(struct json_writer *writer);
+void json_object_end(struct json_writer *writer);
+void json_array(struct json_writer *writer);
+void json_array_end(struct json_writer *writer);
+void json_key(struct json_writer *writer, const char *name);
+void json_key_text(struct json_writer *writer, struct text name);
+void json_put_text(struct json_writer *writer, struct text value); /* bytes that are not UTF-8 become U+FFFD */
+void json_put_int(struct json_writer *writer, int64_t value);
+void json_put_double(struct json_writer *writer, double value); /* shortest that reads back the same; nan and inf become null */
+void json_put_bool(struct json_writer *writer, bool value);
+void json_put_null(struct json_writer *writer);
+void json_put_raw(struct json_writer *writer, struct text json); /* a value that is JSON already */
+/* key and value at once */
+void json_member_text(struct json_writer *writer, const char *name, struct text value);
+void json_member_string(struct json_writer *writer, const char *name, const char *value);
+void json_member_int(struct json_writer *writer, const char *name, int64_t value);
+void json_member_time(struct json_writer *writer, const char *name, int64_t wall_us); /* RFC 3339 */
+
+#endif
