@@ -25,11 +25,15 @@ void error_prefix(struct error *error, const char *format, ...)
     char text[ERROR_TEXT_BYTES_MAX];
     va_list arguments;
     va_start(arguments, format);
-    int length = vsnprintf(text, sizeof(text), format, arguments);
+    int length = vsnprintf(text, sizeof(text) - 2, format, arguments);
     va_end(arguments);
     if (length < 0 || (size_t)length >= sizeof(text) - 3)
         return;
-    snprintf(text + length, sizeof(text) - (size_t)length, ": %s", error->text);
+    text[length++] = ':';
+    text[length++] = ' ';
+    size_t room = sizeof(text) - (size_t)length - 1, kept = strnlen(error->text, room);
+    memcpy(text + length, error->text, kept);
+    text[(size_t)length + kept] = '\0';
     memcpy(error->text, text, sizeof(text));
 }
 

@@ -16,7 +16,7 @@
 #define BASE_ERROR_H
 
 #define MUST_CHECK __attribute__((warn_unused_result))
-#define PRINTF_LIKE(format, first) __attribute__((format(printf, format, first)))
+#define PRINTF_LIKE(format_at, first) __attribute__((format(printf, format_at, first)))
 
 enum outcome {
     OK = 0, /* done                                                           */

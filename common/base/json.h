@@ -27,9 +27,9 @@ static inline struct json_writer json_writer(struct buffer *into)
 {
     return (struct json_writer){.into = into};
 }
-void json_object(struct json_writer *writer);
+void json_object_begin(struct json_writer *writer);
 void json_object_end(struct json_writer *writer);
-void json_array(struct json_writer *writer);
+void json_array_begin(struct json_writer *writer);
 void json_array_end(struct json_writer *writer);
 void json_key(struct json_writer *writer, const char *name);
 void json_key_text(struct json_writer *writer, struct text name);
@@ -39,6 +39,9 @@ void json_put_double(struct json_writer *writer, double value); /* shortest that
 void json_put_bool(struct json_writer *writer, bool value);
 void json_put_null(struct json_writer *writer);
 void json_put_raw(struct json_writer *writer, struct text json); /* a value that is JSON already */
+/* jansson has functions of these two names, which make values; to write, the short form is ours. */
+#define json_object(writer) json_object_begin(writer)
+#define json_array(writer) json_array_begin(writer)
 /* key and value at once */
 void json_member_text(struct json_writer *writer, const char *name, struct text value);
 void json_member_string(struct json_writer *writer, const char *name, const char *value);
