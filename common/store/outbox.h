@@ -1,0 +1,46 @@
+/*
+ * outbox: records to be sent, written in the transaction of the effect that they tell of.
+ *
+ * Order: seq. Rows of one key are written by one loop, so that their seq is their commit order. A row is
+ * gone when it is deleted, which is after the broker has acknowledged it.
+ */
+#ifndef STORE_OUTBOX_H
+#define STORE_OUTBOX_H
+
+#include "store/rows.h"
+
+struct outbox_header {
+    struct text name;
+    struct text value;
+};
+
+struct outbox_row {
+    int64_t seq; /* given by outbox_add */
+    struct text topic;
+    int32_t partition; /* of the record; -1: by its key */
+    struct text key;
+    struct text value;
+    bool key_null;
+    bool value_null;
+    const struct outbox_header *headers;
+    size_t header_count;
+    int64_t created_us;
+};
+
+/* In the item in hand. All that row points to is kept by reference until work_commit(): it must live as
+ * long as the work's arena. Gives the row's place in outbox_added(). */
+void outbox_add(struct work *work, const struct outbox_row *row);
+/* After work_commit(): what was added, in order, until the next work_begin(). */
+size_t outbox_added(const struct work *work, const struct outbox_row **ret_rows);
+/* To be deleted with this work's commit: acknowledged. */
+void outbox_done(struct work *work, const int64_t *seqs, size_t count);
+/* To be set aside with this work's commit: the broker will never take it. Kept, not read again. */
+void outbox_refused(struct work *work, int64_t seq, struct text reason);
+/* Rows with seq above after, in order, at most limit, for the relay's start and after a fault. In the arena. Between
+ * work_begin() and work_commit(). */
+size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const struct outbox_row **ret_rows);
+/* Rows there are, and the oldest's created_us (0: none); kept in memory, any thread. */
+int64_t outbox_rows(const struct store *store);
+int64_t outbox_oldest_us(const struct store *store);
+
+#endif

@@ -1,0 +1,63 @@
+/*
+ * store: a service's own database. SQLite (one file, one process) or PostgreSQL (one schema, any
+ * number of instances) behind this header; handlers never see which.
+ *
+ * Outcomes: OUTAGE where the database cannot be reached, is locked by another or its disk is full;
+ * REJECT where the data break a constraint; FATAL where the file is not ours or is damaged.
+ * Thread: the one that opened it, except where said.
+ */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include "base/text.h"
+
+struct rows_table;
+struct store;
+
+/* What a service adds to its tables after they were first made. Applied once, in order, each in a
+ * transaction with its number; what is applied already is skipped. */
+struct migration {
+    int number;           /* from 1, ascending */
+    const char *sqlite;   /* statements, ";" between */
+    const char *postgres;
+};
+
+/*
+ * url: "sqlite:PATH" or "postgresql://…". service: names the PostgreSQL schema, and the owner noted
+ * in the file, so that another service's file is refused. SQLite: WAL, synchronous=FULL,
+ * foreign_keys, one connection that writes and checkpoints, all read back; a second process on the
+ * file is refused ("in use by process N") by a lock kept for the life of the store.
+ */
+MUST_CHECK enum outcome store_open(const char *url, const char *service, struct store **ret, struct error *error);
+void store_close(struct store *store); /* accepts NULL; checkpoints */
+
+/* Makes the tables that are missing (the store's own: inbox, outbox, …, and those given) from their
+ * descriptions, then applies migrations. Safe where several instances start at once. */
+MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_table *const *tables, size_t table_count,
+                                      const struct migration *migrations, size_t migration_count, struct error *error);
+
+/* Can it be written to? For `check` and /readyz. */
+MUST_CHECK enum outcome store_probe(struct store *store, struct error *error);
+
+/*
+ * A second, read-only connection for long reports on a thread of their own; sees what was committed
+ * when its query began. Queries are plain SELECTs in the common subset of both databases, parameters
+ * $1, $2, … in order. each: one row; its columns by index; return false to stop.
+ */
+struct store_reader;
+struct store_row; /* valid during the call */
+enum { STORE_PARAMETERS_MAX = 16 };
+struct store_value {
+    bool is_text;
+    int64_t number;
+    struct text text;
+};
+MUST_CHECK enum outcome store_reader_open(const char *url, const char *service, struct store_reader **ret, struct error *error);
+void store_reader_close(struct store_reader *reader);
+MUST_CHECK enum outcome store_read(struct store_reader *reader, const char *sql, const struct store_value *parameters,
+                                   size_t parameter_count, bool (*each)(void *owner, const struct store_row *row),
+                                   void *owner, struct error *error);
+int64_t store_row_int(const struct store_row *row, size_t column);
+struct text store_row_text(const struct store_row *row, size_t column); /* text and bytes */
+
+#endif
