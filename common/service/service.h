@@ -11,16 +11,8 @@
 #include "base/config.h"
 #include "base/digest.h"
 #include "flow/handler.h"
+#include "flow/lanes.h"
 #include "net/net.h"
-
-/* What a lane may do at once; a service fills it in start(). */
-struct lane_limits {
-    int concurrency;          /* calls in flight           */
-    int timeout_ms;           /* of one attempt            */
-    int64_t rate_per_hour;    /* attempts begun, 0 = none  */
-    int64_t delays_ms[8];     /* after the first, second … attempt */
-    size_t delay_count;
-};
 
 struct service_start;
 

@@ -8,11 +8,7 @@
 #define STORE_OUTBOX_H
 
 #include "store/rows.h"
-
-struct outbox_header {
-    struct text name;
-    struct text value;
-};
+#include "wire/event.h"
 
 struct outbox_row {
     int64_t seq; /* given by outbox_add */
@@ -22,7 +18,7 @@ struct outbox_row {
     struct text value;
     bool key_null;
     bool value_null;
-    const struct outbox_header *headers;
+    const struct header *headers; /* wire/event.h */
     size_t header_count;
     int64_t created_us;
 };

@@ -1,0 +1,69 @@
+/*
+ * lanes: calls to the outside, many in flight, in order by key, kept in the table `calls` from the transaction that asks for them
+ * to the one that settles them.
+ *
+ * A record that needs a call is done as soon as the call is in the table: offsets never wait for a network peer, and a call survives
+ * whatever happens to the process. (The design held such records unsettled instead; then a slow peer would hold the watermark, and
+ * what was waiting could not be looked at.) An attempt is marked active, durably, before it is sent: one that was active when the
+ * process died comes back as ambiguous.
+ *
+ * Bounds: calls in flight a lane (lane_limits.concurrency), places in memory (LANES_PLACES_MAX; the rest waits in the table), attempts by
+ * a token bucket (rate). After an OUTAGE the lane lets one probe at a time through, with backoff, until one succeeds.
+ * Thread: the loop's, except that answers come in from net's.
+ */
+#ifndef FLOW_LANES_H
+#define FLOW_LANES_H
+
+#include "flow/handler.h"
+
+enum {
+    LANES_MAX = 4,
+    LANES_CONCURRENCY_MAX = 512,
+    LANES_PLACES_MAX = 10000,
+    LANES_DELAYS_MAX = 8,
+    LANES_OUTAGE_MS_MIN = 500,
+    LANES_OUTAGE_MS_MAX = 15000,
+};
+
+/* What a lane may do at once; a service's start() may change it. */
+struct lane_limits {
+    int concurrency;       /* calls in flight                                     */
+    int timeout_ms;        /* of one attempt                                      */
+    int64_t rate_per_hour; /* attempts begun, 0: no limit; burst a tenth of a minute's worth, at least 1 */
+    int64_t delays_ms[LANES_DELAYS_MAX]; /* after the first, second … attempt     */
+    size_t delay_count;
+};
+
+struct lanes;
+struct lane_answer; /* one that came back, until lanes_answered() or lanes_return() */
+struct metrics;
+extern const struct rows_table calls_table;
+
+MUST_CHECK enum outcome lanes_new(const struct lane *const *lanes, const struct lane_limits *limits, void *state, struct net *net,
+                                  struct metrics *metrics, void (*wake)(void *owner), void *wake_owner,
+                                  struct lanes **ret, struct error *error);
+void lanes_destroy(struct lanes *lanes); /* after the net is closed */
+
+/* In a unit of work: fills the places from the table (at start all active ones become answers). */
+void lanes_load(struct lanes *lanes, struct work *work, int64_t now_us);
+bool lanes_wants_load(const struct lanes *lanes);
+/* Answers that came back, at most count_max. */
+size_t lanes_take(struct lanes *lanes, struct lane_answer **ret, size_t count_max);
+void lanes_return(struct lanes *lanes, struct lane_answer *answer); /* the batch failed: it comes again */
+const struct call *lane_answer_call(const struct lane_answer *answer);
+void lane_answer_keys(const struct lane_answer *answer, struct work *work);
+/* The service's hook and what follows from it, in the item's unit of work. */
+enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer, struct work *work, int64_t now_us, struct error *error);
+/* In a work's item: a call is asked for (work_call). */
+void lanes_add(struct lanes *lanes, struct work *work, const struct lane *lane, struct call *call);
+/* At the end of a batch, before its commit: marks those active that may begin now. */
+void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us);
+/* After commit: sends what was begun, frees what was settled. */
+void lanes_committed(struct lanes *lanes, int64_t now_us);
+void lanes_rolled_back(struct lanes *lanes);
+/* True when lanes_begin() would begin something now; else *ret_at_us says when to look again (0: never by itself). */
+bool lanes_due(const struct lanes *lanes, int64_t now_us, int64_t *ret_at_us);
+size_t lanes_in_flight(const struct lanes *lanes);
+void lanes_stop(struct lanes *lanes); /* draining: begin nothing more */
+
+#endif
