@@ -3,8 +3,9 @@
  *
  * With WEIR_FAULTS=ON at build time, the environment WEIR_FAULT=name[:n][:how] arms one point: at its
  * n-th pass (default 1) the process calls _exit(99) (how = exit, the default), abort() (abort), or
- * fault_fails() returns true (fail). The table fault.def names every point once; a test walks it, so
- * that none is forgotten.
+ * fault_fails() returns true (fail). What cannot be read as that
+ * ends the process with 78 at the first point passed: a fault that never comes would make a test pass
+ * for nothing. The table fault.def names every point once; a test walks it, so that none is forgotten.
  */
 #ifndef BASE_FAULT_H
 #define BASE_FAULT_H
@@ -18,6 +19,8 @@ enum fault_point {
     FAULT_COUNT
 };
 
+enum { FAULT_EXIT_CODE = 99 };
+
 #ifdef WEIR_FAULTS
 void fault_pass(enum fault_point point);
 bool fault_fails(enum fault_point point);
@@ -27,6 +30,7 @@ bool fault_fails(enum fault_point point);
 #define FAULT(name) ((void)0)
 #define FAULT_FAILS(name) (false)
 #endif
-const char *fault_name(enum fault_point point);
+const char *fault_name(enum fault_point point);  /* "relay_after_ack" */
+const char *fault_where(enum fault_point point); /* what has happened there, in words */
 
 #endif
