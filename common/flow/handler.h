@@ -75,7 +75,7 @@ struct request {
     struct text content_type;     /* lower case, without parameters */
     struct text idempotency_key;  /* unquoted; empty without        */
     struct text traceparent;      /* valid, else empty              */
-    struct id id;                 /* of this request: the inbox id of what it causes */
+    struct id id;                 /* of this request: parent of the ids of what it causes */
     json_t *json;                 /* body of a route with .json, parsed before it is queued; an object */
 };
 struct text request_query(const struct request *request, const char *name); /* empty when absent */
@@ -138,7 +138,8 @@ struct lane {
     void (*keys)(struct work *work, const struct call *call);
     /*
      * What came back, inside a unit of work. Returns OK: settled, the call is gone. RETRY: again after the next of the
-     * lane's delays (last says that there is none left: then settle it). OUTAGE: again with backoff, nothing counted.
+     * lane's delays (last says that there is none left: then settle it). OUTAGE: again with backoff, nothing counted. What it
+     * changed stands in all three. REJECT: nothing of it stands, and the call is given up.
      * A call that was active when the process died comes here with result->outcome RETRY and result->ambiguous set.
      */
     enum outcome (*answer)(struct work *work, const struct call *call, const struct net_result *result, bool last,

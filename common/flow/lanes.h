@@ -56,13 +56,17 @@ void lane_answer_keys(const struct lane_answer *answer, struct work *work);
 enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer, struct work *work, int64_t now_us, struct error *error);
 /* In a work's item: a call is asked for (work_call). */
 void lanes_add(struct lanes *lanes, struct work *work, const struct lane *lane, struct call *call);
-/* At the end of a batch, before its commit: marks those active that may begin now. */
+/* Around a work's item, as work_item_begin() and work_item_undo(). */
+void lanes_item_begin(struct lanes *lanes);
+void lanes_item_undo(struct lanes *lanes);
+/* At the end of a batch, before its commit: puts what was added in line, marks those active that may begin now. */
 void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us);
-/* After commit: sends what was begun, frees what was settled. */
-void lanes_committed(struct lanes *lanes, int64_t now_us);
+void lane_answer_free(struct lane_answer *answer); /* after commit */
+/* After commit: sends what was begun, forgets what was settled. */
+void lanes_committed(struct lanes *lanes);
 void lanes_rolled_back(struct lanes *lanes);
 /* True when lanes_begin() would begin something now; else *ret_at_us says when to look again (0: never by itself). */
-bool lanes_due(const struct lanes *lanes, int64_t now_us, int64_t *ret_at_us);
+bool lanes_due(struct lanes *lanes, int64_t now_us, int64_t *ret_at_us);
 size_t lanes_in_flight(const struct lanes *lanes);
 void lanes_stop(struct lanes *lanes); /* draining: begin nothing more */
 

@@ -29,7 +29,8 @@ void relay_turn(struct relay *relay, struct work *work);
 void relay_committed(struct relay *relay, const struct outbox_row *rows, size_t count); /* the work's own rows are sent */
 void relay_rolled_back(struct relay *relay);
 bool relay_behind(const struct relay *relay);
-bool relay_wants_turn(const struct relay *relay);  /* acknowledged rows to delete, or behind and room to send */
+/* How long the loop may wait before relay_turn() has something to do: 0 now, -1 for ever (a wake comes first). */
+int64_t relay_wait_ms(struct relay *relay);
 size_t relay_in_flight(const struct relay *relay); /* sent, not yet reported */
 bool relay_connected(const struct relay *relay);
 void relay_close(struct relay *relay, int timeout_ms);

@@ -1,0 +1,28 @@
+/*
+ * context: what stands behind a unit of work while a handler runs: whose it is, what is being handled, and how often it
+ * has spoken. Inside flow/ only; handlers reach it through work_emit(), work_call(), work_state(), work_now_us().
+ */
+#ifndef FLOW_CONTEXT_H
+#define FLOW_CONTEXT_H
+
+#include "flow/handler.h"
+#include "flow/lanes.h"
+
+struct context {
+    const char *service;
+    void *state;
+    struct registry *registry;
+    struct lanes *lanes;
+    struct buffer scratch; /* for encoding; its bytes are copied into the arena */
+    int64_t now_us;        /* the batch's */
+
+    /* the item in hand */
+    struct id id;            /* of what is being handled: parent of every id made */
+    struct text traceparent; /* of what is being handled */
+    int emitted;
+};
+
+/* Before each item. */
+void context_enter(struct context *context, struct id id, struct text traceparent);
+
+#endif

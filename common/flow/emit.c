@@ -1,0 +1,121 @@
+/* emit: what handlers say. An event becomes an outbox row, a call a row of `calls`, both of the item's transaction. */
+#include "flow/context.h"
+
+#include "base/clock.h"
+#include "store/outbox.h"
+
+#include <stdio.h>
+
+enum { EMIT_HEADERS = 8 };
+
+void context_enter(struct context *context, struct id id, struct text traceparent)
+{
+    context->id = id;
+    context->traceparent = traceparent;
+    context->emitted = 0;
+}
+
+void *work_state(struct work *work)
+{
+    return ((struct context *)work_owner(work))->state;
+}
+
+int64_t work_now_us(const struct work *work)
+{
+    return ((const struct context *)work_owner(work))->now_us;
+}
+
+/* The n-th event of a kind that this service makes of one thing has always the same id. */
+static struct id emit_id(struct context *context, const struct event_type *type)
+{
+    char name[96];
+    int length = snprintf(name, sizeof(name), "%s/%s/%d", context->service, type->name, context->emitted);
+    return id_derive(context->id, (struct text){name, (size_t)length});
+}
+
+static struct text arena_text(struct arena *arena, const char *string)
+{
+    return text_copy(arena, text_of(string));
+}
+
+void work_emit_type(struct work *work, const struct event_type *type, const void *data, const struct emit_as *as)
+{
+    struct context *context = work_owner(work);
+    struct arena *arena = work_arena(work);
+    struct error error;
+    int32_t schema_id;
+    struct id id = emit_id(context, type);
+    context->emitted++;
+
+    if (registry_id(context->registry, type, &schema_id, &error) != OK) {
+        work_fail(work, &error);
+        return;
+    }
+    buffer_clear(&context->scratch);
+    frame_write(&context->scratch, schema_id);
+    if (codec_encode(type->codec, data, &context->scratch, &error) != OK) {
+        work_fail(work, &error);
+        return;
+    }
+
+    char id_bytes[ID_TEXT_BYTES], time_bytes[CLOCK_RFC3339_BYTES_MAX], trace_bytes[HEADER_TRACEPARENT_BYTES + 1];
+    char source_bytes[64];
+    snprintf(source_bytes, sizeof(source_bytes), "/weir/%s", context->service);
+    struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
+    struct text id_text = as && as->id.length ? as->id : id_to_text(id, id_bytes);
+    struct text source = as && as->source.length ? as->source : text_of(source_bytes);
+    struct text trace = as && as->traceparent.length ? as->traceparent
+                                                     : traceparent_next(context->traceparent, id, trace_bytes);
+    clock_to_rfc3339(as && as->time_us ? as->time_us : context->now_us, time_bytes);
+
+    struct header *headers = arena_take(arena, EMIT_HEADERS * sizeof(*headers));
+    struct text value = text_copy(arena, buffer_text(&context->scratch));
+    struct text key_copy = text_copy(arena, key);
+    if (!headers || !value.at || context->scratch.failed) {
+        error_set(&error, RETRY, "memory", "%s: no room for it in this batch", type->name);
+        work_fail(work, &error);
+        return;
+    }
+    headers[0] = (struct header){TEXT(HEADER_SPECVERSION), TEXT("1.0")};
+    headers[1] = (struct header){TEXT(HEADER_ID), text_copy(arena, id_text)};
+    headers[2] = (struct header){TEXT(HEADER_SOURCE), text_copy(arena, source)};
+    headers[3] = (struct header){TEXT(HEADER_TYPE), text_of(type->full_name)};
+    headers[4] = (struct header){TEXT(HEADER_TIME), arena_text(arena, time_bytes)};
+    headers[5] = (struct header){TEXT(HEADER_SUBJECT), key_copy};
+    headers[6] = (struct header){TEXT(HEADER_CONTENT_TYPE), TEXT("application/avro")};
+    headers[7] = (struct header){TEXT(HEADER_TRACEPARENT), text_copy(arena, trace)};
+
+    const struct outbox_row row = {
+        .topic = text_of(topic_get(type->topic)->name),
+        .partition = -1,
+        .key = key_copy,
+        .value = value,
+        .headers = headers,
+        .header_count = EMIT_HEADERS,
+        .created_us = context->now_us,
+    };
+    outbox_add(work, &row);
+}
+
+void work_call(struct work *work, const struct lane *lane, struct text key, struct text payload, const char *name)
+{
+    struct context *context = work_owner(work);
+    struct arena *arena = work_arena(work);
+    char derived[128];
+    int length = snprintf(derived, sizeof(derived), "%s/call/%s/%s", context->service, lane->name, name);
+    if (length >= (int)sizeof(derived))
+        length = sizeof(derived) - 1;
+    char trace_bytes[HEADER_TRACEPARENT_BYTES + 1];
+    struct id id = id_derive(context->id, (struct text){derived, (size_t)length});
+    struct call call = {
+        .id = id,
+        .lane = text_of(lane->name),
+        .key = key,
+        .payload = payload,
+        .due_us = context->now_us,
+        .state = CALL_WAITING,
+        .traceparent = text_copy(arena, traceparent_next(context->traceparent, id, trace_bytes)),
+        .created_us = context->now_us,
+    };
+    lanes_add(context->lanes, work, lane, &call);
+}

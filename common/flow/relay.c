@@ -1,0 +1,270 @@
+#include "flow/relay.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+struct relay {
+    struct producer_settings settings;
+    struct producer *producer; /* NULL between two */
+    void (*wake)(void *owner);
+    void *wake_owner;
+
+    /* the loop's */
+    bool behind;          /* the table holds rows that were not sent: read it */
+    int64_t sent_seq;     /* the last row sent; rows are sent in this order   */
+    int64_t reopen_at_us; /* not before                                       */
+    int64_t reopen_ms;
+    int64_t *settling; /* acknowledged rows that the open transaction deletes */
+    size_t settling_count;
+
+    /* shared with the producer's thread */
+    pthread_mutex_t lock;
+    int64_t *acked;
+    size_t acked_count;
+    size_t acked_capacity;
+    struct refusal {
+        int64_t seq;
+        char reason[96];
+    } refused[16];
+    size_t refused_count;
+    atomic_size_t in_flight;
+    atomic_bool wanted; /* the loop wants to hear of the next report */
+};
+
+static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset, const char *reason)
+{
+    struct relay *relay = owner;
+    (void)partition;
+    (void)offset;
+    FAULT(relay_after_ack);
+    pthread_mutex_lock(&relay->lock);
+    if (outcome == OK && relay->acked_count < RELAY_ACKED_MAX) {
+        if (relay->acked_count == relay->acked_capacity) {
+            size_t capacity = relay->acked_capacity ? relay->acked_capacity * 2 : 1024;
+            int64_t *acked = realloc(relay->acked, capacity * sizeof(*acked));
+            if (acked) {
+                relay->acked = acked;
+                relay->acked_capacity = capacity;
+            }
+        }
+        /* Not noted for want of memory: the row stays and is sent again at the next start, with its id. */
+        if (relay->acked_count < relay->acked_capacity)
+            relay->acked[relay->acked_count++] = (int64_t)tag;
+    } else if (outcome == REJECT && relay->refused_count < sizeof(relay->refused) / sizeof(relay->refused[0])) {
+        struct refusal *refusal = &relay->refused[relay->refused_count++];
+        refusal->seq = (int64_t)tag;
+        snprintf(refusal->reason, sizeof(refusal->reason), "%s", reason ? reason : "");
+    }
+    pthread_mutex_unlock(&relay->lock);
+    size_t left = atomic_fetch_sub(&relay->in_flight, 1) - 1;
+    if ((left == 0 || left % 512 == 0 || outcome != OK) && atomic_exchange(&relay->wanted, false))
+        relay->wake(relay->wake_owner);
+}
+
+static bool producer_ready(struct relay *relay)
+{
+    if (relay->producer && !producer_is_fatal(relay->producer))
+        return true;
+    int64_t now = clock_monotonic_us();
+    if (now < relay->reopen_at_us)
+        return false;
+    if (relay->producer) {
+        log_error("relay", "the producer is done for; a new one sends again what is in the outbox",
+                  LOG_INT("in_flight", (int64_t)atomic_load(&relay->in_flight)));
+        producer_close(relay->producer, 1000);
+        relay->producer = NULL;
+        atomic_store(&relay->in_flight, 0);
+        relay->behind = true;
+        relay->sent_seq = 0;
+    }
+    relay->reopen_ms = relay->reopen_ms ? relay->reopen_ms * 2 : RELAY_REOPEN_MS_MIN;
+    if (relay->reopen_ms > RELAY_REOPEN_MS_MAX)
+        relay->reopen_ms = RELAY_REOPEN_MS_MAX;
+    relay->reopen_at_us = now + relay->reopen_ms * 1000;
+    struct error error;
+    if (producer_open(&relay->settings, on_report, relay, &relay->producer, &error) != OK) {
+        log_error("relay", "cannot make a producer", LOG_STRING("error", error.text));
+        relay->producer = NULL;
+        return false;
+    }
+    return true;
+}
+
+/* False: it was not taken, and nothing after it may be sent before it. */
+static bool send(struct relay *relay, const struct outbox_row *row)
+{
+    struct error error;
+    if (!producer_ready(relay))
+        return false;
+    const struct producer_record record = {
+        .topic = row->topic,
+        .partition = row->partition,
+        .key = row->key,
+        .value = row->value,
+        .key_null = row->key_null,
+        .value_null = row->value_null,
+        .headers = row->headers,
+        .header_count = row->header_count,
+    };
+    atomic_fetch_add(&relay->in_flight, 1);
+    enum outcome outcome = producer_send(relay->producer, &record, (uint64_t)row->seq, &error);
+    if (outcome == OK) {
+        relay->sent_seq = row->seq;
+        return true;
+    }
+    atomic_fetch_sub(&relay->in_flight, 1);
+    if (outcome == REJECT) { /* kept aside by the next turn; what follows it may go */
+        atomic_fetch_add(&relay->in_flight, 1);
+        on_report(relay, (uint64_t)row->seq, REJECT, -1, -1, error.text);
+        relay->sent_seq = row->seq;
+        return true;
+    }
+    return false;
+}
+
+enum outcome relay_open(const struct producer_settings *settings, void (*wake)(void *owner), void *wake_owner, struct relay **ret,
+                        struct error *error)
+{
+    struct relay *relay = calloc(1, sizeof(*relay));
+    if (!relay)
+        return error_fatal(error, "memory", "relay: out of memory");
+    relay->settings = *settings;
+    relay->wake = wake;
+    relay->wake_owner = wake_owner;
+    relay->behind = true; /* what an earlier run left */
+    pthread_mutex_init(&relay->lock, NULL);
+    enum outcome outcome = producer_open(settings, on_report, relay, &relay->producer, error);
+    if (outcome != OK) {
+        relay_close(relay, 0);
+        return outcome;
+    }
+    *ret = relay;
+    return OK;
+}
+
+/* What was acknowledged up to now goes into the transaction; it is kept until the transaction's end is known. */
+static void settle(struct relay *relay, struct work *work)
+{
+    struct refusal refused[16];
+    assert(relay->settling_count == 0);
+    pthread_mutex_lock(&relay->lock);
+    relay->settling = relay->acked;
+    relay->settling_count = relay->acked_count;
+    relay->acked = NULL;
+    relay->acked_count = relay->acked_capacity = 0;
+    size_t refused_count = relay->refused_count;
+    memcpy(refused, relay->refused, refused_count * sizeof(refused[0]));
+    relay->refused_count = 0;
+    pthread_mutex_unlock(&relay->lock);
+
+    if (relay->settling_count)
+        outbox_done(work, relay->settling, relay->settling_count);
+    for (size_t i = 0; i < refused_count; i++) {
+        log_error("relay", "Kafka will never take this record; it is kept in the outbox", LOG_INT("seq", refused[i].seq),
+                  LOG_STRING("reason", refused[i].reason));
+        outbox_refused(work, refused[i].seq, text_copy(work_arena(work), text_of(refused[i].reason)));
+    }
+}
+
+void relay_turn(struct relay *relay, struct work *work)
+{
+    settle(relay, work);
+    if (!producer_ready(relay) || !relay->behind)
+        return;
+    const struct outbox_row *rows;
+    size_t count = outbox_read(work, relay->sent_seq, RELAY_READ_MAX, &rows);
+    for (size_t i = 0; i < count; i++)
+        if (!send(relay, &rows[i]))
+            return;
+    if (count < RELAY_READ_MAX && work_failed(work, NULL) == OK) {
+        relay->behind = false;
+        relay->reopen_ms = 0;
+    }
+}
+
+void relay_committed(struct relay *relay, const struct outbox_row *rows, size_t count)
+{
+    free(relay->settling);
+    relay->settling = NULL;
+    relay->settling_count = 0;
+    if (relay->behind)
+        return; /* they are in the table, behind others */
+    for (size_t i = 0; i < count; i++) {
+        FAULT(relay_before_send);
+        if (!send(relay, &rows[i])) {
+            relay->behind = true;
+            break;
+        }
+    }
+}
+
+void relay_rolled_back(struct relay *relay)
+{
+    pthread_mutex_lock(&relay->lock);
+    for (size_t i = 0; i < relay->settling_count; i++) {
+        if (relay->acked_count == relay->acked_capacity) {
+            size_t capacity = relay->acked_capacity ? relay->acked_capacity * 2 : relay->settling_count;
+            int64_t *acked = realloc(relay->acked, capacity * sizeof(*acked));
+            if (!acked)
+                break; /* sent again at the next start */
+            relay->acked = acked;
+            relay->acked_capacity = capacity;
+        }
+        relay->acked[relay->acked_count++] = relay->settling[i];
+    }
+    pthread_mutex_unlock(&relay->lock);
+    free(relay->settling);
+    relay->settling = NULL;
+    relay->settling_count = 0;
+}
+
+bool relay_behind(const struct relay *relay)
+{
+    return relay->behind;
+}
+
+int64_t relay_wait_ms(struct relay *relay)
+{
+    pthread_mutex_lock(&relay->lock);
+    bool acked = relay->acked_count || relay->refused_count;
+    pthread_mutex_unlock(&relay->lock);
+    bool usable = relay->producer && !producer_is_fatal(relay->producer);
+    if (!usable) {
+        int64_t left_ms = (relay->reopen_at_us - clock_monotonic_us()) / 1000;
+        return left_ms > 0 ? left_ms + 1 : 0;
+    }
+    if (relay->behind) {
+        if (atomic_load(&relay->in_flight) <= (size_t)relay->settings.queue_records_max / 2)
+            return 0;
+        atomic_store(&relay->wanted, true); /* a report makes room */
+    }
+    return acked ? RELAY_SETTLE_MS : -1;
+}
+
+size_t relay_in_flight(const struct relay *relay)
+{
+    return atomic_load(&relay->in_flight);
+}
+
+bool relay_connected(const struct relay *relay)
+{
+    return relay->producer && producer_connected(relay->producer);
+}
+
+void relay_close(struct relay *relay, int timeout_ms)
+{
+    if (!relay)
+        return;
+    if (relay->producer)
+        producer_close(relay->producer, timeout_ms);
+    pthread_mutex_destroy(&relay->lock);
+    free(relay->acked);
+    free(relay->settling);
+    free(relay);
+}

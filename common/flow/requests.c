@@ -1,0 +1,256 @@
+#include "flow/requests.h"
+
+#include "base/clock.h"
+#include "base/digest.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum outcome requests_open(struct requests *requests, size_t count_max, struct error *error)
+{
+    *requests = (struct requests){.capacity = count_max};
+    requests->ring = calloc(count_max, sizeof(*requests->ring));
+    if (!requests->ring)
+        return error_fatal(error, "memory", "requests: out of memory");
+    pthread_mutex_init(&requests->lock, NULL);
+    return OK;
+}
+
+void requests_close(struct requests *requests)
+{
+    if (!requests->ring)
+        return;
+    pthread_mutex_destroy(&requests->lock);
+    free(requests->ring);
+    requests->ring = NULL;
+}
+
+bool requests_put(struct requests *requests, void *exchange, const struct request *request, bool *ret_wake)
+{
+    pthread_mutex_lock(&requests->lock);
+    bool taken = !requests->closed && requests->count < requests->capacity;
+    *ret_wake = taken && requests->count == 0;
+    if (taken) {
+        size_t at = (requests->first + requests->count++) % requests->capacity;
+        requests->ring[at] = (struct waiting_request){exchange, request, clock_monotonic_us()};
+    }
+    pthread_mutex_unlock(&requests->lock);
+    return taken;
+}
+
+size_t requests_take(struct requests *requests, struct waiting_request *ret, size_t count_max)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&requests->lock);
+    for (; count < count_max && requests->count; count++) {
+        ret[count] = requests->ring[requests->first];
+        requests->first = (requests->first + 1) % requests->capacity;
+        requests->count--;
+    }
+    pthread_mutex_unlock(&requests->lock);
+    return count;
+}
+
+void requests_shut(struct requests *requests)
+{
+    pthread_mutex_lock(&requests->lock);
+    requests->closed = true;
+    pthread_mutex_unlock(&requests->lock);
+}
+
+struct text request_query(const struct request *request, const char *name)
+{
+    for (size_t i = 0; i < request->query_count; i++)
+        if (text_is(request->query[i].name, name))
+            return request->query[i].value;
+    return TEXT("");
+}
+
+struct text request_header(const struct request *request, const char *name_lower_case)
+{
+    const struct header *header = header_find(request->headers, request->header_count, name_lower_case);
+    return header ? header->value : TEXT("");
+}
+
+/* ---- answers */
+
+static const char *status_title(int status)
+{
+    static const struct {
+        int status;
+        const char *title;
+    } titles[] = {
+        {400, "Bad Request"},          {401, "Unauthorized"},         {403, "Forbidden"},
+        {404, "Not Found"},            {405, "Method Not Allowed"},   {406, "Not Acceptable"},
+        {408, "Request Timeout"},      {409, "Conflict"},             {413, "Content Too Large"},
+        {415, "Unsupported Media Type"}, {422, "Unprocessable Content"}, {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {503, "Service Unavailable"},
+    };
+    for (size_t i = 0; i < sizeof(titles) / sizeof(titles[0]); i++)
+        if (titles[i].status == status)
+            return titles[i].title;
+    return "Error";
+}
+
+static void problem(struct work *work, struct answer *answer, int status, const char *detail, const struct codec_faults *faults)
+{
+    struct buffer buffer = buffer_of(64 << 10);
+    struct json_writer writer = json_writer(&buffer);
+    json_object(&writer);
+    json_member_string(&writer, "type", "about:blank");
+    json_member_string(&writer, "title", status_title(status));
+    json_member_int(&writer, "status", status);
+    if (detail[0])
+        json_member_string(&writer, "detail", detail);
+    if (faults) {
+        json_key(&writer, "errors");
+        json_object(&writer);
+        for (size_t i = 0; i < faults->count; i++)
+            json_member_string(&writer, faults->fault[i].path, faults->fault[i].reason);
+        json_object_end(&writer);
+    }
+    json_object_end(&writer);
+    answer_json(work, answer, status, &buffer);
+    answer->content_type = "application/problem+json";
+}
+
+void answer_problem(struct work *work, struct answer *answer, int status, const char *format, ...)
+{
+    char detail[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(detail, sizeof(detail), format, arguments);
+    va_end(arguments);
+    problem(work, answer, status, detail, NULL);
+}
+
+void answer_faults(struct work *work, struct answer *answer, const struct codec_faults *faults)
+{
+    problem(work, answer, 422, "the request is not valid", faults);
+}
+
+void answer_json(struct work *work, struct answer *answer, int status, struct buffer *buffer)
+{
+    *answer = (struct answer){.status = status, .location = answer->location, .retry_after_s = answer->retry_after_s};
+    if (buffer->failed) {
+        answer->status = 500;
+        answer->body = TEXT("{\"title\":\"Internal Server Error\",\"status\":500,\"detail\":\"the answer is too large\"}");
+    } else {
+        answer->body = text_copy(work_arena(work), buffer_text(buffer));
+    }
+    buffer_free(buffer);
+}
+
+/* ---- idempotency */
+
+struct idempotency {
+    struct text key;
+    struct text hash; /* of method, path and payload */
+    int64_t status;
+    struct text content_type;
+    struct text location;
+    struct text body;
+    int64_t at_us;
+    bool fresh; /* no column: made by the batch in hand */
+};
+
+static const struct rows_column idempotency_columns[] = {
+    ROWS_COLUMN(idempotency, key, ROWS_TEXT),          ROWS_COLUMN(idempotency, hash, ROWS_BYTES),
+    ROWS_COLUMN(idempotency, status, ROWS_INT),        ROWS_COLUMN(idempotency, content_type, ROWS_TEXT),
+    ROWS_COLUMN(idempotency, location, ROWS_TEXT),     ROWS_COLUMN(idempotency, body, ROWS_BYTES),
+    ROWS_COLUMN(idempotency, at_us, ROWS_INT),
+};
+const struct rows_table idempotency_table = {
+    .name = "idempotency",
+    .columns = idempotency_columns,
+    .column_count = sizeof(idempotency_columns) / sizeof(idempotency_columns[0]),
+    .key_count = 1,
+    .row_bytes = sizeof(struct idempotency),
+    .indexes = {"at_us"},
+};
+
+static bool is_safe(const struct request *request)
+{
+    return request->idempotency_key.length == 0 || strcmp(request->route->method, "POST") != 0;
+}
+
+void idempotency_keys(struct work *work, const struct request *request)
+{
+    if (!is_safe(request))
+        rows_want(work, &idempotency_table, &(struct idempotency){.key = request->idempotency_key});
+}
+
+static void request_hash(const struct request *request, uint8_t ret[DIGEST_BYTES])
+{
+    uint8_t all[DIGEST_BYTES * (REQUEST_PARAMETERS_MAX + 2)];
+    size_t count = 0;
+    digest_sha256(text_of(request->route->path), all + DIGEST_BYTES * count++);
+    for (size_t i = 0; i < REQUEST_PARAMETERS_MAX; i++)
+        digest_sha256(request->parameters[i], all + DIGEST_BYTES * count++);
+    digest_sha256(request->body, all + DIGEST_BYTES * count++);
+    digest_sha256((struct text){(const char *)all, DIGEST_BYTES * count}, ret);
+}
+
+bool idempotency_answered(struct work *work, const struct request *request, struct answer *answer)
+{
+    uint8_t hash[DIGEST_BYTES];
+    if (is_safe(request))
+        return false;
+    const struct idempotency *first = rows_get(work, &idempotency_table, &(struct idempotency){.key = request->idempotency_key});
+    if (!first || (!first->fresh && work_now_us(work) - first->at_us > IDEMPOTENCY_KEPT_S * INT64_C(1000000)))
+        return false;
+    request_hash(request, hash);
+    if (first->hash.length != DIGEST_BYTES || memcmp(first->hash.at, hash, DIGEST_BYTES) != 0) {
+        answer_problem(work, answer, 422, "this Idempotency-Key was used for another request");
+        return true;
+    }
+    if (first->fresh) {
+        answer_problem(work, answer, 409, "the first request with this Idempotency-Key is still running");
+        return true;
+    }
+    struct text type = text_copy(work_arena(work), first->content_type);
+    *answer = (struct answer){
+        .status = (int)first->status,
+        .content_type = type.length ? type.at : NULL,
+        .body = first->body,
+        .location = first->location,
+    };
+    return true;
+}
+
+void idempotency_keep(struct work *work, const struct request *request, const struct answer *answer)
+{
+    if (is_safe(request) || answer->status == 400 || answer->status == 422 || answer->status >= 500)
+        return;
+    uint8_t *hash = arena_take(work_arena(work), DIGEST_BYTES);
+    if (!hash)
+        return; /* the arena's failure sticks */
+    request_hash(request, hash);
+    struct idempotency row = {
+        .key = request->idempotency_key,
+        .hash = {(const char *)hash, DIGEST_BYTES},
+        .status = answer->status,
+        .content_type = text_of(answer->content_type),
+        .location = answer->location,
+        .body = answer->body,
+        .at_us = work_now_us(work),
+    };
+    struct idempotency *kept = rows_get(work, &idempotency_table, &row);
+    if (kept)
+        *kept = row; /* it had outlived its day */
+    else
+        kept = rows_add(work, &idempotency_table, &row);
+    if (kept)
+        kept->fresh = true;
+}
+
+size_t idempotency_prune(struct work *work, int64_t now_us)
+{
+    void **rows;
+    const struct store_value before = STORE_INT(now_us - IDEMPOTENCY_KEPT_S * INT64_C(1000000));
+    size_t count = rows_find(work, &idempotency_table, "at_us < $1 ORDER BY at_us", &before, 1, IDEMPOTENCY_PRUNE_MAX, &rows);
+    for (size_t i = 0; i < count; i++)
+        rows_delete(work, &idempotency_table, rows[i]);
+    return count;
+}
