@@ -25,6 +25,11 @@ int64_t work_now_us(const struct work *work)
     return ((const struct context *)work_owner(work))->now_us;
 }
 
+struct registry *work_registry(const struct work *work)
+{
+    return ((const struct context *)work_owner(work))->registry;
+}
+
 /* The n-th event of a kind that this service makes of one thing has always the same id. */
 static struct id emit_id(struct context *context, const struct event_type *type)
 {

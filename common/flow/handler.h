@@ -23,6 +23,8 @@
 void *work_state(struct work *work);
 /* Wall time, the same for the whole batch. */
 int64_t work_now_us(const struct work *work);
+/* For handlers that are given a framed datum by other ways than a record. */
+struct registry *work_registry(const struct work *work);
 
 /*
  * Puts an event into the outbox: work_emit(work, &order_confirmed), a pointer to a generated struct. Its id is derived
