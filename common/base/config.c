@@ -57,8 +57,9 @@ static const struct setting *const own_table[] = {&properties_setting};
  * Environment variables with our prefix that are not settings: the fault to arm, and what the project's own
  * scripts (tests/run, compose/) take and hand to what they start.
  */
-static const char *const known_variables[] = {"WEIR_FAULT",    "WEIR_BUILD_DIR", "WEIR_CLANG_DIR", "WEIR_KAFKA_HOME",
-                                              "WEIR_PYTHON",   "WEIR_TEST_KAFKA", "WEIR_TSAN_DIR"};
+static const char *const known_variables[] = {"WEIR_FAULT",      "WEIR_BUILD_DIR", "WEIR_CLANG_DIR",
+                                              "WEIR_KAFKA_HOME", "WEIR_PYTHON",    "WEIR_TEST_KAFKA",
+                                              "WEIR_TSAN_DIR"};
 #define OWN_PREFIX "WEIR_"
 
 static enum outcome refuse(struct error *error, int exit_code, const char *format, ...) PRINTF_LIKE(3, 4);
