@@ -12,17 +12,17 @@ struct schema;
 
 /*
  * Refuses what Avro 1.11 refuses, and, because records are hostile, recursive schemas, arrays of items that
- * cost no bytes, and anything past the bounds. REJECT ("schema-invalid") with place and reason. The text is kept.
- * Everything lives in the arena.
+ * cost no bytes, and anything past the bounds. REJECT ("schema-invalid") with place and reason; RETRY
+ * ("memory"). The text is kept. Everything lives in the arena.
  */
 MUST_CHECK enum outcome schema_parse(struct text json, struct arena *arena, const struct schema **ret,
                                      struct error *error);
 struct text schema_text(const struct schema *schema);      /* as it was given: this is what is registered */
 struct text schema_full_name(const struct schema *schema); /* "weir.OrderPlaced" */
-/* Parsing Canonical Form and its CRC-64-AVRO (golden values in reference/conventions.md). */
+/* Parsing Canonical Form and its CRC-64-AVRO (golden values in tests/unit/test_schema.c). */
 void schema_canonical(const struct schema *schema, struct buffer *into);
 uint64_t schema_fingerprint(const struct schema *schema);
-/* Can reader read all that writer wrote? REJECT says which field and why. */
+/* Can reader read whatever writer may write? REJECT ("schema-incompatible") says which field and why. */
 MUST_CHECK enum outcome schema_can_read(const struct schema *reader, const struct schema *writer,
                                         struct error *error);
 

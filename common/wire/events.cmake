@@ -1,0 +1,30 @@
+# The C of every event, made from schemas/ by eventgen. Included by common/CMakeLists.txt after weir-wire.
+#
+# eventgen is built from the files of wire that need no generated code, so the library can need its output.
+set(WEIR_EVENTGEN_SOURCES
+  schema.c schema_canonical.c schema_default.c codec.c codec_bytes.c codec_plan.c eventgen.c)
+list(TRANSFORM WEIR_EVENTGEN_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/wire/)
+
+# weir_eventgen(target stem schemas table): an eventgen for that table of events, and a custom command that
+# writes <stem>s.h and <stem>s.c into <binary dir>/events/wire. Adding or changing a schema runs it again.
+function(weir_eventgen target stem schemas table)
+  add_executable(${target} ${WEIR_EVENTGEN_SOURCES})
+  target_link_libraries(${target} PRIVATE weir-base PkgConfig::AVRO)
+  target_compile_definitions(${target} PRIVATE EVENTGEN_TABLE="${table}")
+  file(GLOB files CONFIGURE_DEPENDS ${schemas}/*.avsc ${schemas}/history/*.avsc)
+  set(folder ${CMAKE_CURRENT_BINARY_DIR}/events/wire)
+  file(MAKE_DIRECTORY ${folder})
+  add_custom_command(
+    OUTPUT ${folder}/${stem}s.h ${folder}/${stem}s.c
+    COMMAND ${target} ${stem} ${schemas} ${folder}
+    DEPENDS ${target} ${files}
+    COMMENT "Generating wire/${stem}s.h"
+    VERBATIM)
+endfunction()
+
+weir_eventgen(eventgen event ${CMAKE_SOURCE_DIR}/schemas wire/topics.def)
+target_sources(weir-wire PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/events/wire/events.c)
+target_include_directories(weir-wire PUBLIC ${CMAKE_CURRENT_BINARY_DIR}/events)
+# Whoever uses weir-wire may include wire/events.h before weir-wire itself has been built.
+add_custom_target(events DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/events/wire/events.h)
+add_dependencies(weir-wire events)
