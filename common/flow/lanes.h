@@ -35,6 +35,7 @@ struct lane_limits {
 };
 
 struct lanes;
+struct net;
 struct lane_answer; /* one that came back, until lanes_answered() or lanes_return() */
 struct metrics;
 extern const struct rows_table calls_table;

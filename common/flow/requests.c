@@ -97,7 +97,7 @@ static void problem(struct work *work, struct answer *answer, int status, const 
 {
     struct buffer buffer = buffer_of(64 << 10);
     struct json_writer writer = json_writer(&buffer);
-    json_object(&writer);
+    json_object_begin(&writer);
     json_member_string(&writer, "type", "about:blank");
     json_member_string(&writer, "title", status_title(status));
     json_member_int(&writer, "status", status);
@@ -105,7 +105,7 @@ static void problem(struct work *work, struct answer *answer, int status, const 
         json_member_string(&writer, "detail", detail);
     if (faults) {
         json_key(&writer, "errors");
-        json_object(&writer);
+        json_object_begin(&writer);
         for (size_t i = 0; i < faults->count; i++)
             json_member_string(&writer, faults->fault[i].path, faults->fault[i].reason);
         json_object_end(&writer);
