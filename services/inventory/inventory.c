@@ -1,0 +1,50 @@
+/* inventory: keeps stock, and sets it aside for orders until they are decided. */
+#include "inventory/inventory.h"
+
+#include "base/metrics.h"
+
+static const struct rows_table *const inventory_tables[] = {&stock_table, &reservations_table, NULL};
+
+static const struct tick inventory_ticks[] = {
+    {"expiry", 500, reservation_on_expiry},
+    {"level", 250, stock_on_level},
+    {0},
+};
+
+static const struct setting inventory_settings[] = {
+    {"RESERVATION_TTL", SETTING_DURATION, "15min", 1000, INT64_C(30) * 24 * 3600 * 1000, NULL,
+     "How long stock is set aside for an order that is not paid."},
+    SETTINGS_END,
+};
+
+static const struct metric_family inventory_metrics[] = {
+    {"weir_stock_short_total", METRIC_COUNTER, "", "Orders confirmed after their stock was given back and sold.", NULL},
+    {0},
+};
+
+static enum outcome inventory_start(void *state, const struct service_start *start, struct error *error)
+{
+    struct inventory_state *inventory = state;
+    inventory->reservation_ttl_us = config_ms(start->config, "RESERVATION_TTL") * 1000;
+    inventory->short_total = metrics_get(start->metrics, &inventory_metrics[0], NULL);
+    if (!inventory->short_total)
+        return error_fatal(error, "memory", "out of memory for metrics");
+    return OK;
+}
+
+extern const char inventory_openapi[];
+
+const struct service inventory_service = {
+    .name = "inventory",
+    .about = "keeps stock, and sets it aside for orders until they are decided",
+    .http_port = 8082,
+    .settings = inventory_settings,
+    .subscriptions = inventory_subscriptions,
+    .routes = inventory_routes,
+    .ticks = inventory_ticks,
+    .tables = inventory_tables,
+    .metrics = inventory_metrics,
+    .state_bytes = sizeof(struct inventory_state),
+    .start = inventory_start,
+    .openapi = inventory_openapi,
+};
