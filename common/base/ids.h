@@ -17,7 +17,7 @@ enum { ID_TEXT_BYTES = 36 };
 struct id id_new(void);
 /*
  * The same parent and name always give the same id. It takes over the parent's first 48 bits, so
- * that ids derived from time-ordered ids are time-ordered; the rest is SHA-256 of both (version 8).
+ * that ids derived from time-ordered ids are time-ordered; the rest is SHA-256(parent, SHA-256(name)) (version 8).
  */
 struct id id_derive(struct id parent, struct text name);
 /* Any text as an id: a UUID as it is (either case), anything else by SHA-256 (version 8). */

@@ -46,6 +46,9 @@ enum outcome json_read(struct text text, json_t **ret, struct error *error)
     }
     if (json_error_code(&at) == json_error_out_of_memory)
         return error_retry(error, "memory", "out of memory reading JSON of %zu bytes", text.length);
+    for (char *c = at.text; *c; c++) /* it quotes what it stumbled over, and an error is one line */
+        if ((unsigned char)*c < 0x20)
+            *c = ' ';
     return error_reject(error, "json-syntax", "not JSON: line %d, column %d: %s", at.line, at.column, at.text);
 }
 
