@@ -29,6 +29,7 @@ struct station {
 static pthread_mutex_t stations_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct station stations[LOG_STATIONS_MAX];
 static size_t station_count;
+static pthread_mutex_t writing_lock = PTHREAD_MUTEX_INITIALIZER;
 
 void log_open(const char *service, enum log_level level, const char *format)
 {
@@ -179,9 +180,12 @@ static void line_send(struct line *line)
         tail = settings.text ? LINE_TAIL_TEXT : LINE_TAIL_JSON;
     memcpy(line->bytes + line->buffer.length, tail, strlen(tail));
     size_t bytes = line->buffer.length + strlen(tail);
+    /* A pipe keeps such a write whole by itself; a plain file that was not opened for appending may not. */
+    pthread_mutex_lock(&writing_lock);
     /* A log that cannot be written (disk full, reader gone) has nobody to be told about it. */
     while (write(STDERR_FILENO, line->bytes, bytes) < 0 && errno == EINTR)
         ;
+    pthread_mutex_unlock(&writing_lock);
 }
 
 static void write_line(enum log_level level, const char *station, const char *message,
