@@ -123,9 +123,9 @@ void broker_write(struct broker *broker, const char *topic, int32_t partition, i
         size_t length = (size_t)snprintf(text, sizeof(text), "%d", i);
         rd_kafka_resp_err_t err;
         do {
-            err = rd_kafka_producev(handle, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition),
-                                    RD_KAFKA_V_KEY(text, length), RD_KAFKA_V_VALUE(text, length),
-                                    RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
+            err = rd_kafka_producev(handle, RD_KAFKA_VTYPE_TOPIC, topic, RD_KAFKA_VTYPE_PARTITION, (int)partition,
+                                    RD_KAFKA_VTYPE_KEY, text, length, RD_KAFKA_VTYPE_VALUE, text, length,
+                                    RD_KAFKA_VTYPE_MSGFLAGS, (int)RD_KAFKA_MSG_F_COPY, RD_KAFKA_VTYPE_END);
             if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
                 rd_kafka_poll(handle, 10);
         } while (err == RD_KAFKA_RESP_ERR__QUEUE_FULL);

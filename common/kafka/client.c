@@ -1,0 +1,463 @@
+#include "kafka/client.h"
+#include "base/clock.h"
+#include "kafka/handle.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+const struct setting kafka_settings[] = {
+    {.name = "KAFKA_BOOTSTRAP_SERVERS", .kind = SETTING_TEXT, .fallback = "127.0.0.1:9092",
+     .help = "Brokers to start from, host:port,host:port."},
+    {.name = "KAFKA_GROUP_ID", .kind = SETTING_TEXT, .help = "Consumer group; weir-<service> where not set."},
+    {.name = "KAFKA_GROUP_PROTOCOL", .kind = SETTING_CHOICE, .fallback = "classic", .choices = "classic|consumer",
+     .help = "Group protocol; consumer (KIP-848) needs librdkafka 2.12 and Kafka 4.0, and is classic on older libraries."},
+    {.name = "KAFKA_LINGER", .kind = SETTING_DURATION, .fallback = "1ms", .max = 1000,
+     .help = "How long a record may wait for others to share its request."},
+    {.name = "KAFKA_COMPRESSION", .kind = SETTING_CHOICE, .fallback = "none", .choices = "none|lz4|snappy|gzip|zstd",
+     .help = "Compression of what is produced."},
+    {.name = "KAFKA_SECURITY_PROTOCOL", .kind = SETTING_CHOICE, .fallback = "plaintext",
+     .choices = "plaintext|ssl|sasl_plaintext|sasl_ssl", .help = "How to talk to the brokers."},
+    {.name = "KAFKA_SASL_MECHANISM", .kind = SETTING_TEXT, .help = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, …"},
+    {.name = "KAFKA_SASL_USERNAME", .kind = SETTING_TEXT, .help = "User for SASL."},
+    {.name = "KAFKA_SASL_PASSWORD", .kind = SETTING_SECRET, .help = "Password for SASL."},
+    {.name = "KAFKA_SSL_CA", .kind = SETTING_TEXT, .help = "File with the certificates of the authorities to trust (PEM)."},
+    {.name = "KAFKA_SSL_CERTIFICATE", .kind = SETTING_TEXT, .help = "File with the client's certificate (PEM)."},
+    {.name = "KAFKA_SSL_KEY", .kind = SETTING_TEXT, .help = "File with the client's private key (PEM)."},
+    {.name = "KAFKA_SSL_KEY_PASSWORD", .kind = SETTING_SECRET, .help = "Password of the private key."},
+    SETTINGS_END,
+};
+
+/* Settings that are a librdkafka property by another name. */
+static const struct {
+    const char *setting, *property;
+} handed_on[] = {
+    {"KAFKA_SECURITY_PROTOCOL", "security.protocol"},
+    {"KAFKA_SASL_MECHANISM", "sasl.mechanism"},
+    {"KAFKA_SASL_USERNAME", "sasl.username"},
+    {"KAFKA_SASL_PASSWORD", "sasl.password"},
+    {"KAFKA_SSL_CA", "ssl.ca.location"},
+    {"KAFKA_SSL_CERTIFICATE", "ssl.certificate.location"},
+    {"KAFKA_SSL_KEY", "ssl.key.location"},
+    {"KAFKA_SSL_KEY_PASSWORD", "ssl.key.password"},
+};
+
+enum {
+    VERSION_COOPERATIVE = 0x020a0000, /* 2.10.0: an assignment is no longer lost by a commit during a cooperative rebalance */
+    VERSION_KIP848 = 0x020c0000,      /* 2.12.0: group.protocol=consumer is generally available */
+};
+
+int client_library_version(void)
+{
+    return rd_kafka_version();
+}
+
+/* ---- the log */
+
+static void forward_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+{
+    struct handle *handle = rd_kafka_opaque(rk);
+    /* -X pairs go to producers and consumers alike; that each ignores the other's is what is wanted. */
+    if (!handle || strcmp(facility, "CONFWARN") == 0)
+        return;
+    handle_log(handle, level, facility, "%s", text);
+}
+
+void handle_init(struct handle *handle, const struct client_settings *settings)
+{
+    handle->rk = NULL;
+    pthread_mutex_init(&handle->log_lock, NULL);
+    handle->log = settings->log;
+    handle->log_owner = settings->log_owner;
+}
+
+void handle_log(struct handle *handle, int level, const char *facility, const char *format, ...)
+{
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    pthread_mutex_lock(&handle->log_lock);
+    if (handle->log)
+        handle->log(handle->log_owner, level, facility, text);
+    pthread_mutex_unlock(&handle->log_lock);
+}
+
+/* ---- the configuration */
+
+static enum outcome set(rd_kafka_conf_t *conf, const char *name, const char *value, struct error *error)
+{
+    char text[256];
+    if (rd_kafka_conf_set(conf, name, value, text, sizeof(text)) == RD_KAFKA_CONF_OK)
+        return OK;
+    error_set(error, REJECT, "kafka-property", "librdkafka %s: %s", rd_kafka_version_str(), text);
+    if (error)
+        error->exit_code = EXIT_CONFIG;
+    return REJECT;
+}
+
+static enum outcome set_pairs(rd_kafka_conf_t *conf, const char *const *pairs, struct error *error)
+{
+    for (; pairs && pairs[0]; pairs += 2) {
+        enum outcome outcome = set(conf, pairs[0], pairs[1], error);
+        if (outcome != OK)
+            return outcome;
+    }
+    return OK;
+}
+
+static bool offered(const char *name, const char *value)
+{
+    char text[256];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    bool result = rd_kafka_conf_set(conf, name, value, text, sizeof(text)) == RD_KAFKA_CONF_OK;
+    rd_kafka_conf_destroy(conf);
+    return result;
+}
+
+static const char *const common_pairs[] = {
+    /* Nagle is on by default up to 2.10: a small request behind another waits for an acknowledgement, up to 40 ms. */
+    "socket.nagle.disable", "true",
+    /* A peer that vanished without a word is noticed by the kernel also where nothing is sent. */
+    "socket.keepalive.enable", "true",
+    /* The default lets the wait for a broker that is back grow to 10 s. */
+    "reconnect.backoff.ms", "100",
+    "reconnect.backoff.max.ms", "2000",
+    /* Topics are declared; a typing error must not make one (the producer's default would). */
+    "allow.auto.create.topics", "false",
+    /* Idle connections closed by the broker are ordinary. */
+    "log.connection.close", "false",
+    /* Is a broker there? librdkafka says so nowhere else than in its statistics. */
+    "statistics.interval.ms", "1000",
+    /* A copy on a retry topic or the DLQ has more headers than the original, which may be as large as a broker takes by
+     * default (1 MiB): it is the broker that refuses, by the topic's own bound. */
+    "message.max.bytes", "2097152",
+    NULL,
+};
+
+static const char *const producer_pairs[] = {
+    "enable.idempotence", "true",
+    "acks", "all",
+    /* Java's: CRC32, librdkafka's default, would put one key of two upstreams into two partitions. */
+    "partitioner", "murmur2_random",
+    /* Never: a record given up after a time would be overtaken by the next of its key. Who waits too long is told by
+     * the age of the outbox, not by a hole in the topic. */
+    "message.timeout.ms", "0",
+    /* A record set is refused as a whole where it is above a topic's bound: keep well below the usual 1 MiB. */
+    "batch.size", "524288",
+    "delivery.report.only.error", "false",
+    NULL,
+};
+
+static const char *const consumer_pairs[] = {
+    /* Offsets are committed by hand, after the database has the effect. */
+    "enable.auto.commit", "false",
+    "enable.auto.offset.store", "false",
+    "isolation.level", "read_committed",
+    /* Off by default; a flipped bit would be decoded. */
+    "check.crcs", "true",
+    /* A group without offsets (new, or expired after a week without members) begins at the beginning: what was handled is
+     * known by the inbox. The default, largest, would skip silently. */
+    "auto.offset.reset", "earliest",
+    /* How long the broker may keep an idle fetch: this is no latency, a record ends the wait. */
+    "fetch.wait.max.ms", "500",
+    "fetch.error.backoff.ms", "200",
+    NULL,
+};
+
+/*
+ * A full prefetch queue makes the fetcher sleep for a whole second on old versions, so that a consumer gets at most what the
+ * queue holds a second: make it large there, bounded by its kilobytes. Newer ones have the sleep as a property:
+ * a small queue and 10 ms run at full speed in little memory (0 would cost four times the CPU).
+ */
+static enum outcome set_prefetch(rd_kafka_conf_t *conf, struct error *error)
+{
+    static const char *const old_pairs[] = {"queued.min.messages", "1000000", "queued.max.messages.kbytes", "65536", NULL};
+    static const char *const new_pairs[] = {"fetch.queue.backoff.ms", "10", "queued.min.messages", "10000",
+                                            "queued.max.messages.kbytes", "16384", NULL};
+    return set_pairs(conf, offered("fetch.queue.backoff.ms", "10") ? new_pairs : old_pairs, error);
+}
+
+static enum outcome set_group_protocol(rd_kafka_conf_t *conf, struct handle *handle, const struct config *config,
+                                       struct error *error)
+{
+    if (config && strcmp(config_text(config, "KAFKA_GROUP_PROTOCOL"), "consumer") == 0) {
+        /* It refuses session.timeout.ms and an assignment strategy beside it: those are the broker's now. */
+        if (rd_kafka_version() >= VERSION_KIP848 && offered("group.protocol", "consumer"))
+            return set(conf, "group.protocol", "consumer", error);
+        handle_log(handle, 4, "CONFIG", "KAFKA_GROUP_PROTOCOL=consumer needs librdkafka 2.12, this is %s: classic is used",
+                   rd_kafka_version_str());
+    }
+    enum outcome outcome = set(conf, "session.timeout.ms", "45000", error);
+    if (outcome != OK)
+        return outcome;
+    /* Cooperative on an old library loses its assignment, spins or hangs on close (issues 4059, 2933). */
+    return set(conf, "partition.assignment.strategy",
+               rd_kafka_version() >= VERSION_COOPERATIVE ? "cooperative-sticky,range" : "range", error);
+}
+
+/* What the promises stand on is not for sale: a passed-through property must not change it. */
+static enum outcome check_promises(const rd_kafka_conf_t *conf, enum handle_kind kind, struct error *error)
+{
+    static const struct {
+        bool producer;
+        const char *name, *value, *alias;
+    } must[] = {
+        {true, "enable.idempotence", "true", NULL},
+        {true, "acks", "-1", "all"},
+        {true, "message.timeout.ms", "0", NULL},
+        {false, "enable.auto.commit", "false", NULL},
+        {false, "enable.auto.offset.store", "false", NULL},
+    };
+    for (size_t i = 0; i < sizeof(must) / sizeof(must[0]); i++) {
+        if (must[i].producer != (kind == HANDLE_PRODUCER || kind == HANDLE_ADMIN))
+            continue;
+        char value[64];
+        size_t bytes = sizeof(value);
+        if (rd_kafka_conf_get(conf, must[i].name, value, &bytes) != RD_KAFKA_CONF_OK)
+            continue;
+        if (strcmp(value, must[i].value) == 0 || (must[i].alias && strcmp(value, must[i].alias) == 0))
+            continue;
+        error_set(error, REJECT, "kafka-property", "librdkafka property %s must stay %s: what Weir promises rests on it",
+                  must[i].name, must[i].alias ? must[i].alias : must[i].value);
+        if (error)
+            error->exit_code = EXIT_CONFIG;
+        return REJECT;
+    }
+    return OK;
+}
+
+enum outcome handle_conf(struct handle *handle, const struct client_settings *settings, enum handle_kind kind,
+                         const char *const *more, rd_kafka_conf_t **ret, struct error *error)
+{
+    const struct config *config = settings->config;
+    bool producer = kind == HANDLE_PRODUCER || kind == HANDLE_ADMIN;
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    enum outcome outcome = set_pairs(conf, common_pairs, error);
+    if (outcome != OK)
+        goto out;
+    if ((outcome = set_pairs(conf, producer ? producer_pairs : consumer_pairs, error)) != OK)
+        goto out;
+    if (!producer && (outcome = set_prefetch(conf, error)) != OK)
+        goto out;
+    if (kind == HANDLE_CONSUMER && (outcome = set_group_protocol(conf, handle, config, error)) != OK)
+        goto out;
+    const char *servers = settings->bootstrap_servers;
+    if (!servers)
+        servers = config ? config_text(config, "KAFKA_BOOTSTRAP_SERVERS") : "127.0.0.1:9092";
+    if ((outcome = set(conf, "bootstrap.servers", servers, error)) != OK)
+        goto out;
+    if ((outcome = set(conf, "client.id", settings->client_id ? settings->client_id : "weir", error)) != OK)
+        goto out;
+    if (config && producer &&
+        (outcome = set(conf, "compression.codec", config_text(config, "KAFKA_COMPRESSION"), error)) != OK)
+        goto out;
+    for (size_t i = 0; config && i < sizeof(handed_on) / sizeof(handed_on[0]); i++) {
+        const char *value = config_text(config, handed_on[i].setting);
+        if (value && (outcome = set(conf, handed_on[i].property, value, error)) != OK) {
+            error_prefix(error, "%s", handed_on[i].setting);
+            goto out;
+        }
+    }
+    if ((outcome = set_pairs(conf, more, error)) != OK)
+        goto out;
+    /* The user's own, last. */
+    if ((outcome = set_pairs(conf, settings->properties, error)) != OK)
+        goto out;
+    for (size_t i = 0; config && i < config_property_count(config); i++) {
+        const char *name, *value;
+        config_property(config, i, &name, &value);
+        if ((outcome = set(conf, name, value, error)) != OK) {
+            error_prefix(error, "-X %s=%s", name, value);
+            goto out;
+        }
+    }
+    if ((outcome = check_promises(conf, kind, error)) != OK)
+        goto out;
+    rd_kafka_conf_set_opaque(conf, handle);
+    rd_kafka_conf_set_log_cb(conf, forward_log);
+    *ret = conf;
+    conf = NULL;
+out:
+    if (conf)
+        rd_kafka_conf_destroy(conf);
+    return outcome;
+}
+
+enum outcome handle_open(struct handle *handle, enum handle_kind kind, rd_kafka_conf_t *conf, struct error *error)
+{
+    char text[256];
+    bool producer = kind == HANDLE_PRODUCER || kind == HANDLE_ADMIN;
+    rd_kafka_t *rk = rd_kafka_new(producer ? RD_KAFKA_PRODUCER : RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+    if (rk) {
+        handle->rk = rk;
+        return OK;
+    }
+    rd_kafka_resp_err_t err = rd_kafka_last_error();
+    rd_kafka_conf_destroy(conf); /* kept by rd_kafka_new() only where it succeeds */
+    if (err == RD_KAFKA_RESP_ERR__INVALID_ARG) {
+        error_set(error, REJECT, "kafka-property", "librdkafka: %s", text);
+        if (error)
+            error->exit_code = EXIT_CONFIG;
+        return REJECT;
+    }
+    return error_fatal(error, "kafka-client", "librdkafka: %s", text);
+}
+
+/* ---- destruction with a bound */
+
+struct destruction {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool done, abandoned;
+    rd_kafka_t *rk;
+    struct handle *handle;
+    void (*release)(void *owner);
+    void *owner;
+};
+
+static void destruction_free(struct destruction *destruction)
+{
+    pthread_mutex_destroy(&destruction->lock);
+    pthread_cond_destroy(&destruction->changed);
+    free(destruction);
+}
+
+static void *destroy_run(void *argument)
+{
+    struct destruction *destruction = argument;
+    rd_kafka_destroy_flags(destruction->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    pthread_mutex_destroy(&destruction->handle->log_lock);
+    destruction->release(destruction->owner);
+    pthread_mutex_lock(&destruction->lock);
+    destruction->done = true;
+    bool abandoned = destruction->abandoned;
+    pthread_cond_signal(&destruction->changed);
+    pthread_mutex_unlock(&destruction->lock);
+    if (abandoned)
+        destruction_free(destruction);
+    return NULL;
+}
+
+void handle_destroy(struct handle *handle, int timeout_ms, void (*release)(void *owner), void *owner)
+{
+    pthread_mutex_lock(&handle->log_lock);
+    handle->log = NULL;
+    pthread_mutex_unlock(&handle->log_lock);
+
+    struct destruction *destruction = calloc(1, sizeof(*destruction));
+    if (!destruction)
+        return; /* no memory for the way out: leaving it all behind is all that is bounded */
+    destruction->rk = handle->rk;
+    destruction->handle = handle;
+    destruction->release = release;
+    destruction->owner = owner;
+    pthread_mutex_init(&destruction->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&destruction->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, destroy_run, destruction) != 0) {
+        destruction_free(destruction);
+        return;
+    }
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    pthread_mutex_lock(&destruction->lock);
+    while (!destruction->done && pthread_cond_timedwait(&destruction->changed, &destruction->lock, &until) != ETIMEDOUT)
+        continue;
+    bool done = destruction->done;
+    destruction->abandoned = !done;
+    pthread_mutex_unlock(&destruction->lock);
+    if (done) {
+        pthread_join(thread, NULL);
+        destruction_free(destruction);
+    } else {
+        pthread_detach(thread);
+    }
+}
+
+/* ---- errors */
+
+enum { UNRELEASED_INSTANCE_ID = 111 }; /* a second static member under KIP-848; 2.0.2 has no name for it */
+
+enum outcome handle_outcome(rd_kafka_resp_err_t err)
+{
+    if ((int)err == UNRELEASED_INSTANCE_ID)
+        return FATAL;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wswitch-enum" /* there are two hundred, and newer libraries have more */
+    switch (err) {
+    case RD_KAFKA_RESP_ERR_NO_ERROR:
+        return OK;
+    case RD_KAFKA_RESP_ERR__QUEUE_FULL:
+        return RETRY;
+    /* What is in the record, and stays in it. */
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_INVALID_MSG:
+    case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
+    case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+    case RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP:
+    /* What was asked for, and never will be. */
+    case RD_KAFKA_RESP_ERR__INVALID_ARG:
+    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+    case RD_KAFKA_RESP_ERR_INVALID_PARTITIONS:
+    case RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR:
+    case RD_KAFKA_RESP_ERR_INVALID_REPLICA_ASSIGNMENT:
+    case RD_KAFKA_RESP_ERR_INVALID_CONFIG:
+    case RD_KAFKA_RESP_ERR_INVALID_REQUEST:
+    case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
+    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
+    case RD_KAFKA_RESP_ERR_INVALID_GROUP_ID:
+        return REJECT;
+    /* Only a person can help, or a new handle. */
+    case RD_KAFKA_RESP_ERR__FATAL:
+    case RD_KAFKA_RESP_ERR__FENCED:
+    case RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID:
+    case RD_KAFKA_RESP_ERR_INCONSISTENT_GROUP_PROTOCOL:
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM:
+    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+    case RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE:
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT:
+        return FATAL;
+    /* Brokers that are away, elect, start, or do not know a topic yet (a starting one says so of all: P08). */
+    default:
+        return OUTAGE;
+    }
+#pragma GCC diagnostic pop
+}
+
+enum outcome handle_error(struct error *error, rd_kafka_resp_err_t err, const char *prefix, const char *reason)
+{
+    enum outcome outcome = handle_outcome(err);
+    if (outcome != OK)
+        error_set(error, outcome, "kafka", "%s: %s (%s)", prefix, reason ? reason : rd_kafka_err2str(err),
+                  rd_kafka_err2name(err));
+    return outcome;
+}
+
+bool handle_statistics_up(const char *json, size_t bytes)
+{
+    static const char up[] = "\"state\":\"UP\""; /* only brokers' states are in capitals */
+    return memmem(json, bytes, up, sizeof(up) - 1) != NULL;
+}

@@ -1,0 +1,354 @@
+#include "kafka/producer.h"
+#include "base/clock.h"
+#include "kafka/handle.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    PRODUCER_QUEUE_RECORDS_MAX = 100000,
+    PRODUCER_QUEUE_KBYTES_MAX = 64 << 10,
+    PRODUCER_LINGER_MS = 1,
+    PRODUCER_TOPICS_MAX = 256, /* kept handles; past it each send looks its topic up by name */
+    PRODUCER_POLL_MS = 100,
+    PRODUCER_METADATA_MS = 500,
+    PRODUCER_CLOSE_MIN_MS = 200,
+};
+
+struct producer {
+    struct handle handle; /* librdkafka's opaque: first */
+    producer_report_fn *report;
+    void *owner;
+    pthread_t thread;
+    atomic_bool stopping, fatal, connected;
+    atomic_size_t in_flight;
+    char fatal_text[256]; /* written once, before fatal is set */
+
+    pthread_mutex_t lock; /* for those who wait in producer_flush() */
+    pthread_cond_t reported;
+    int waiting;
+
+    /* The sender's thread only, after open: a lookup by name in librdkafka costs a lock and a search. */
+    size_t topic_count, topic_last;
+    rd_kafka_topic_t *topics[PRODUCER_TOPICS_MAX];
+    struct text topic_names[PRODUCER_TOPICS_MAX]; /* librdkafka's copies */
+};
+
+/* ---- the producer's thread */
+
+static void become_fatal(struct producer *producer, const char *text)
+{
+    pthread_mutex_lock(&producer->lock); /* the sender may find out at the same time */
+    bool first = !atomic_load(&producer->fatal);
+    if (first) {
+        snprintf(producer->fatal_text, sizeof(producer->fatal_text), "%s", text);
+        atomic_store_explicit(&producer->fatal, true, memory_order_release);
+    }
+    pthread_mutex_unlock(&producer->lock);
+    if (first)
+        handle_log(&producer->handle, 2, "FATAL", "producer: %s", text);
+}
+
+/*
+ * Only what certainly is in the log is OK: no error, or an error after which the record is known to be persisted. Only what
+ * the broker refuses for what it is, is REJECT. All else is unknown, and what follows it may have overtaken it:
+ * this producer ends there, and whoever keeps the records sends again from the first that was not reported OK.
+ */
+static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
+{
+    (void)rk;
+    struct producer *producer = opaque;
+    enum outcome outcome = OK;
+    const char *reason = NULL;
+    if (message->err && rd_kafka_message_status(message) != RD_KAFKA_MSG_STATUS_PERSISTED) {
+        outcome = handle_outcome(message->err) == REJECT ? REJECT : FATAL;
+        reason = rd_kafka_err2str(message->err);
+        if (outcome == FATAL)
+            become_fatal(producer, reason);
+    }
+    producer->report(producer->owner, (uint64_t)(uintptr_t)message->_private, outcome, message->partition,
+                     message->offset >= 0 ? message->offset : -1, reason);
+    atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
+}
+
+static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
+{
+    struct producer *producer = opaque;
+    if (err == RD_KAFKA_RESP_ERR__FATAL) {
+        char text[256];
+        rd_kafka_resp_err_t cause = rd_kafka_fatal_error(rk, text, sizeof(text));
+        become_fatal(producer, cause ? text : reason);
+    } else if (handle_outcome((rd_kafka_resp_err_t)err) == FATAL) {
+        /* Authentication and the like: librdkafka tries again for ever, and an operator may mend it. */
+        handle_log(&producer->handle, 3, "ERROR", "producer: %s", reason);
+    }
+    if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+        atomic_store(&producer->connected, false);
+}
+
+static int on_statistics(rd_kafka_t *rk, char *json, size_t bytes, void *opaque)
+{
+    (void)rk;
+    struct producer *producer = opaque;
+    atomic_store(&producer->connected, handle_statistics_up(json, bytes));
+    return 0;
+}
+
+static void wake_waiting(struct producer *producer)
+{
+    pthread_mutex_lock(&producer->lock);
+    if (producer->waiting)
+        pthread_cond_broadcast(&producer->reported);
+    pthread_mutex_unlock(&producer->lock);
+}
+
+static void *producer_run(void *argument)
+{
+    struct producer *producer = argument;
+    bool known = false, purged = false;
+    while (!atomic_load(&producer->stopping)) {
+        /* The first send to a topic whose leader is not known is up to a second late on 2.0.2: ask before. */
+        if (!known) {
+            const struct rd_kafka_metadata *metadata;
+            known = rd_kafka_metadata(producer->handle.rk, 0, NULL, &metadata, PRODUCER_METADATA_MS) ==
+                    RD_KAFKA_RESP_ERR_NO_ERROR;
+            if (known) {
+                rd_kafka_metadata_destroy(metadata);
+                atomic_store(&producer->connected, true);
+            }
+        }
+        if (rd_kafka_poll(producer->handle.rk, known ? PRODUCER_POLL_MS : 0) > 0)
+            wake_waiting(producer);
+        /* Nothing is sent any more after a fatal error, and without a time-out nothing would be reported either. */
+        if (atomic_load(&producer->fatal) && !purged) {
+            rd_kafka_purge(producer->handle.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+            purged = true;
+        }
+    }
+    return NULL;
+}
+
+/* ---- opening and closing */
+
+static void producer_release(void *owner)
+{
+    struct producer *producer = owner;
+    pthread_mutex_destroy(&producer->lock);
+    pthread_cond_destroy(&producer->reported);
+    free(producer);
+}
+
+static rd_kafka_topic_t *sending_topic(struct producer *producer, struct text name)
+{
+    if (producer->topic_last < producer->topic_count && text_equal(producer->topic_names[producer->topic_last], name))
+        return producer->topics[producer->topic_last];
+    for (size_t i = 0; i < producer->topic_count; i++) {
+        if (text_equal(producer->topic_names[i], name)) {
+            producer->topic_last = i;
+            return producer->topics[i];
+        }
+    }
+    return NULL;
+}
+
+/* NULL where the name cannot be one, or memory is out; kept says that the caller need not let go of it. */
+static rd_kafka_topic_t *sending_topic_add(struct producer *producer, struct text name, bool *ret_kept)
+{
+    char text[256];
+    if (name.length == 0 || name.length >= sizeof(text))
+        return NULL;
+    memcpy(text, name.at, name.length);
+    text[name.length] = '\0';
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(producer->handle.rk, text, NULL);
+    *ret_kept = topic && producer->topic_count < PRODUCER_TOPICS_MAX;
+    if (*ret_kept) {
+        producer->topics[producer->topic_count] = topic;
+        producer->topic_names[producer->topic_count++] = text_of(rd_kafka_topic_name(topic));
+    }
+    return topic;
+}
+
+enum outcome producer_open(const struct producer_settings *settings, producer_report_fn *report, void *owner,
+                           struct producer **ret, struct error *error)
+{
+    const struct config *config = settings->client.config;
+    int64_t linger_ms = settings->linger_ms;
+    if (linger_ms == 0)
+        linger_ms = config ? config_ms(config, "KAFKA_LINGER") : PRODUCER_LINGER_MS;
+    char linger[24], records[24], kbytes[24];
+    snprintf(linger, sizeof(linger), "%lld", (long long)linger_ms);
+    snprintf(records, sizeof(records), "%d",
+             settings->queue_records_max ? settings->queue_records_max : PRODUCER_QUEUE_RECORDS_MAX);
+    snprintf(kbytes, sizeof(kbytes), "%d",
+             settings->queue_kbytes_max ? settings->queue_kbytes_max : PRODUCER_QUEUE_KBYTES_MAX);
+    const char *more[] = {"linger.ms", linger, "queue.buffering.max.messages", records,
+                          "queue.buffering.max.kbytes", kbytes, NULL};
+
+    struct producer *producer = calloc(1, sizeof(*producer));
+    if (!producer)
+        return error_fatal(error, "memory", "producer: out of memory");
+    producer->report = report;
+    producer->owner = owner;
+    handle_init(&producer->handle, &settings->client);
+    pthread_mutex_init(&producer->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&producer->reported, &attributes);
+    pthread_condattr_destroy(&attributes);
+
+    rd_kafka_conf_t *conf;
+    enum outcome outcome = handle_conf(&producer->handle, &settings->client, HANDLE_PRODUCER, more, &conf, error);
+    if (outcome != OK)
+        goto out;
+    rd_kafka_conf_set_dr_msg_cb(conf, on_report);
+    rd_kafka_conf_set_error_cb(conf, on_error);
+    rd_kafka_conf_set_stats_cb(conf, on_statistics);
+    if ((outcome = handle_open(&producer->handle, HANDLE_PRODUCER, conf, error)) != OK)
+        goto out;
+    for (const char *const *topic = settings->topics; topic && *topic; topic++) {
+        bool kept;
+        if (!sending_topic(producer, text_of(*topic)))
+            (void)sending_topic_add(producer, text_of(*topic), &kept);
+        if (producer->topic_count == PRODUCER_TOPICS_MAX)
+            break;
+    }
+    if (pthread_create(&producer->thread, NULL, producer_run, producer) != 0) {
+        outcome = error_fatal(error, "memory", "producer: no thread");
+        for (size_t i = 0; i < producer->topic_count; i++)
+            rd_kafka_topic_destroy(producer->topics[i]);
+        handle_destroy(&producer->handle, PRODUCER_CLOSE_MIN_MS, producer_release, producer);
+        return outcome;
+    }
+    *ret = producer;
+    return OK;
+out:
+    pthread_mutex_destroy(&producer->handle.log_lock);
+    producer_release(producer);
+    return outcome;
+}
+
+static struct timespec from_now(int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    return until;
+}
+
+bool producer_flush(struct producer *producer, int timeout_ms)
+{
+    struct timespec until = from_now(timeout_ms);
+    pthread_mutex_lock(&producer->lock);
+    producer->waiting++;
+    while (producer_in_flight(producer) > 0)
+        if (pthread_cond_timedwait(&producer->reported, &producer->lock, &until) == ETIMEDOUT)
+            break;
+    producer->waiting--;
+    pthread_mutex_unlock(&producer->lock);
+    return producer_in_flight(producer) == 0;
+}
+
+void producer_close(struct producer *producer, int timeout_ms)
+{
+    if (!producer)
+        return;
+    int64_t start_us = clock_monotonic_us();
+    (void)producer_flush(producer, timeout_ms);
+    atomic_store(&producer->stopping, true);
+    rd_kafka_yield(producer->handle.rk);
+    pthread_join(producer->thread, NULL);
+    /* From here on nobody serves reports: what is left ends unreported, in the log or not. */
+    rd_kafka_purge(producer->handle.rk,
+                   RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
+    for (size_t i = 0; i < producer->topic_count; i++)
+        rd_kafka_topic_destroy(producer->topics[i]);
+    int64_t left_ms = timeout_ms - (clock_monotonic_us() - start_us) / 1000;
+    handle_destroy(&producer->handle, left_ms > PRODUCER_CLOSE_MIN_MS ? (int)left_ms : PRODUCER_CLOSE_MIN_MS,
+                   producer_release, producer);
+}
+
+/* ---- sending */
+
+static rd_kafka_headers_t *headers_copy(const struct producer_record *record)
+{
+    rd_kafka_headers_t *headers = rd_kafka_headers_new(record->header_count);
+    for (size_t i = 0; i < record->header_count; i++) {
+        const struct header *header = &record->headers[i];
+        /* An empty value must not become a null one. */
+        rd_kafka_header_add(headers, header->name.at, (ssize_t)header->name.length,
+                            header->value.length ? header->value.at : "", (ssize_t)header->value.length);
+    }
+    return headers;
+}
+
+enum outcome producer_send(struct producer *producer, const struct producer_record *record, uint64_t tag, struct error *error)
+{
+    if (atomic_load_explicit(&producer->fatal, memory_order_acquire))
+        return error_fatal(error, "producer-fatal", "%s", producer->fatal_text);
+
+    bool kept = true;
+    rd_kafka_topic_t *topic = sending_topic(producer, record->topic);
+    if (!topic && !(topic = sending_topic_add(producer, record->topic, &kept)))
+        return error_reject(error, "topic", "no such topic name: %.*s", TEXT_ARG(record->topic));
+    rd_kafka_headers_t *headers = record->header_count ? headers_copy(record) : NULL;
+
+    /* Counted before it is taken: its report may come before rd_kafka_producev() is back. */
+    atomic_fetch_add_explicit(&producer->in_flight, 1, memory_order_relaxed);
+    const char *key = record->key_null ? NULL : record->key.length ? record->key.at : "";
+    const char *value = record->value_null ? NULL : record->value.length ? record->value.at : "";
+    /* The bare tags: rd_kafka.h's checking macros are a GNU extension that clang refuses under -Wpedantic. */
+    rd_kafka_resp_err_t err = rd_kafka_producev(
+        producer->handle.rk, RD_KAFKA_VTYPE_RKT, topic, RD_KAFKA_VTYPE_PARTITION,
+        (int)(record->partition < 0 ? RD_KAFKA_PARTITION_UA : record->partition), RD_KAFKA_VTYPE_MSGFLAGS,
+        (int)RD_KAFKA_MSG_F_COPY, RD_KAFKA_VTYPE_KEY, (const void *)key, (size_t)(key ? record->key.length : 0),
+        RD_KAFKA_VTYPE_VALUE, (const void *)value, (size_t)(value ? record->value.length : 0),
+        RD_KAFKA_VTYPE_TIMESTAMP, (int64_t)record->timestamp_ms, RD_KAFKA_VTYPE_HEADERS, headers,
+        RD_KAFKA_VTYPE_OPAQUE, (void *)(uintptr_t)tag, RD_KAFKA_VTYPE_END);
+    if (!kept)
+        rd_kafka_topic_destroy(topic);
+    if (!err)
+        return OK;
+
+    atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
+    if (headers)
+        rd_kafka_headers_destroy(headers); /* taken only on success */
+    if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
+        return error_retry(error, "queue-full", "producer: its queue is full");
+    if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
+        return error_reject(error, "record-too-large", "record of %zu bytes is too large for Kafka",
+                            record->value.length + record->key.length);
+    if (err == RD_KAFKA_RESP_ERR__FATAL || err == RD_KAFKA_RESP_ERR__STATE) {
+        become_fatal(producer, rd_kafka_err2str(err));
+        return error_fatal(error, "producer-fatal", "%s", producer->fatal_text);
+    }
+    if (handle_outcome(err) == REJECT)
+        return error_reject(error, "record-invalid", "producer: %s", rd_kafka_err2str(err));
+    /* An unknown topic or partition above all: a broker that starts says so of topics that it has (P08). */
+    return error_retry(error, "topic-unknown", "topic %.*s: %s", TEXT_ARG(record->topic), rd_kafka_err2str(err));
+}
+
+size_t producer_in_flight(const struct producer *producer)
+{
+    return atomic_load_explicit(&producer->in_flight, memory_order_acquire);
+}
+
+bool producer_is_fatal(const struct producer *producer)
+{
+    return atomic_load_explicit(&producer->fatal, memory_order_acquire);
+}
+
+bool producer_connected(const struct producer *producer)
+{
+    return atomic_load(&producer->connected);
+}
