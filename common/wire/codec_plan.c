@@ -151,7 +151,7 @@ static enum outcome decode_value(struct decoder *decoder, const struct step *ste
 {
     const struct schema *writer = step->writer;
     const unsigned char *at = decoder->at;
-    int64_t number;
+    int64_t number = 0;
     float narrow;
     enum outcome outcome;
     switch (writer->kind) {
