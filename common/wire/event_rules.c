@@ -1,0 +1,37 @@
+/* event_rules: what an event must be beyond its schema, whoever made it. */
+#include "wire/events.h"
+
+enum { ID_BYTES_MAX = 64 };
+
+static void check_printable(struct text text, bool may_be_empty, const char *name, struct codec_faults *faults)
+{
+    if (!text_is_printable(text, ID_BYTES_MAX) && !(may_be_empty && !text.length))
+        codec_fault_add(faults, "must be 1 to 64 printable ASCII characters", "%s", name);
+}
+
+static void check_payment(const struct event_type *type, const void *data, struct codec_faults *faults)
+{
+    if (type == &order_confirmed_type)
+        check_printable(((const struct order_confirmed *)data)->payment_id, true, "payment_id", faults);
+    else if (type == &payment_captured_type)
+        check_printable(((const struct payment_captured *)data)->payment_id, false, "payment_id", faults);
+    else if (type == &payment_failed_type)
+        check_printable(((const struct payment_failed *)data)->payment_id, true, "payment_id", faults);
+    else if (type == &payment_refunded_type)
+        check_printable(((const struct payment_refunded *)data)->payment_id, false, "payment_id", faults);
+}
+
+bool event_valid(const struct event_type *type, const void *data, struct codec_faults *faults)
+{
+    size_t before = faults->count;
+    struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
+    struct id id;
+    if (type == &order_placed_type)
+        return order_placed_valid(data, faults);
+    if (type->topic == TOPIC_STOCK)
+        check_printable(key, false, "sku", faults);
+    else if (!id_parse(key, &id))
+        codec_fault_add(faults, "must be a UUID", "order_id");
+    check_payment(type, data, faults);
+    return faults->count == before;
+}

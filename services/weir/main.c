@@ -1,0 +1,257 @@
+/* weir: the one command for people and scripts. */
+#include "cli.h"
+
+#include "base/clock.h"
+#include "base/digest.h"
+#include "base/log.h"
+#include "kafka/consumer.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+const struct verb verbs[] = {
+    {"up", "[flags]", "run all five services on this machine with the parts they need", up_main},
+    {"emit", "[FILE]", "send upstream events: a CloudEvent in JSON a line, from a file or stdin", emit_main},
+    {"watch", "[TOPIC…]", "show decoded events as they pass", watch_main},
+    {"order", "ID", "tell the life of one order across all topics", order_main},
+    {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main},
+    {"schemas", "list|check|register", "the event schemas", schemas_main},
+    {"dlq", "list|show|redrive|drop", "dead letters", dlq_main},
+    {"broker", "[flags]", "librdkafka's mock cluster as a process: for a look without Java", broker_main},
+    {"mail", "[flags]", "an SMTP server that keeps what it gets", mail_main},
+    {"gateway", "[flags]", "a stand-in for a payment gateway", gateway_main},
+    {0},
+};
+
+static const struct setting common_settings[] = {
+    {"SCHEMA_REGISTRY_URL", SETTING_URL, NULL, 0, 0, NULL, "Schema registry; without it the schemas that were built in."},
+    {"LOG_LEVEL", SETTING_CHOICE, "info", 0, 0, "debug|info|warn|error", "Least level that is logged."},
+    {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text", "Form of log lines; text on a terminal."},
+    SETTINGS_END,
+};
+
+const struct verb *cli_verb(const char *name)
+{
+    for (const struct verb *verb = verbs; verb->name; verb++)
+        if (strcmp(verb->name, name) == 0)
+            return verb;
+    return NULL;
+}
+
+int cli_fail(const struct verb *verb, const struct error *error)
+{
+    fprintf(stderr, "weir %s: %s\n", verb->name, error->text);
+    return error_exit_code(error);
+}
+
+static void verb_help(const struct verb *verb, const struct setting *const *tables, size_t table_count)
+{
+    struct buffer help = buffer_of(1 << 20);
+    buffer_print(&help, "Usage: weir %s %s\n\n%s.\n\nSettings (flag, environment variable or line in --config FILE):\n\n", verb->name,
+                 verb->usage, verb->about);
+    config_help(tables, table_count, &help);
+    fwrite(help.at, 1, help.length, stdout);
+    buffer_free(&help);
+}
+
+bool cli_read(const struct verb *verb, const struct setting *own, int argc, char **argv, size_t positional_max, struct config **ret,
+              int *ret_exit)
+{
+    const struct setting *tables[3];
+    size_t count = 0;
+    struct error error;
+    if (own)
+        tables[count++] = own;
+    tables[count++] = kafka_settings;
+    tables[count++] = common_settings;
+
+    if (config_read(tables, count, argc - 1, argv + 1, ret, &error) != OK) {
+        *ret_exit = cli_fail(verb, &error);
+        return false;
+    }
+    if (config_asked_help(*ret)) {
+        verb_help(verb, tables, count);
+        config_destroy(*ret);
+        *ret_exit = 0;
+        return false;
+    }
+    if (config_positional_count(*ret) > positional_max) {
+        fprintf(stderr, "weir %s: one word too many: %s (usage: weir %s %s)\n", verb->name,
+                config_positional(*ret, positional_max), verb->name, verb->usage);
+        config_destroy(*ret);
+        *ret_exit = EXIT_USAGE;
+        return false;
+    }
+    enum log_level level = LOG_INFO;
+    log_level_parse(text_of(config_text(*ret, "LOG_LEVEL")), &level);
+    log_open("weir", level, config_text(*ret, "LOG_FORMAT"));
+    return true;
+}
+
+static void client_log(void *owner, int level, const char *facility, const char *text)
+{
+    (void)owner;
+    (void)level;
+    log_debug("kafka", text, LOG_STRING("facility", facility));
+}
+
+struct client_settings cli_client(const struct config *config)
+{
+    return (struct client_settings){
+        .bootstrap_servers = config_text(config, "KAFKA_BOOTSTRAP_SERVERS"),
+        .client_id = "weir",
+        .config = config,
+        .log = client_log,
+    };
+}
+
+bool cli_colour(void)
+{
+    const char *none = getenv("NO_COLOR"), *term = getenv("TERM");
+    return isatty(STDOUT_FILENO) && !(none && none[0]) && term && strcmp(term, "dumb") != 0;
+}
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int signal_number)
+{
+    if (interrupted)
+        _exit(128 + signal_number);
+    interrupted = 1;
+}
+
+void cli_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+bool cli_interrupted(void)
+{
+    return interrupted;
+}
+
+/* ---- a record as JSON */
+
+static void data_json(struct registry *registry, const struct record *record, struct arena *arena, struct json_writer *writer,
+                      const struct event_type **ret_type)
+{
+    struct error error;
+    struct text datum;
+    int32_t schema_id;
+    const struct codec_plan *plan;
+    const void *data;
+    *ret_type = NULL;
+    if (record->value_null) {
+        json_key(writer, "data");
+        json_put_null(writer);
+        return;
+    }
+    enum outcome outcome = frame_read(record->value, &schema_id, &datum, &error);
+    if (outcome == OK)
+        outcome = registry_plan(registry, schema_id, ret_type, &plan, &error);
+    if (outcome == OK)
+        outcome = codec_decode(plan, datum, arena, &data, &error);
+    if (outcome == OK) {
+        json_key(writer, "data");
+        codec_to_json((*ret_type)->codec, data, writer);
+        return;
+    }
+    struct buffer raw = buffer_of(4 << 20);
+    digest_to_base64(&raw, record->value.at, record->value.length);
+    json_member_string(writer, "error", error.text);
+    json_member_text(writer, "raw", buffer_text(&raw));
+    buffer_free(&raw);
+}
+
+void cli_record_json(struct registry *registry, const struct record *record, struct arena *arena, struct buffer *into,
+                     void (*extra)(void *owner, struct json_writer *writer), void *owner)
+{
+    struct json_writer writer = json_writer(into);
+    struct buffer data = buffer_of(8 << 20);
+    struct json_writer data_writer = json_writer(&data);
+    const struct header *headers = NULL;
+    const struct event_type *type;
+    size_t header_count = 0;
+    struct error error;
+    if (record_headers(record, arena, &headers, &header_count, &error) != OK)
+        header_count = 0;
+    /* Decoded first: the type stands before the data in the object. */
+    json_object_begin(&data_writer);
+    data_json(registry, record, arena, &data_writer, &type);
+    const struct header *named = header_find(headers, header_count, HEADER_TYPE);
+    const struct header *id = header_find(headers, header_count, HEADER_ID);
+
+    json_object_begin(&writer);
+    json_member_text(&writer, "topic", record->topic);
+    json_member_int(&writer, "partition", record->partition);
+    json_member_int(&writer, "offset", record->offset);
+    json_member_int(&writer, "timestamp", record->timestamp_ms);
+    json_key(&writer, "key");
+    if (record->key_null)
+        json_put_null(&writer);
+    else
+        json_put_text(&writer, record->key);
+    json_key(&writer, "type");
+    if (type)
+        json_put_text(&writer, text_of(type->full_name));
+    else if (named)
+        json_put_text(&writer, named->value);
+    else
+        json_put_null(&writer);
+    json_key(&writer, "id");
+    if (id)
+        json_put_text(&writer, id->value);
+    else
+        json_put_null(&writer);
+    json_key(&writer, "headers");
+    json_array_begin(&writer);
+    for (size_t i = 0; i < header_count; i++) {
+        json_array_begin(&writer);
+        json_put_text(&writer, headers[i].name);
+        json_put_text(&writer, headers[i].value);
+        json_array_end(&writer);
+    }
+    json_array_end(&writer);
+    /* The members of data_writer's open object: everything after its brace. */
+    buffer_add_char(into, ',');
+    buffer_add_text(into, (struct text){data.at + 1, data.length - 1});
+    if (extra)
+        extra(owner, &writer);
+    json_object_end(&writer);
+    buffer_free(&data);
+}
+
+/* ---- main */
+
+static void help(void)
+{
+    printf("weir: an order pipeline on Apache Kafka\n\nUsage: weir COMMAND [arguments]\n\n");
+    for (const struct verb *verb = verbs; verb->name; verb++)
+        printf("  %-8s %-22s %s\n", verb->name, verb->usage, verb->about);
+    printf("\nweir COMMAND --help tells its settings. The services are programs of their own: weir-order, weir-inventory,\n"
+           "weir-payment, weir-email, weir-analytics.\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        help();
+        return argc < 2 ? EXIT_USAGE : 0;
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
+        printf("weir %s\n", WEIR_VERSION);
+        return 0;
+    }
+    const struct verb *verb = cli_verb(argv[1]);
+    if (!verb) {
+        fprintf(stderr, "weir: there is no command %s; weir --help lists them\n", argv[1]);
+        return EXIT_USAGE;
+    }
+    return verb->main(argc - 1, argv + 1);
+}
