@@ -1,0 +1,205 @@
+/* order: the life of one order, told from all topics: events, retries and dead letters, in the order of their times. */
+#include "cli.h"
+
+#include "base/clock.h"
+#include "kafka/admin.h"
+#include "kafka/reader.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { ORDER_EVENTS_MAX = 10000, ORDER_TOPICS_MAX = 256, ORDER_TIMEOUT_MS = 15000, ORDER_POLL_MS = 1000 };
+
+static const struct setting order_settings[] = {
+    {"JSON", SETTING_BOOL, "false", 0, 0, NULL, "One JSON object a line, as weir watch gives it."},
+    SETTINGS_END,
+};
+
+/* A station of the order's life, copied out of its record. */
+struct station {
+    int64_t time_us; /* of the event, else of the record */
+    size_t number;   /* as read: keeps the order of a topic where times are equal */
+    char *text;      /* malloc */
+};
+
+struct life {
+    struct registry *registry;
+    struct arena *arena;
+    struct buffer line;
+    struct station *stations;
+    size_t count;
+    bool json;
+};
+
+static bool starts_with(const char *name, const char *start)
+{
+    return strncmp(name, start, strlen(start)) == 0;
+}
+
+/* Topics that can hold something of an order: those keyed by it, retry and dead letter topics. */
+static enum outcome topics_of(const struct client_settings *client, struct admin_topic **ret_list, const char **ret_names,
+                              struct error *error)
+{
+    struct admin *admin = NULL;
+    size_t count, kept = 0;
+    enum topic_id id;
+    *ret_list = NULL;
+    enum outcome outcome = admin_open(client, &admin, error);
+    if (outcome == OK)
+        outcome = admin_topics(admin, ORDER_TIMEOUT_MS, ret_list, &count, error);
+    for (size_t i = 0; outcome == OK && i < count && kept < ORDER_TOPICS_MAX; i++) {
+        const char *name = (*ret_list)[i].name;
+        const struct topic *topic = topic_find(text_of(name), &id);
+        if ((topic && strcmp(topic->key_field, "order_id") == 0) || starts_with(name, "dlq.") || starts_with(name, "retry."))
+            ret_names[kept++] = name;
+    }
+    ret_names[kept] = NULL;
+    admin_close(admin);
+    return outcome;
+}
+
+static void failure_of(struct life *life, const struct header *headers, size_t count)
+{
+    static const char *const told[] = {"weir_error_class", "__dlq.errors.message", "weir_attempt", "weir_due_at", "weir_first_failed_at"};
+    for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
+        const struct header *header = header_find(headers, count, told[i]);
+        if (header)
+            buffer_print(&life->line, "\n%28s%s: %.*s", "", strncmp(told[i], "weir_", 5) == 0 ? told[i] + 5 : "reason",
+                         TEXT_ARG(header->value));
+    }
+}
+
+static int64_t tell(struct life *life, const struct record *record)
+{
+    char time[CLOCK_RFC3339_BYTES_MAX];
+    const struct header *headers = NULL;
+    size_t header_count = 0;
+    struct text datum;
+    int32_t schema_id;
+    struct error error;
+    const struct event_type *type = NULL;
+    const struct codec_plan *plan;
+    const void *data = NULL;
+    int64_t time_us = record->timestamp_ms * 1000;
+    if (record_headers(record, life->arena, &headers, &header_count, &error) != OK)
+        header_count = 0;
+    const struct header *said = header_find(headers, header_count, HEADER_TIME);
+    bool event_topic = topic_find(record->topic, NULL) != NULL;
+    if (event_topic && said)
+        clock_from_rfc3339(said->value, &time_us);
+    clock_to_rfc3339(time_us, time);
+
+    enum outcome outcome = record->value_null ? REJECT : frame_read(record->value, &schema_id, &datum, &error);
+    if (outcome == OK)
+        outcome = registry_plan(life->registry, schema_id, &type, &plan, &error);
+    if (outcome == OK)
+        outcome = codec_decode(plan, datum, life->arena, &data, &error);
+    buffer_print(&life->line, "%.23sZ  %-16s ", time, type ? type->name : "(unreadable)");
+    if (outcome == OK) {
+        struct json_writer writer = json_writer(&life->line);
+        codec_to_json(type->codec, data, &writer);
+    }
+    const struct header *source = header_find(headers, header_count, HEADER_SOURCE);
+    buffer_print(&life->line, "\n%28s%.*s[%d]@%lld%s%.*s", "", TEXT_ARG(record->topic), (int)record->partition,
+                 (long long)record->offset, source ? " from " : "", TEXT_ARG(source ? source->value : TEXT("")));
+    if (!event_topic)
+        failure_of(life, headers, header_count);
+    return time_us;
+}
+
+static enum outcome note(struct life *life, const struct record *record, struct error *error)
+{
+    if (life->count == ORDER_EVENTS_MAX)
+        return error_reject(error, "many", "more than %d records of this order", ORDER_EVENTS_MAX);
+    struct station *station = &life->stations[life->count];
+    arena_reset(life->arena);
+    buffer_clear(&life->line);
+    station->time_us = record->timestamp_ms * 1000;
+    if (life->json)
+        cli_record_json(life->registry, record, life->arena, &life->line, NULL, NULL);
+    else
+        station->time_us = tell(life, record);
+    station->number = life->count;
+    station->text = strndup(life->line.at ? life->line.at : "", life->line.length);
+    if (!station->text)
+        return error_fatal(error, "memory", "out of memory");
+    life->count++;
+    return OK;
+}
+
+static int by_time(const void *a, const void *b)
+{
+    const struct station *x = a, *y = b;
+    if (x->time_us != y->time_us)
+        return x->time_us < y->time_us ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static enum outcome run(struct life *life, const struct config *config, const char *id, struct error *error)
+{
+    const char *names[ORDER_TOPICS_MAX + 1];
+    struct client_settings client = cli_client(config);
+    struct admin_topic *list = NULL;
+    struct reader *reader = NULL;
+    bool end = false;
+    enum outcome outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &life->registry, error);
+    if (outcome == OK)
+        outcome = topics_of(&client, &list, names, error);
+    if (outcome == OK && names[0])
+        outcome = reader_open(&client, names, READER_BEGINNING, 0, true, ORDER_TIMEOUT_MS, NULL, &reader, error);
+    while (outcome == OK && reader && !end && !cli_interrupted()) {
+        struct record record;
+        bool got;
+        outcome = reader_read(reader, ORDER_POLL_MS, &record, &got, &end, error);
+        if (outcome == OK && got) {
+            if (text_equal_nocase(record.key, text_of(id)))
+                outcome = note(life, &record, error);
+            reader_release(&record);
+        }
+    }
+    qsort(life->stations, life->count, sizeof(*life->stations), by_time);
+    for (size_t i = 0; i < life->count; i++)
+        printf("%s\n", life->stations[i].text);
+    reader_close(reader);
+    free(list);
+    return outcome;
+}
+
+int order_main(int argc, char **argv)
+{
+    const struct verb *verb = cli_verb("order");
+    struct life life = {0};
+    struct config *config = NULL;
+    struct error error;
+    int exit_code;
+    if (!cli_read(verb, order_settings, argc, argv, 1, &config, &exit_code))
+        return exit_code;
+    if (config_positional_count(config) != 1) {
+        fprintf(stderr, "weir order: whose life? usage: weir order ID\n");
+        config_destroy(config);
+        return EXIT_USAGE;
+    }
+    cli_signals();
+    life.json = config_bool(config, "JSON");
+    life.arena = arena_new(64 << 20);
+    life.line = buffer_of(16 << 20);
+    life.stations = calloc(ORDER_EVENTS_MAX, sizeof(*life.stations));
+    error_set(&error, FATAL, "memory", "out of memory");
+    enum outcome outcome = life.arena && life.stations ? run(&life, config, config_positional(config, 0), &error) : FATAL;
+    if (outcome != OK)
+        exit_code = cli_fail(verb, &error);
+    else if (life.count == 0) {
+        fprintf(stderr, "weir order: nothing is known of %s\n", config_positional(config, 0));
+        exit_code = EXIT_NOTHING_FOUND;
+    } else {
+        exit_code = 0;
+    }
+    for (size_t i = 0; i < life.count; i++)
+        free(life.stations[i].text);
+    free(life.stations);
+    registry_close(life.registry);
+    arena_destroy(life.arena);
+    buffer_free(&life.line);
+    config_destroy(config);
+    return exit_code;
+}
