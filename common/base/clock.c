@@ -175,8 +175,8 @@ static bool take_offset(struct text text, size_t *at, int64_t *ret_s)
         return true;
     bool west = take_char(text, at, '-');
     int64_t hours, minutes;
-    if ((!west && !take_char(text, at, '+')) || !take_digits(text, at, 2, &hours) || !take_char(text, at, ':') ||
-        !take_digits(text, at, 2, &minutes) || hours > 23 || minutes > 59)
+    if ((!west && !take_char(text, at, '+')) || !take_digits(text, at, 2, &hours) ||
+        !take_char(text, at, ':') || !take_digits(text, at, 2, &minutes) || hours > 23 || minutes > 59)
         return false;
     *ret_s = (hours * 3600 + minutes * 60) * (west ? -1 : 1);
     return true;
@@ -190,8 +190,9 @@ bool clock_from_rfc3339(struct text text, int64_t *ret_wall_us)
         return false;
     if (!take_char(text, &at, 'T') && !take_char(text, &at, 't') && !take_char(text, &at, ' '))
         return false;
-    if (!take_digits(text, &at, 2, &hour) || !take_char(text, &at, ':') || !take_digits(text, &at, 2, &minute) ||
-        !take_char(text, &at, ':') || !take_digits(text, &at, 2, &second))
+    if (!take_digits(text, &at, 2, &hour) || !take_char(text, &at, ':') ||
+        !take_digits(text, &at, 2, &minute) || !take_char(text, &at, ':') ||
+        !take_digits(text, &at, 2, &second))
         return false;
     if (!take_fraction(text, &at, &fraction_us) || !take_offset(text, &at, &offset_s) || at != text.length)
         return false;

@@ -117,10 +117,13 @@ static struct value *value_find(const struct config *config, const char *name)
 }
 
 /* By one of its forms, with '-' or '.' between the words, or '_' and upper case; NAME_FILE as well. */
-static struct value *value_named(const struct config *config, struct text name, char between, bool *ret_is_file)
+static struct value *value_named(const struct config *config, struct text name, char between,
+                                 bool *ret_is_file)
 {
     char form[CONFIG_NAME_BYTES_MAX];
-    const struct text ending = between == '-' ? TEXT("-file") : between == '.' ? TEXT(".file") : TEXT("_FILE");
+    const struct text ending = between == '-'   ? TEXT("-file")
+                               : between == '.' ? TEXT(".file")
+                                                : TEXT("_FILE");
     bool may_be_file = name.length > ending.length &&
                        memcmp(name.at + name.length - ending.length, ending.at, ending.length) == 0;
     struct text stem = {name.at, may_be_file ? name.length - ending.length : 0};
@@ -199,7 +202,8 @@ static struct nearest nearest_of(const struct config *config, struct text wanted
 
 /* ---- Values ------------------------------------------------------------------------------------ */
 
-static enum outcome bad_value(const struct setting *setting, struct text text, const char *from, struct error *error)
+static enum outcome bad_value(const struct setting *setting, struct text text, const char *from,
+                              struct error *error)
 {
     char allowed[128];
     setting_allowed(setting, allowed, sizeof(allowed));
@@ -209,9 +213,9 @@ static enum outcome bad_value(const struct setting *setting, struct text text, c
         if ((unsigned char)shown.at[i] < 0x20 || shown.at[i] == 0x7f)
             shown.at[i] = '?';
     bool cut = shown.length > VALUE_SHOWN_BYTES_MAX;
-    enum outcome outcome =
-        refuse(error, EXIT_CONFIG, "%s (%s): \"%.*s%s\" is not %s", setting->name, from,
-               cut ? VALUE_SHOWN_BYTES_MAX : (int)shown.length, shown.at ? shown.at : "", cut ? "…" : "", allowed);
+    enum outcome outcome = refuse(error, EXIT_CONFIG, "%s (%s): \"%.*s%s\" is not %s", setting->name, from,
+                                  cut ? VALUE_SHOWN_BYTES_MAX : (int)shown.length, shown.at ? shown.at : "",
+                                  cut ? "…" : "", allowed);
     buffer_free(&shown);
     return outcome;
 }
@@ -287,8 +291,8 @@ static void file_forget(struct buffer *content)
 }
 
 /* NAME_FILE: the value is what the file holds. */
-static enum outcome value_put_from_file(struct value *value, const char *path, enum source source, const char *from,
-                                        struct error *error)
+static enum outcome value_put_from_file(struct value *value, const char *path, enum source source,
+                                        const char *from, struct error *error)
 {
     char what[CONFIG_NAME_BYTES_MAX + 8], origin[512];
     snprintf(what, sizeof(what), "%s_FILE", value->setting->name);
@@ -307,14 +311,17 @@ static enum outcome value_put_from_file(struct value *value, const char *path, e
     return outcome;
 }
 
-static enum outcome property_add(struct config *config, struct text pair, const char *from, struct error *error)
+static enum outcome property_add(struct config *config, struct text pair, const char *from,
+                                 struct error *error)
 {
     const char *equals = pair.length ? memchr(pair.at, '=', pair.length) : NULL;
     if (!equals || equals == pair.at) /* not shown: it may be half of a password that was split */
-        return refuse(error, EXIT_CONFIG, "%s: property %zu is not key=value, with a key that librdkafka knows", from,
+        return refuse(error, EXIT_CONFIG,
+                      "%s: property %zu is not key=value, with a key that librdkafka knows", from,
                       config->property_count + 1);
     if (config->property_count == CONFIG_PROPERTIES_MAX)
-        return refuse(error, EXIT_CONFIG, "%s: more than %d librdkafka properties", from, CONFIG_PROPERTIES_MAX);
+        return refuse(error, EXIT_CONFIG, "%s: more than %d librdkafka properties", from,
+                      CONFIG_PROPERTIES_MAX);
     size_t key_length = (size_t)(equals - pair.at);
     struct property property = {
         .key = strndup(pair.at, key_length),
@@ -363,16 +370,18 @@ static enum outcome unknown_flag(const struct config *config, struct text name, 
         nearest = nearest_of(config, (struct text){name.at + 3, name.length - 3}, '-');
     int shown = name.length < 64 ? (int)name.length : 64;
     if (*nearest.name)
-        return refuse(error, EXIT_USAGE, "unknown flag --%.*s; did you mean --%s? (--help lists all)", shown, name.at,
-                      nearest.name);
+        return refuse(error, EXIT_USAGE, "unknown flag --%.*s; did you mean --%s? (--help lists all)", shown,
+                      name.at, nearest.name);
     return refuse(error, EXIT_USAGE, "unknown flag --%.*s (--help lists all)", shown, name.at);
 }
 
 /* The word behind a flag that needs one. */
-static enum outcome next_word(struct command_line *line, const char *flag, const char **ret, struct error *error)
+static enum outcome next_word(struct command_line *line, const char *flag, const char **ret,
+                              struct error *error)
 {
     if (line->at == line->argc || (line->argv[line->at][0] == '-' && line->argv[line->at][1] == '-'))
-        return refuse(error, EXIT_USAGE, "%s needs a value (one that begins with -- as %s=VALUE)", flag, flag);
+        return refuse(error, EXIT_USAGE, "%s needs a value (one that begins with -- as %s=VALUE)", flag,
+                      flag);
     *ret = line->argv[line->at++];
     return OK;
 }
@@ -470,8 +479,8 @@ static enum outcome take_word(struct command_line *line, struct error *error)
         return outcome == OK ? pair_add(line, pair, error) : outcome;
     }
     if (word[0] == '-' && word[1] != '\0')
-        return refuse(error, EXIT_USAGE, "unknown flag %.64s; the short ones are -h and -X key=value (--help lists all)",
-                      word);
+        return refuse(error, EXIT_USAGE,
+                      "unknown flag %.64s; the short ones are -h and -X key=value (--help lists all)", word);
     config->positional[config->positional_count++] = word; /* "-" is one: stdin */
     return OK;
 }
@@ -488,9 +497,9 @@ static enum outcome command_line_apply(struct command_line *line, struct error *
 {
     for (size_t i = 0; i < line->flag_count; i++) {
         const struct flag *flag = &line->flags[i];
-        enum outcome outcome =
-            flag->is_file ? value_put_from_file(flag->value, flag->text, SOURCE_FLAG, "flag", error)
-                          : value_put(flag->value, text_of(flag->text), SOURCE_FLAG, "flag", error);
+        enum outcome outcome = flag->is_file
+                                   ? value_put_from_file(flag->value, flag->text, SOURCE_FLAG, "flag", error)
+                                   : value_put(flag->value, text_of(flag->text), SOURCE_FLAG, "flag", error);
         if (outcome != OK)
             return outcome;
     }
@@ -515,7 +524,8 @@ static enum outcome environment_value(struct value *value, struct error *error)
     const char *text = getenv(name), *path = getenv(file_name);
     bool has_text = text && *text, has_path = path && *path;
     if (has_text && has_path)
-        return refuse(error, EXIT_CONFIG, "%s and %s are both set in the environment: leave one", name, file_name);
+        return refuse(error, EXIT_CONFIG, "%s and %s are both set in the environment: leave one", name,
+                      file_name);
     if (has_text)
         return value_put(value, text_of(text), SOURCE_ENVIRONMENT, "environment", error);
     if (has_path)
@@ -531,10 +541,11 @@ static enum outcome unknown_variable(const struct config *config, struct text na
     struct value *meant = value_named(config, bare, '_', &is_file);
     struct nearest nearest = nearest_of(config, name, '_');
     if (meant || *nearest.name)
-        return refuse(error, EXIT_CONFIG, "unknown environment variable %.*s; did you mean %s%s?", shown, name.at,
-                      meant ? meant->setting->name : nearest.name, meant && is_file ? "_FILE" : "");
+        return refuse(error, EXIT_CONFIG, "unknown environment variable %.*s; did you mean %s%s?", shown,
+                      name.at, meant ? meant->setting->name : nearest.name, meant && is_file ? "_FILE" : "");
     return refuse(error, EXIT_CONFIG,
-                  "unknown environment variable %.*s: those that begin with " OWN_PREFIX " must be known", shown, name.at);
+                  "unknown environment variable %.*s: those that begin with " OWN_PREFIX " must be known",
+                  shown, name.at);
 }
 
 static bool variable_known(const struct config *config, struct text name)
@@ -583,14 +594,16 @@ static enum outcome file_line(struct config *config, struct text line, int numbe
     struct text name = trim((struct text){line.at, equals ? (size_t)(equals - line.at) : line.length});
     int shown = name.length < 64 ? (int)name.length : 64;
     if (!equals)
-        return refuse(error, EXIT_CONFIG, "%s:%d: \"%.*s\" is not name = value", config->file, number, shown, name.at);
+        return refuse(error, EXIT_CONFIG, "%s:%d: \"%.*s\" is not name = value", config->file, number, shown,
+                      name.at);
 
     bool is_file;
     struct value *value = value_named(config, name, '.', &is_file);
     if (!value) {
         struct nearest nearest = nearest_of(config, name, '.');
-        return refuse(error, EXIT_CONFIG, "%s:%d: unknown setting \"%.*s\"%s%s%s", config->file, number, shown, name.at,
-                      *nearest.name ? "; did you mean " : " (--help lists all)", nearest.name, *nearest.name ? "?" : "");
+        return refuse(error, EXIT_CONFIG, "%s:%d: unknown setting \"%.*s\"%s%s%s", config->file, number,
+                      shown, name.at, *nearest.name ? "; did you mean " : " (--help lists all)", nearest.name,
+                      *nearest.name ? "?" : "");
     }
     struct text text = trim((struct text){equals + 1, (size_t)(line.at + line.length - equals - 1)});
     if (!is_file)
@@ -644,8 +657,8 @@ static enum outcome value_add(struct config *config, const struct setting *setti
     return value->text ? OK : no_memory(error);
 }
 
-static enum outcome values_make(struct config *config, const struct setting *const *tables, size_t table_count,
-                                struct error *error)
+static enum outcome values_make(struct config *config, const struct setting *const *tables,
+                                size_t table_count, struct error *error)
 {
     assert(table_count <= CONFIG_TABLES_MAX);
     config->values = calloc(settings_count(tables, table_count), sizeof(*config->values));
@@ -871,15 +884,18 @@ void config_help(const struct setting *const *tables, size_t table_count, struct
         for (const struct setting *setting = tables[i]; setting && setting->name; setting++)
             if (!said_before(tables, i, setting))
                 put_setting_help(setting, into);
-    buffer_add_string(into,
-                      "  --config FILE\n"
-                      "      Settings from a file, a line each: kafka.group.id = …\n"
-                      "  -X KEY=VALUE, --kafka KEY=VALUE\n"
-                      "      Any librdkafka property, as often as needed; also KAFKA_PROPERTIES (KEY=VALUE;KEY=VALUE).\n"
-                      "  -h, --help; --version\n"
-                      "      This text; the version.\n"
-                      "\n"
-                      "Each setting is also an environment variable (--kafka-group-id is KAFKA_GROUP_ID) and a line of the\n"
-                      "file (kafka.group.id = …). The flag wins, then the environment, the file, the default. A secret can\n"
-                      "stand in a file: DATABASE_URL_FILE, --database-url-file PATH, database.url.file = PATH.\n");
+    buffer_add_string(
+        into,
+        "  --config FILE\n"
+        "      Settings from a file, a line each: kafka.group.id = …\n"
+        "  -X KEY=VALUE, --kafka KEY=VALUE\n"
+        "      Any librdkafka property, as often as needed; also KAFKA_PROPERTIES (KEY=VALUE;KEY=VALUE).\n"
+        "  -h, --help; --version\n"
+        "      This text; the version.\n"
+        "\n"
+        "Each setting is also an environment variable (--kafka-group-id is KAFKA_GROUP_ID) and a line of "
+        "the\n"
+        "file (kafka.group.id = …). The flag wins, then the environment, the file, the default. A secret "
+        "can\n"
+        "stand in a file: DATABASE_URL_FILE, --database-url-file PATH, database.url.file = PATH.\n");
 }

@@ -15,8 +15,9 @@ void digest_sha256(struct text text, uint8_t ret[DIGEST_BYTES])
 void digest_hmac_sha256(struct text secret, struct text text, uint8_t ret[DIGEST_BYTES])
 {
     assert(secret.length <= INT_MAX);
-    const unsigned char *done = HMAC(EVP_sha256(), secret.length ? secret.at : "", (int)secret.length,
-                                     (const unsigned char *)(text.length ? text.at : ""), text.length, ret, NULL);
+    const unsigned char *done =
+        HMAC(EVP_sha256(), secret.length ? secret.at : "", (int)secret.length,
+             (const unsigned char *)(text.length ? text.at : ""), text.length, ret, NULL);
     assert(done);
 }
 
@@ -125,14 +126,17 @@ static void hmac_two(struct text secret, struct text a, struct text b, uint8_t r
     bool done = context != NULL;
     for (size_t i = 0; i < BLOCK_BYTES; i++)
         pad[i] = key[i] ^ 0x36;
-    done = done && EVP_DigestInit_ex(context, EVP_sha256(), NULL) && EVP_DigestUpdate(context, pad, BLOCK_BYTES) &&
-           (a.length == 0 || EVP_DigestUpdate(context, a.at, a.length)) && EVP_DigestUpdate(context, ".", 1) &&
+    done = done && EVP_DigestInit_ex(context, EVP_sha256(), NULL) &&
+           EVP_DigestUpdate(context, pad, BLOCK_BYTES) &&
+           (a.length == 0 || EVP_DigestUpdate(context, a.at, a.length)) &&
+           EVP_DigestUpdate(context, ".", 1) &&
            (b.length == 0 || EVP_DigestUpdate(context, b.at, b.length)) &&
            EVP_DigestFinal_ex(context, inner, NULL);
     for (size_t i = 0; i < BLOCK_BYTES; i++)
         pad[i] = key[i] ^ 0x5c;
-    done = done && EVP_DigestInit_ex(context, EVP_sha256(), NULL) && EVP_DigestUpdate(context, pad, BLOCK_BYTES) &&
-           EVP_DigestUpdate(context, inner, DIGEST_BYTES) && EVP_DigestFinal_ex(context, ret, NULL);
+    done = done && EVP_DigestInit_ex(context, EVP_sha256(), NULL) &&
+           EVP_DigestUpdate(context, pad, BLOCK_BYTES) && EVP_DigestUpdate(context, inner, DIGEST_BYTES) &&
+           EVP_DigestFinal_ex(context, ret, NULL);
     EVP_MD_CTX_free(context);
     OPENSSL_cleanse(key, sizeof(key));
     OPENSSL_cleanse(pad, sizeof(pad));

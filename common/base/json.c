@@ -49,7 +49,8 @@ enum outcome json_read(struct text text, json_t **ret, struct error *error)
     for (char *c = at.text; *c; c++) /* it quotes what it stumbled over, and an error is one line */
         if ((unsigned char)*c < 0x20)
             *c = ' ';
-    return error_reject(error, "json-syntax", "not JSON: line %d, column %d: %s", at.line, at.column, at.text);
+    return error_reject(error, "json-syntax", "not JSON: line %d, column %d: %s", at.line, at.column,
+                        at.text);
 }
 
 struct text json_text(const json_t *object, const char *name)

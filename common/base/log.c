@@ -159,8 +159,9 @@ static void head_text(struct line *line, enum log_level level, const char *stati
     char time[CLOCK_RFC3339_BYTES_MAX];
     clock_to_rfc3339(clock_wall_us(), time);
     time[23] = '\0'; /* milliseconds do for people */
-    buffer_print(&line->buffer, "%s %s%-5s%s %-9.64s ", time + 11, settings.colour ? level_colours[level] : "",
-                 level_names[level], settings.colour ? COLOUR_OFF : "", station);
+    buffer_print(&line->buffer, "%s %s%-5s%s %-9.64s ", time + 11,
+                 settings.colour ? level_colours[level] : "", level_names[level],
+                 settings.colour ? COLOUR_OFF : "", station);
     size_t length = line->buffer.length;
     for (;;) {
         put_word(&line->buffer, message, true);
@@ -257,8 +258,8 @@ void log_write(enum log_level level, const char *station, const char *message, c
     int64_t second = clock_monotonic_us() / 1000000;
     struct station quiet;
     while (take_held_back(second, &quiet))
-        write_line(LOG_WARN, quiet.name, "lines held back", (const struct log_field[]){LOG_INT("lines", quiet.held_back)},
-                   1);
+        write_line(LOG_WARN, quiet.name, "lines held back",
+                   (const struct log_field[]){LOG_INT("lines", quiet.held_back)}, 1);
     if (may_say(station, second))
         write_line(level, station, message, fields, field_count);
 }

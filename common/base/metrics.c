@@ -214,7 +214,8 @@ void metrics_drop(struct metrics *metrics, struct metric *metric)
 static void add_double(_Atomic double *to, double by)
 {
     double was = atomic_load_explicit(to, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(to, &was, was + by, memory_order_relaxed, memory_order_relaxed))
+    while (!atomic_compare_exchange_weak_explicit(to, &was, was + by, memory_order_relaxed,
+                                                  memory_order_relaxed))
         ;
 }
 
@@ -423,7 +424,8 @@ static int open_fd_count(void)
     return count - 1; /* the directory's own */
 }
 
-static void put_process_value(struct buffer *into, const char *name, const char *kind, const char *help, double value)
+static void put_process_value(struct buffer *into, const char *name, const char *kind, const char *help,
+                              double value)
 {
     put_head(into, name, kind, help);
     put_name(into, name, "", "");
@@ -440,12 +442,14 @@ static void put_process(struct buffer *into)
     unsigned long long start;
     long pages;
     /* fields 3 to 24 of proc(5): state is the first behind the name, which may hold anything */
-    if (after_name && sscanf(after_name + 1,
-                             " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %llu %lu %ld",
-                             &user, &system, &start, &bytes, &pages) == 5) {
+    if (after_name &&
+        sscanf(after_name + 1,
+               " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %llu %lu %ld",
+               &user, &system, &start, &bytes, &pages) == 5) {
         double ticks = (double)sysconf(_SC_CLK_TCK);
         put_process_value(into, "process_cpu_seconds_total", "counter",
-                          "Total user and system CPU time spent in seconds.", (double)(user + system) / ticks);
+                          "Total user and system CPU time spent in seconds.",
+                          (double)(user + system) / ticks);
         put_process_value(into, "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.",
                           (double)pages * (double)sysconf(_SC_PAGESIZE));
         put_process_value(into, "process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.",

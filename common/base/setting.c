@@ -8,10 +8,10 @@ struct unit {
     const char *name;
     int64_t factor;
 };
-static const struct unit duration_units[] = {
-    {"ms", 1}, {"s", 1000}, {"", 1000}, {"min", 60000}, {"h", 3600000}, {"d", 86400000}, {NULL, 0}};
-static const struct unit bytes_units[] = {
-    {"", 1}, {"k", 1 << 10}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {NULL, 0}};
+static const struct unit duration_units[] = {{"ms", 1},      {"s", 1000},     {"", 1000}, {"min", 60000},
+                                             {"h", 3600000}, {"d", 86400000}, {NULL, 0}};
+static const struct unit bytes_units[] = {{"", 1},        {"k", 1 << 10}, {"K", 1 << 10},
+                                          {"M", 1 << 20}, {"G", 1 << 30}, {NULL, 0}};
 static const struct unit rate_units[] = {{"/s", 3600}, {"/min", 60}, {"/h", 1}, {NULL, 0}};
 
 static bool is_digit(char c)
@@ -133,7 +133,8 @@ static bool parse_listen(struct text text)
     const char *colon = text.length ? memrchr(text.at, ':', text.length) : NULL;
     if (!colon || colon == text.at || !is_clean(text) || memchr(text.at, ' ', text.length))
         return false;
-    struct text host = {text.at, (size_t)(colon - text.at)}, port = {colon + 1, text.length - host.length - 1};
+    struct text host = {text.at, (size_t)(colon - text.at)},
+                port = {colon + 1, text.length - host.length - 1};
     int64_t number;
     if (port.length == 0 || !is_digit(port.at[0]) || !text_to_int64(port, &number) || number > PORT_MAX)
         return false;
@@ -189,7 +190,8 @@ static void print_amount(int64_t amount, const struct unit *units, char *into, s
 {
     const struct unit *best = NULL;
     for (const struct unit *unit = units; unit->name; unit++)
-        if (*unit->name && amount % unit->factor == 0 && amount != 0 && (!best || unit->factor > best->factor))
+        if (*unit->name && amount % unit->factor == 0 && amount != 0 &&
+            (!best || unit->factor > best->factor))
             best = unit;
     if (best)
         snprintf(into, bytes, "%" PRId64 "%s", amount / best->factor, best->name);
@@ -236,8 +238,8 @@ void setting_allowed(const struct setting *setting, char *into, size_t bytes)
         break;
     case SETTING_DURATIONS:
         print_bounds(setting, duration_units, bounds, sizeof(bounds));
-        snprintf(into, bytes, "up to %d durations with commas between (2s,4s,8s), each%s", CONFIG_DURATIONS_MAX,
-                 *bounds ? bounds : " from 0");
+        snprintf(into, bytes, "up to %d durations with commas between (2s,4s,8s), each%s",
+                 CONFIG_DURATIONS_MAX, *bounds ? bounds : " from 0");
         break;
     case SETTING_BYTES:
         print_bounds(setting, bytes_units, bounds, sizeof(bounds));
@@ -263,8 +265,8 @@ void setting_allowed(const struct setting *setting, char *into, size_t bytes)
 
 /*
  * scheme://user:MASK@host and ?password=MASK. The last @ ends the credentials, wherever it stands: a password
- * that was not percent-encoded may hold a slash, and to mask too much is the better error. For the same reason
- * what has no :// is masked as well: it may be a URL with a slip of the pen in it.
+ * that was not percent-encoded may hold a slash, and to mask too much is the better error. For the same
+ * reason what has no :// is masked as well: it may be a URL with a slip of the pen in it.
  */
 static void show_url(struct text url, struct buffer *into)
 {
@@ -307,7 +309,8 @@ void setting_show(const struct setting *setting, struct text value, struct buffe
 
 void setting_show_property(const char *key, const char *value, struct buffer *into)
 {
-    static const char *const secret[] = {"password", "secret", "key.pem", "token", "oauthbearer.config", "sasl.jaas"};
+    static const char *const secret[] = {"password",           "secret",   "key.pem", "token",
+                                         "oauthbearer.config", "sasl.jaas"};
     for (size_t i = 0; i < sizeof(secret) / sizeof(secret[0]); i++)
         if (strcasestr(key, secret[i])) {
             buffer_add_string(into, MASK);

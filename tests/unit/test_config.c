@@ -56,13 +56,13 @@ static void assert_refused(enum outcome outcome, const struct error *error, int 
         fail_msg("\"%s\" says neither \"%s\" nor \"%s\"", error->text, part, other_part);
     assert_int_equal(error_exit_code(error), exit_code);
 }
-#define REFUSED(exit_code, part, other_part, ...)                                                  \
-    do {                                                                                           \
-        struct config *none = NULL;                                                                \
-        struct error why = {0};                                                                    \
-        enum outcome got = READ(&none, &why, __VA_ARGS__);                                       \
-        assert_refused(got, &why, (exit_code), (part), (other_part));                              \
-        assert_null(none);                                                                         \
+#define REFUSED(exit_code, part, other_part, ...)                                                            \
+    do {                                                                                                     \
+        struct config *none = NULL;                                                                          \
+        struct error why = {0};                                                                              \
+        enum outcome got = READ(&none, &why, __VA_ARGS__);                                                   \
+        assert_refused(got, &why, (exit_code), (part), (other_part));                                        \
+        assert_null(none);                                                                                   \
     } while (0)
 
 static struct config *read_well(enum outcome outcome, struct config *config, const struct error *error)
@@ -71,11 +71,11 @@ static struct config *read_well(enum outcome outcome, struct config *config, con
         fail_msg("%s", error->text);
     return config;
 }
-#define READ_WELL(config, ...)                                                                     \
-    do {                                                                                           \
-        struct error why = {0};                                                                    \
-        enum outcome got = READ(&(config), &why, __VA_ARGS__);                                   \
-        (config) = read_well(got, (config), &why);                                                 \
+#define READ_WELL(config, ...)                                                                               \
+    do {                                                                                                     \
+        struct error why = {0};                                                                              \
+        enum outcome got = READ(&(config), &why, __VA_ARGS__);                                               \
+        (config) = read_well(got, (config), &why);                                                           \
     } while (0)
 
 /* A file that goes with the test; path is valid until the next. */
@@ -172,7 +172,8 @@ static void flag_has_all_its_forms(void **state)
 {
     (void)state;
     struct config *config = NULL;
-    READ_WELL(config, "--email-concurrency=9", "--access-log", "--drain-timeout", "250ms", "word", "--", "--help", "-x");
+    READ_WELL(config, "--email-concurrency=9", "--access-log", "--drain-timeout", "250ms", "word", "--",
+              "--help", "-x");
     assert_int_equal(config_int(config, "EMAIL_CONCURRENCY"), 9);
     assert_int_equal(config_ms(config, "DRAIN_TIMEOUT"), 250);
     assert_true(config_bool(config, "ACCESS_LOG"));
@@ -220,7 +221,8 @@ static void flag_without_its_value_is_usage(void **state)
 static void bad_value_is_named_with_what_is_allowed(void **state)
 {
     (void)state;
-    REFUSED(EXIT_CONFIG, "EMAIL_CONCURRENCY (flag): \"0\"", "a whole number from 1 to 1000", "--email-concurrency=0");
+    REFUSED(EXIT_CONFIG, "EMAIL_CONCURRENCY (flag): \"0\"", "a whole number from 1 to 1000",
+            "--email-concurrency=0");
     REFUSED(EXIT_CONFIG, "\"10 s\"", "a duration (250ms, 10s, 15min, 24h, 14d) from 100ms to 10min",
             "--drain-timeout", "10 s");
     REFUSED(EXIT_CONFIG, "EMAIL_AMBIGUOUS", "one of resend|park", "--email-ambiguous=resent");
@@ -233,7 +235,8 @@ static void bad_value_is_named_with_what_is_allowed(void **state)
     setenv("EMAIL_CONCURRENCY", "many", 1);
     REFUSED(EXIT_CONFIG, "EMAIL_CONCURRENCY (environment): \"many\"", "a whole number", "--");
     /* also where a flag would win over it */
-    REFUSED(EXIT_CONFIG, "EMAIL_CONCURRENCY (environment): \"many\"", "a whole number", "--email-concurrency=3");
+    REFUSED(EXIT_CONFIG, "EMAIL_CONCURRENCY (environment): \"many\"", "a whole number",
+            "--email-concurrency=3");
 }
 
 static void values_of_each_kind_are_read(void **state)
@@ -243,9 +246,12 @@ static void values_of_each_kind_are_read(void **state)
         const char *flag, *name;
         int64_t number;
     } cases[] = {
-        {"--email-rate=0", "EMAIL_RATE", 0},           {"--email-rate=5/s", "EMAIL_RATE", 18000},
-        {"--email-rate=7/h", "EMAIL_RATE", 7},         {"--queue-bytes=1M", "QUEUE_BYTES", 1048576},
-        {"--queue-bytes=2G", "QUEUE_BYTES", 1LL << 31}, {"--queue-bytes=12", "QUEUE_BYTES", 12},
+        {"--email-rate=0", "EMAIL_RATE", 0},
+        {"--email-rate=5/s", "EMAIL_RATE", 18000},
+        {"--email-rate=7/h", "EMAIL_RATE", 7},
+        {"--queue-bytes=1M", "QUEUE_BYTES", 1048576},
+        {"--queue-bytes=2G", "QUEUE_BYTES", 1LL << 31},
+        {"--queue-bytes=12", "QUEUE_BYTES", 12},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct config *config = NULL;
@@ -257,7 +263,7 @@ static void values_of_each_kind_are_read(void **state)
         const char *flag;
         int64_t ms;
     } times[] = {
-        {"--drain-timeout=100ms", 100}, {"--drain-timeout=7", 7000},     {"--drain-timeout=1.5s", 1500},
+        {"--drain-timeout=100ms", 100},   {"--drain-timeout=7", 7000},      {"--drain-timeout=1.5s", 1500},
         {"--drain-timeout=2min", 120000}, {"--drain-timeout=0.1h", 360000},
     };
     for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
@@ -266,7 +272,8 @@ static void values_of_each_kind_are_read(void **state)
         assert_int_equal(config_ms(config, "DRAIN_TIMEOUT"), times[i].ms);
         config_destroy(config);
     }
-    static const char *const listens[] = {"--http-listen=[::1]:8080", "--http-listen=localhost:0", "--http-listen=0.0.0.0:65535"};
+    static const char *const listens[] = {"--http-listen=[::1]:8080", "--http-listen=localhost:0",
+                                          "--http-listen=0.0.0.0:65535"};
     for (size_t i = 0; i < sizeof(listens) / sizeof(listens[0]); i++) {
         struct config *config = NULL;
         READ_WELL(config, listens[i]);
@@ -274,10 +281,21 @@ static void values_of_each_kind_are_read(void **state)
         config_destroy(config);
     }
     static const char *const bad[] = {
-        "--http-listen=::1:80",      "--http-listen=h:65536",      "--http-listen=h:-1", "--http-listen=h:",
-        "--drain-timeout=-1s",       "--drain-timeout=1.0001s",    "--drain-timeout=11min", "--drain-timeout=",
-        "--drain-timeout=99999999999999999999d", "--queue-bytes=9999999999999999999G", "--email-rate=1/d",
-        "--email-concurrency=0x10",  "--email-concurrency=",       "--database-url=sqlite:", "--retry-delays=1s,",
+        "--http-listen=::1:80",
+        "--http-listen=h:65536",
+        "--http-listen=h:-1",
+        "--http-listen=h:",
+        "--drain-timeout=-1s",
+        "--drain-timeout=1.0001s",
+        "--drain-timeout=11min",
+        "--drain-timeout=",
+        "--drain-timeout=99999999999999999999d",
+        "--queue-bytes=9999999999999999999G",
+        "--email-rate=1/d",
+        "--email-concurrency=0x10",
+        "--email-concurrency=",
+        "--database-url=sqlite:",
+        "--retry-delays=1s,",
         "--retry-delays=1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
@@ -313,7 +331,8 @@ static void unknown_line_of_a_file_is_named_with_its_place(void **state)
 {
     (void)state;
     const char *path = file_of("email.concurrency = 3\ndrain.timeuot = 3s\n");
-    REFUSED(EXIT_CONFIG, ":2: unknown setting \"drain.timeuot\"", "did you mean drain.timeout?", "--config", path);
+    REFUSED(EXIT_CONFIG, ":2: unknown setting \"drain.timeuot\"", "did you mean drain.timeout?", "--config",
+            path);
     unlink(path);
     path = file_of("\nEMAIL_CONCURRENCY = 3\n");
     REFUSED(EXIT_CONFIG, ":2: unknown setting", "EMAIL_CONCURRENCY", "--config", path);
@@ -376,7 +395,8 @@ static void secret_is_read_from_its_file_and_never_shown(void **state)
     assert_null(strstr(shown.at, "hunter"));
     assert_non_null(strstr(shown.at, "WEBHOOK_SECRET=****"));
     assert_non_null(strstr(shown.at, path));
-    assert_non_null(strstr(shown.at, "DATABASE_URL=postgresql://weir:****@db:5432/x?sslmode=off&password=****&a=b"));
+    assert_non_null(
+        strstr(shown.at, "DATABASE_URL=postgresql://weir:****@db:5432/x?sslmode=off&password=****&a=b"));
     buffer_free(&shown);
     config_destroy(config);
 
@@ -396,8 +416,9 @@ static void bad_secret_is_not_told_in_the_error(void **state)
     (void)state;
     struct config *config = NULL;
     struct error error = {0};
-    static const char *const flags[] = {"--database-url=mysql://weir:hunter2@db/x", "--database-url=weir:hunter2@db",
-                                        "--webhook-secret=hunter2\n", "-Xhunter2"};
+    static const char *const flags[] = {"--database-url=mysql://weir:hunter2@db/x",
+                                        "--database-url=weir:hunter2@db", "--webhook-secret=hunter2\n",
+                                        "-Xhunter2"};
     for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
         assert_int_equal(READ(&config, &error, flags[i]), REJECT);
         assert_int_equal(error.exit_code, EXIT_CONFIG);
@@ -411,8 +432,9 @@ static void properties_come_in_order_with_the_variable_first(void **state)
     setenv("KAFKA_PROPERTIES", "linger.ms=1; sasl.password=hunter2;", 1);
     struct config *config = NULL;
     READ_WELL(config, "-X", "linger.ms=5", "--kafka", "a=b=c", "-Xd=", "--kafka=e=f");
-    static const char *const expected[][2] = {
-        {"linger.ms", "1"}, {"sasl.password", "hunter2"}, {"linger.ms", "5"}, {"a", "b=c"}, {"d", ""}, {"e", "f"}};
+    static const char *const expected[][2] = {{"linger.ms", "1"}, {"sasl.password", "hunter2"},
+                                              {"linger.ms", "5"}, {"a", "b=c"},
+                                              {"d", ""},          {"e", "f"}};
     assert_int_equal(config_property_count(config), 6);
     for (size_t i = 0; i < 6; i++) {
         const char *key, *value;
@@ -455,7 +477,9 @@ static void help_names_every_flag_once_with_its_default(void **state)
     struct buffer help = buffer_of(1 << 16);
     config_help(tables, TABLES, &help);
     buffer_add_char(&help, '\0');
-    assert_non_null(strstr(help.at, "  --kafka-bootstrap-servers TEXT\n      Brokers to start from. Default: localhost:9092.\n"));
+    assert_non_null(
+        strstr(help.at,
+               "  --kafka-bootstrap-servers TEXT\n      Brokers to start from. Default: localhost:9092.\n"));
     assert_non_null(strstr(help.at, "  --[no-]access-log\n"));
     assert_non_null(strstr(help.at, "Default: 127.0.0.1:8082."));
     assert_null(strstr(help.at, "Default: 127.0.0.1:8080."));

@@ -42,8 +42,14 @@ static void base64_gives_the_values_of_rfc_4648(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"", ""},         {"f", "Zg=="},         {"fo", "Zm8="},         {"foo", "Zm9v"},
-        {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}, {"\xff\xfe\xfd", "//79"},
+        {"", ""},
+        {"f", "Zg=="},
+        {"fo", "Zm8="},
+        {"foo", "Zm9v"},
+        {"foob", "Zm9vYg=="},
+        {"fooba", "Zm9vYmE="},
+        {"foobar", "Zm9vYmFy"},
+        {"\xff\xfe\xfd", "//79"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct buffer into = buffer_of(64);
@@ -76,12 +82,13 @@ static void hex_is_read_back_in_either_case_and_exactly(void **state)
 
 /* Of Python's hmac.new(b"whsec_test", b'1795264496.{"type":"payment.captured"}', "sha256"). */
 #define GOLDEN "0d1affbf889414d9e6a7ccc4edd66b19e61261ce09e181b74aa57d477da6dd25"
-#define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
+#define ZEROS  "0000000000000000000000000000000000000000000000000000000000000000"
 enum { SIGNED_AT_S = 1795264496 };
 
 static bool valid(const char *header, int64_t now_s)
 {
-    return digest_signature_valid(TEXT("whsec_test"), text_of(header), TEXT("{\"type\":\"payment.captured\"}"), now_s);
+    return digest_signature_valid(TEXT("whsec_test"), text_of(header),
+                                  TEXT("{\"type\":\"payment.captured\"}"), now_s);
 }
 
 static void signature_made_elsewhere_is_taken(void **state)
@@ -94,9 +101,10 @@ static void signature_made_elsewhere_is_taken(void **state)
     assert_true(valid("t=1795264496,v1=" ZEROS ",v1=" GOLDEN, SIGNED_AT_S));
     uint8_t key[100];
     memset(key, 'k', sizeof(key));
-    assert_true(digest_signature_valid((struct text){(const char *)key, sizeof(key)},
-                                       TEXT("t=1795264496,v1=5c14150982757c3b50545df999d67f6c265b8bf4e83266815d5b8f7c11301510"),
-                                       (struct text){NULL, 0}, SIGNED_AT_S));
+    assert_true(digest_signature_valid(
+        (struct text){(const char *)key, sizeof(key)},
+        TEXT("t=1795264496,v1=5c14150982757c3b50545df999d67f6c265b8bf4e83266815d5b8f7c11301510"),
+        (struct text){NULL, 0}, SIGNED_AT_S));
 }
 
 static void signature_is_refused_once_it_is_too_old_or_too_new(void **state)

@@ -85,8 +85,10 @@ static void armed_point_can_abort_or_fail_once(void **state)
 static void slip_of_the_pen_is_no_silent_pass(void **state)
 {
     (void)state;
-    static const char *const cases[] = {"relay_after_acc",       "relay_after_ack:0",   "relay_after_ack:-1",
-                                        "relay_after_ack:1:die", "relay_after_ack:1:exit:2", ":1", "relay_after_ack:x"};
+    static const char *const cases[] = {"relay_after_acc",          "relay_after_ack:0",
+                                        "relay_after_ack:-1",       "relay_after_ack:1:die",
+                                        "relay_after_ack:1:exit:2", ":1",
+                                        "relay_after_ack:x"};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         assert_exited(run(cases[i], FAULT_relay_after_ack, 1), EXIT_CONFIG);
 }

@@ -183,7 +183,8 @@ static void doubles_read_back_the_same_in_the_fewest_digits(void **state)
         double value;
         const char *text;
     } cases[] = {
-        {0.1, "0.1"}, {1e21, "1e+21"}, {-2.5, "-2.5"}, {3, "3"}, {NAN, "null"}, {INFINITY, "null"}, {-INFINITY, "null"},
+        {0.1, "0.1"},  {1e21, "1e+21"},    {-2.5, "-2.5"},      {3, "3"},
+        {NAN, "null"}, {INFINITY, "null"}, {-INFINITY, "null"},
     };
     struct buffer into = buffer_of(4096);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -75,15 +75,15 @@ static void line_is_one_json_object_with_its_members_in_order(void **state)
     (void)state;
     log_open("order", LOG_INFO, "json");
     catch_begin();
-    log_info("relay", "caught \"up\"\n", LOG_INT("rows", -7), LOG_TEXT("key", TEXT("a\0b")), LOG_STRING("reason", "x"),
-             LOG_STRING("absent", NULL), LOG_TEXT("empty", TEXT("")), LOG_TEXT("none", ((struct text){NULL, 0})),
-             LOG_STRING("blank", ""));
+    log_info("relay", "caught \"up\"\n", LOG_INT("rows", -7), LOG_TEXT("key", TEXT("a\0b")),
+             LOG_STRING("reason", "x"), LOG_STRING("absent", NULL), LOG_TEXT("empty", TEXT("")),
+             LOG_TEXT("none", ((struct text){NULL, 0})), LOG_STRING("blank", ""));
     char *log = catch_end();
-    assert_string_equal(log,
-                        "{\"timestamp\":\"1970-01-01T12:00:00.123456Z\",\"level\":\"info\","
-                        "\"message\":\"caught \\\"up\\\"\\n\",\"service.name\":\"order\",\"station\":\"relay\","
-                        "\"rows\":-7,\"key\":\"a\\u0000b\",\"reason\":\"x\",\"absent\":null,\"empty\":\"\","
-                        "\"none\":\"\",\"blank\":\"\"}\n");
+    assert_string_equal(
+        log, "{\"timestamp\":\"1970-01-01T12:00:00.123456Z\",\"level\":\"info\","
+             "\"message\":\"caught \\\"up\\\"\\n\",\"service.name\":\"order\",\"station\":\"relay\","
+             "\"rows\":-7,\"key\":\"a\\u0000b\",\"reason\":\"x\",\"absent\":null,\"empty\":\"\","
+             "\"none\":\"\",\"blank\":\"\"}\n");
     json_decref(line_of(&log));
 }
 
@@ -92,13 +92,14 @@ static void text_line_is_for_people_and_stays_one_line(void **state)
     (void)state;
     log_open("order", LOG_DEBUG, "text");
     catch_begin();
-    log_warn("dlq", "parked a record", LOG_INT("n", 3), LOG_STRING("class", "REJECT"), LOG_STRING("why", "a b=\"c\"\n"),
-             LOG_STRING("absent", NULL), LOG_TEXT("empty", TEXT("")));
+    log_warn("dlq", "parked a record", LOG_INT("n", 3), LOG_STRING("class", "REJECT"),
+             LOG_STRING("why", "a b=\"c\"\n"), LOG_STRING("absent", NULL), LOG_TEXT("empty", TEXT("")));
     log_debug("dispatch", "bad\n\033[31mmessage", LOG_STRING("bytes", "\xff\x1b"));
     char *log = catch_end();
-    assert_string_equal(log, "12:00:00.123 warn  dlq       parked a record n=3 class=REJECT why=\"a b=\\\"c\\\"\\n\" "
-                             "absent=null empty=\"\"\n"
-                             "12:00:00.123 debug dispatch  \"bad\\n\\u001b[31mmessage\" bytes=\"\xef\xbf\xbd\\u001b\"\n");
+    assert_string_equal(
+        log, "12:00:00.123 warn  dlq       parked a record n=3 class=REJECT why=\"a b=\\\"c\\\"\\n\" "
+             "absent=null empty=\"\"\n"
+             "12:00:00.123 debug dispatch  \"bad\\n\\u001b[31mmessage\" bytes=\"\xef\xbf\xbd\\u001b\"\n");
 }
 
 static void levels_below_the_one_that_is_set_are_silent(void **state)
@@ -180,7 +181,11 @@ static void flood_of_one_station_is_counted_and_said_and_others_are_heard(void *
     char *log = catch_end();
     assert_int_equal(lines_with(log, "\"again\""), LOG_LINES_PER_SECOND_MAX + 1);
     assert_int_equal(lines_with(log, "\"heard\""), 1);
-    assert_int_equal(lines_with(log, "\"message\":\"lines held back\",\"service.name\":\"order\",\"station\":\"flood\",\"lines\":50}"), 1);
+    assert_int_equal(
+        lines_with(
+            log,
+            "\"message\":\"lines held back\",\"service.name\":\"order\",\"station\":\"flood\",\"lines\":50}"),
+        1);
     assert_int_equal(lines_with(log, "lines held back"), 1);
 }
 

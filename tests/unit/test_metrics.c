@@ -12,8 +12,10 @@
 #include <stdlib.h>
 
 static const double bounds[] = {0.1, 1, 10, 0};
-static const struct metric_family events = {"weir_events_total", METRIC_COUNTER, "topic,outcome", "Events handled.", NULL};
-static const struct metric_family rows = {"weir_outbox_rows", METRIC_GAUGE, "", "Rows, a \\ and\na line.", NULL};
+static const struct metric_family events = {"weir_events_total", METRIC_COUNTER, "topic,outcome",
+                                            "Events handled.", NULL};
+static const struct metric_family rows = {"weir_outbox_rows", METRIC_GAUGE, "", "Rows, a \\ and\na line.",
+                                          NULL};
 static const struct metric_family handle = {"weir_handle_seconds", METRIC_HISTOGRAM, "peer", "Time.", bounds};
 
 static char *page_of(struct metrics *metrics, struct buffer *into)
@@ -42,9 +44,11 @@ static void series_are_there_from_the_start_at_zero(void **state)
     char *page = page_of(metrics, &into);
     assert_says(page, "# HELP weir_events_total Events handled.\n# TYPE weir_events_total counter\n"
                       "weir_events_total{topic=\"orders\",outcome=\"ok\"} 0\n");
-    assert_says(page, "# HELP weir_outbox_rows Rows, a \\\\ and\\na line.\n# TYPE weir_outbox_rows gauge\nweir_outbox_rows 0\n");
-    assert_says(page, "weir_handle_seconds_bucket{peer=\"smtp\",le=\"+Inf\"} 0\n"
-                      "weir_handle_seconds_sum{peer=\"smtp\"} 0\nweir_handle_seconds_count{peer=\"smtp\"} 0\n");
+    assert_says(page, "# HELP weir_outbox_rows Rows, a \\\\ and\\na line.\n# TYPE weir_outbox_rows "
+                      "gauge\nweir_outbox_rows 0\n");
+    assert_says(page,
+                "weir_handle_seconds_bucket{peer=\"smtp\",le=\"+Inf\"} 0\n"
+                "weir_handle_seconds_sum{peer=\"smtp\"} 0\nweir_handle_seconds_count{peer=\"smtp\"} 0\n");
     buffer_free(&into);
     metrics_destroy(metrics);
 }
@@ -66,7 +70,8 @@ static void values_are_added_and_set(void **state)
     (void)state;
     struct metrics *metrics = metrics_new();
     struct buffer into = buffer_of(1 << 20);
-    struct metric *counter = metrics_get(metrics, &events, "a", "b", NULL), *gauge = metrics_get(metrics, &rows, NULL);
+    struct metric *counter = metrics_get(metrics, &events, "a", "b", NULL),
+                  *gauge = metrics_get(metrics, &rows, NULL);
     metric_add(counter, 2);
     metric_add(counter, INT64_C(1) << 53);
     metric_set(gauge, 1.5);
@@ -221,9 +226,12 @@ static void no_count_of_any_thread_is_lost(void **state)
 static void process_metrics_are_at_the_end(void **state)
 {
     (void)state;
-    static const char *const names[] = {
-        "process_cpu_seconds_total", "process_resident_memory_bytes", "process_virtual_memory_bytes",
-        "process_start_time_seconds", "process_open_fds", "process_max_fds"};
+    static const char *const names[] = {"process_cpu_seconds_total",
+                                        "process_resident_memory_bytes",
+                                        "process_virtual_memory_bytes",
+                                        "process_start_time_seconds",
+                                        "process_open_fds",
+                                        "process_max_fds"};
     struct metrics *metrics = metrics_new();
     struct buffer into = buffer_of(1 << 20);
     char *page = page_of(metrics, &into);

@@ -14,7 +14,8 @@
 
 /*
  * Each test is a child process: what is tested ends it. Child and test tell each other by a pipe how far they
- * are, so that nobody waits for a time. The long time-out stands for never: a test that hangs is ended by ctest.
+ * are, so that nobody waits for a time. The long time-out stands for never: a test that hangs is ended by
+ * ctest.
  */
 enum { NEVER_MS = 3600 * 1000 };
 
@@ -85,8 +86,8 @@ static void drain_well(void)
     stop_wait();
     bool readable = poll(&fd, 1, 0) == 1 && poll(&fd, 1, 0) == 1;
     stop_wait(); /* returns again */
-    bool right = !before && quiet && readable && stop_asked() && whole == NEVER_MS && stop_drain_left_ms() <= NEVER_MS &&
-                 stop_drain_left_ms() > 0 && stop_exit_code() == 0;
+    bool right = !before && quiet && readable && stop_asked() && whole == NEVER_MS &&
+                 stop_drain_left_ms() <= NEVER_MS && stop_drain_left_ms() > 0 && stop_exit_code() == 0;
     _exit(right ? 42 : 1);
 }
 

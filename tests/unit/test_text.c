@@ -43,9 +43,22 @@ static void decimal_numbers_are_read_up_to_both_ends(void **state)
     static const struct {
         const char *text;
         int64_t value;
-    } good[] = {{"0", 0}, {"-0", 0}, {"007", 7}, {"9223372036854775807", INT64_MAX}, {"-9223372036854775808", INT64_MIN}};
-    static const char *const bad[] = {"", "-", "+1", " 1", "1 ", "1.0", "0x1", "9223372036854775808",
-                                      "-9223372036854775809", "99999999999999999999", "--1"};
+    } good[] = {{"0", 0},
+                {"-0", 0},
+                {"007", 7},
+                {"9223372036854775807", INT64_MAX},
+                {"-9223372036854775808", INT64_MIN}};
+    static const char *const bad[] = {"",
+                                      "-",
+                                      "+1",
+                                      " 1",
+                                      "1 ",
+                                      "1.0",
+                                      "0x1",
+                                      "9223372036854775808",
+                                      "-9223372036854775809",
+                                      "99999999999999999999",
+                                      "--1"};
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         int64_t value = 42;
         assert_true(text_to_int64(text_of(good[i].text), &value));
@@ -75,8 +88,9 @@ static void utf8_is_what_unicode_says(void **state)
 {
     (void)state;
     for (uint32_t point = 0; point <= 0x110000; point++) {
-        unsigned char four[4] = {(unsigned char)(0xf0 | point >> 18), (unsigned char)(0x80 | (point >> 12 & 63)),
-                                 (unsigned char)(0x80 | (point >> 6 & 63)), (unsigned char)(0x80 | (point & 63))};
+        unsigned char four[4] = {
+            (unsigned char)(0xf0 | point >> 18), (unsigned char)(0x80 | (point >> 12 & 63)),
+            (unsigned char)(0x80 | (point >> 6 & 63)), (unsigned char)(0x80 | (point & 63))};
         unsigned char three[3] = {(unsigned char)(0xe0 | (point >> 12 & 15)), four[2], four[3]};
         unsigned char two[2] = {(unsigned char)(0xc0 | (point >> 6 & 31)), four[3]};
         bool surrogate = point >= 0xd800 && point <= 0xdfff;
@@ -88,7 +102,8 @@ static void utf8_is_what_unicode_says(void **state)
             fail_msg("U+%X in two bytes", point);
     }
     assert_true(text_is_utf8(nothing));
-    static const char *const cut[] = {"\xc3", "\xe2\x82", "\xf0\x9f\x8d", "\x80", "a\xff", "\xfe", "\xc3(", "\xe2\x82("};
+    static const char *const cut[] = {"\xc3",  "\xe2\x82", "\xf0\x9f\x8d", "\x80",
+                                      "a\xff", "\xfe",     "\xc3(",        "\xe2\x82("};
     for (size_t i = 0; i < sizeof(cut) / sizeof(cut[0]); i++)
         assert_false(text_is_utf8(text_of(cut[i])));
 }
