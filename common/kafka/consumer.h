@@ -3,8 +3,8 @@
  *
  * The poll thread fetches into a bounded queue; the loop takes from it, handles, and says what is done. Offsets are
  * committed by hand, asynchronously, by the poll thread, never above the contiguous watermark
- * (offsets.h) and never for a partition that was taken away. Full queue, pauses and holds are pauses of
- * partitions: membership is kept, polling goes on.
+ * (offsets.h) and never for a partition that was taken away. A full queue and a pause leave records where librdkafka
+ * has fetched them; a hold rewinds one partition. Membership is kept all the while, polling goes on.
  */
 #ifndef KAFKA_CONSUMER_H
 #define KAFKA_CONSUMER_H
@@ -55,10 +55,11 @@ MUST_CHECK enum outcome record_headers(const struct record *record, struct arena
 bool consumer_owns(struct consumer *consumer, const struct record *record);
 /* Its effect is durable: its offset may be committed. Releases it. */
 void consumer_done(struct consumer *consumer, struct record *records, size_t count);
-/* Releases without being done: it will be delivered again (to somebody). */
+/* Releases without being done: it will be delivered again (to somebody). While the partition is still this
+ * member's, that is a hold without a delay. */
 void consumer_drop(struct consumer *consumer, struct record *records, size_t count);
-/* Holds the record's partition: this record and all after it are delivered again, from it on, in delay_ms.
- * Records of the partition in hand or queued become stale (consumer_owns() false). The record is released. */
+/* Holds the record's partition: this record and all after it are delivered again, in order, in delay_ms; from an earlier
+ * one on where an earlier one is still in hand (what is done above it comes again too). Records of the partition in hand or queued become stale (consumer_owns() false). The record is released. */
 void consumer_hold(struct consumer *consumer, struct record *record, int64_t delay_ms);
 
 /* ---- any thread */

@@ -123,6 +123,11 @@ size_t offsets_open(const struct offsets *offsets)
     return offsets->count;
 }
 
+int64_t offsets_lowest(const struct offsets *offsets)
+{
+    return offsets->count ? *entry(offsets, 0) : -1; /* the first is never done: it would be below the watermark */
+}
+
 void offsets_forget_from(struct offsets *offsets, int64_t offset)
 {
     offsets->count = search(offsets, offset);

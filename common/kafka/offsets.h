@@ -26,6 +26,8 @@ void offsets_done(struct offsets *offsets, int64_t offset);
 /* The offset to commit, -1 before the first. Never goes back. */
 int64_t offsets_watermark(const struct offsets *offsets);
 size_t offsets_open(const struct offsets *offsets);
+/* The lowest that is open, -1 for none: where a rewind must begin. */
+int64_t offsets_lowest(const struct offsets *offsets);
 /* Rewinds: forgets everything open at and above offset. */
 void offsets_forget_from(struct offsets *offsets, int64_t offset);
 
