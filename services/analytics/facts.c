@@ -1,0 +1,375 @@
+/* facts: from events to sums. */
+#include "analytics/analytics.h"
+
+#include "items.h"
+
+#define TABLE(variable, table, columns_, keys, ...) \
+    const struct rows_table variable = {            \
+        .name = (table),                            \
+        .columns = (columns_),                      \
+        .column_count = sizeof(columns_) / sizeof((columns_)[0]), \
+        .key_count = (keys),                        \
+        __VA_ARGS__}
+
+static const struct rows_column fact_columns[] = {
+    ROWS_COLUMN(fact_row, order_id, ROWS_TEXT),    ROWS_COLUMN(fact_row, placed_at, ROWS_INT),
+    ROWS_COLUMN(fact_row, reserved_at, ROWS_INT),  ROWS_COLUMN(fact_row, captured_at, ROWS_INT),
+    ROWS_COLUMN(fact_row, confirmed_at, ROWS_INT), ROWS_COLUMN(fact_row, final, ROWS_INT),
+    ROWS_COLUMN(fact_row, currency, ROWS_TEXT),    ROWS_COLUMN(fact_row, items, ROWS_BYTES),
+};
+TABLE(facts_table, "facts", fact_columns, 1, .row_bytes = sizeof(struct fact_row));
+
+static const struct rows_column payment_columns[] = {
+    ROWS_COLUMN(payment_row, order_id, ROWS_TEXT),
+    ROWS_COLUMN(payment_row, payment_id, ROWS_TEXT),
+    ROWS_COLUMN(payment_row, captured, ROWS_INT),
+    ROWS_COLUMN(payment_row, refunded, ROWS_INT),
+};
+TABLE(payments_table, "payments", payment_columns, 2, .row_bytes = sizeof(struct payment_row));
+
+static const struct rows_column day_columns[] = {
+    ROWS_COLUMN(day_row, day, ROWS_INT),         ROWS_COLUMN(day_row, placed, ROWS_INT),
+    ROWS_COLUMN(day_row, reserved, ROWS_INT),    ROWS_COLUMN(day_row, captured, ROWS_INT),
+    ROWS_COLUMN(day_row, confirmed, ROWS_INT),   ROWS_COLUMN(day_row, rejected, ROWS_INT),
+    ROWS_COLUMN(day_row, cancelled, ROWS_INT),   ROWS_COLUMN(day_row, customers, ROWS_INT),
+    ROWS_COLUMN(day_row, emails_sent, ROWS_INT), ROWS_COLUMN(day_row, emails_failed, ROWS_INT),
+};
+TABLE(days_table, "days", day_columns, 1, .row_bytes = sizeof(struct day_row));
+
+static const struct rows_column money_columns[] = {
+    ROWS_COLUMN(money_row, day, ROWS_INT),
+    ROWS_COLUMN(money_row, currency, ROWS_TEXT),
+    ROWS_COLUMN(money_row, captured_minor, ROWS_INT),
+    ROWS_COLUMN(money_row, refunded_minor, ROWS_INT),
+};
+TABLE(money_table, "money", money_columns, 2, .row_bytes = sizeof(struct money_row));
+
+static const struct rows_column customer_columns[] = {
+    ROWS_COLUMN(customer_row, day, ROWS_INT),
+    ROWS_COLUMN(customer_row, customer_id, ROWS_TEXT),
+    ROWS_COLUMN(customer_row, orders, ROWS_INT),
+};
+TABLE(customers_table, "customers", customer_columns, 2, .row_bytes = sizeof(struct customer_row));
+
+static const struct rows_column sale_columns[] = {
+    ROWS_COLUMN(sale_row, day, ROWS_INT),       ROWS_COLUMN(sale_row, sku, ROWS_TEXT),
+    ROWS_COLUMN(sale_row, currency, ROWS_TEXT), ROWS_COLUMN(sale_row, units, ROWS_INT),
+    ROWS_COLUMN(sale_row, revenue_minor, ROWS_INT),
+};
+TABLE(sales_table, "sales", sale_columns, 3, .row_bytes = sizeof(struct sale_row), .indexes = {"day, units"});
+
+static const struct rows_column duration_columns[] = {
+    ROWS_COLUMN(duration_row, step, ROWS_INT),
+    ROWS_COLUMN(duration_row, bucket, ROWS_INT),
+    ROWS_COLUMN(duration_row, count, ROWS_INT),
+    ROWS_COLUMN(duration_row, total_us, ROWS_INT),
+};
+TABLE(durations_table, "durations", duration_columns, 2, .row_bytes = sizeof(struct duration_row));
+
+/* ---- windows */
+
+/* From 1970 to 9999, so that a senseless time makes no senseless window; never 0, which is "not known". */
+static int64_t sane_time(int64_t us)
+{
+    const int64_t last_us = INT64_C(253402300799999999);
+    return us < 1 ? 1 : us > last_us ? last_us : us;
+}
+
+/* Sums only ever get what is not negative, so that stopping at the top gives the same in any order. */
+static void add_up(int64_t *sum, int64_t by)
+{
+    if (__builtin_add_overflow(*sum, by, sum))
+        *sum = INT64_MAX;
+}
+
+static void *row_of(struct work *work, const struct rows_table *table, const void *key)
+{
+    void *row = rows_get(work, table, key);
+    return row ? row : rows_add(work, table, key);
+}
+
+static struct fact_row *fact_of(struct work *work, struct text order_id)
+{
+    return row_of(work, &facts_table, &(struct fact_row){.order_id = order_id});
+}
+
+/* The window of a time, and the one of all. */
+#define EACH_WINDOW(day, at)                                                            \
+    for (int64_t windows_[] = {DAY_ALL, (at) / DAY_US}, i_ = 0, day = windows_[0]; i_ < 2; \
+         day = ++i_ < 2 ? windows_[i_] : 0)
+
+static void count(struct work *work, int64_t at, size_t member)
+{
+    EACH_WINDOW (day, at) {
+        char *row = row_of(work, &days_table, &(struct day_row){.day = day});
+        add_up((int64_t *)(void *)(row + member), 1);
+    }
+}
+#define COUNT(work, at, member) count((work), (at), offsetof(struct day_row, member))
+
+static bool currency_valid(struct text currency)
+{
+    for (size_t i = 0; i < currency.length; i++)
+        if (currency.at[i] < 'A' || currency.at[i] > 'Z')
+            return false;
+    return currency.length == 3;
+}
+
+static void count_money(struct work *work, int64_t at, struct text currency, int64_t captured, int64_t refunded)
+{
+    if (!currency_valid(currency) || captured < 0 || refunded < 0) /* no money, whatever it was */
+        return;
+    EACH_WINDOW (day, at) {
+        struct money_row *row = row_of(work, &money_table, &(struct money_row){.day = day, .currency = currency});
+        add_up(&row->captured_minor, captured);
+        add_up(&row->refunded_minor, refunded);
+    }
+}
+
+static void count_customer(struct work *work, int64_t at, struct text customer_id)
+{
+    EACH_WINDOW (day, at) {
+        const struct customer_row key = {.day = day, .customer_id = customer_id};
+        struct customer_row *row = row_of(work, &customers_table, &key);
+        if (row->orders++ == 0) {
+            struct day_row *sums = row_of(work, &days_table, &(struct day_row){.day = day});
+            sums->customers++;
+        }
+    }
+}
+
+/* ---- times between steps */
+
+enum { BUCKETS_A_DOUBLING = 8 };
+
+int64_t duration_bucket(int64_t us)
+{
+    if (us < BUCKETS_A_DOUBLING)
+        return us < 0 ? 0 : us;
+    int doubling = 63 - __builtin_clzll((unsigned long long)us); /* from 3 on */
+    return (doubling - 2) * BUCKETS_A_DOUBLING + ((us >> (doubling - 3)) & (BUCKETS_A_DOUBLING - 1));
+}
+
+int64_t duration_bucket_middle_us(int64_t bucket)
+{
+    if (bucket < BUCKETS_A_DOUBLING)
+        return bucket;
+    int64_t doubling = bucket / BUCKETS_A_DOUBLING + 2, width = INT64_C(1) << (doubling - 3);
+    return (BUCKETS_A_DOUBLING + bucket % BUCKETS_A_DOUBLING) * width + width / 2;
+}
+
+static void count_duration(struct work *work, enum step step, int64_t from, int64_t to)
+{
+    if (!from || !to)
+        return;
+    int64_t us = to > from ? to - from : 0; /* clocks of two machines */
+    const struct duration_row key = {.step = step, .bucket = duration_bucket(us)};
+    struct duration_row *row = row_of(work, &durations_table, &key);
+    row->count++;
+    add_up(&row->total_us, us);
+}
+
+/* A step of the order is known now, by the member that was set: whatever it is an end of is counted. */
+static void count_step(struct work *work, const struct fact_row *fact, const int64_t *set)
+{
+    if (set == &fact->placed_at || set == &fact->reserved_at)
+        count_duration(work, STEP_RESERVED, fact->placed_at, fact->reserved_at);
+    if (set == &fact->reserved_at || set == &fact->captured_at)
+        count_duration(work, STEP_CAPTURED, fact->reserved_at, fact->captured_at);
+    if (set == &fact->captured_at || set == &fact->confirmed_at)
+        count_duration(work, STEP_CONFIRMED, fact->captured_at, fact->confirmed_at);
+    if (set == &fact->placed_at || set == &fact->confirmed_at)
+        count_duration(work, STEP_WHOLE, fact->placed_at, fact->confirmed_at);
+}
+
+/* ---- orders */
+
+/* What was ordered is sold once it is confirmed; after a decision the items are not needed any more. */
+static enum outcome settle_items(struct work *work, struct fact_row *fact, struct error *error)
+{
+    if (fact->final == FINAL_NONE || !fact->items.length)
+        return OK;
+    struct order_item *items;
+    size_t item_count;
+    if (!items_unpack(work_arena(work), fact->items, &items, &item_count))
+        return error_retry(error, "items", "items of order %.*s cannot be read", TEXT_ARG(fact->order_id));
+    fact->items = (struct text){NULL, 0};
+    if (fact->final != FINAL_CONFIRMED)
+        return OK;
+    for (size_t i = 0; i < item_count; i++)
+        EACH_WINDOW (day, fact->confirmed_at) {
+            const struct sale_row key = {.day = day, .sku = items[i].sku, .currency = fact->currency};
+            struct sale_row *row = row_of(work, &sales_table, &key);
+            add_up(&row->units, items[i].quantity);
+            add_up(&row->revenue_minor, items[i].quantity * items[i].unit_price_minor);
+        }
+    return OK;
+}
+
+static enum outcome on_order_placed(struct work *work, const struct event *event, struct error *error)
+{
+    const struct order_placed *order = event->data;
+    struct fact_row *fact = fact_of(work, order->order_id);
+    if (fact->placed_at)
+        return OK;
+    fact->placed_at = sane_time(order->placed_at);
+    COUNT(work, fact->placed_at, placed);
+    count_step(work, fact, &fact->placed_at);
+    struct codec_faults faults = {0};
+    if (!order_placed_valid(order, &faults)) /* counted; its rejection comes from order */
+        return OK;
+    count_customer(work, fact->placed_at, order->customer_id);
+    fact->currency = order->currency;
+    fact->items = items_pack(work_arena(work), order->items, order->items_count);
+    if (!fact->items.at)
+        return error_retry(error, "memory", "no room for the items of an order in this batch");
+    return settle_items(work, fact, error);
+}
+
+/* NULL where an earlier decision counts. */
+static struct fact_row *take_final(struct work *work, struct text order_id, enum final final)
+{
+    struct fact_row *fact = fact_of(work, order_id);
+    if (fact->final != FINAL_NONE)
+        return NULL;
+    fact->final = final;
+    return fact;
+}
+
+static enum outcome on_order_confirmed(struct work *work, const struct event *event, struct error *error)
+{
+    const struct order_confirmed *order = event->data;
+    struct fact_row *fact = take_final(work, order->order_id, FINAL_CONFIRMED);
+    if (!fact)
+        return OK;
+    fact->confirmed_at = sane_time(order->confirmed_at);
+    COUNT(work, fact->confirmed_at, confirmed);
+    count_step(work, fact, &fact->confirmed_at);
+    return settle_items(work, fact, error);
+}
+
+static enum outcome on_order_rejected(struct work *work, const struct event *event, struct error *error)
+{
+    const struct order_rejected *order = event->data;
+    struct fact_row *fact = take_final(work, order->order_id, FINAL_REJECTED);
+    if (!fact)
+        return OK;
+    COUNT(work, sane_time(order->rejected_at), rejected);
+    return settle_items(work, fact, error);
+}
+
+static enum outcome on_order_cancelled(struct work *work, const struct event *event, struct error *error)
+{
+    const struct order_cancelled *order = event->data;
+    struct fact_row *fact = take_final(work, order->order_id, FINAL_CANCELLED);
+    if (!fact)
+        return OK;
+    COUNT(work, sane_time(order->cancelled_at), cancelled);
+    return settle_items(work, fact, error);
+}
+
+/* ---- inventory, payments, emails */
+
+static enum outcome on_stock_reserved(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    const struct stock_reserved *stock = event->data;
+    struct fact_row *fact = fact_of(work, stock->order_id);
+    if (fact->reserved_at)
+        return OK;
+    fact->reserved_at = sane_time(stock->reserved_at);
+    COUNT(work, fact->reserved_at, reserved);
+    count_step(work, fact, &fact->reserved_at);
+    return OK;
+}
+
+static struct payment_row *payment_of(struct work *work, struct text order_id, struct text payment_id)
+{
+    return row_of(work, &payments_table, &(struct payment_row){.order_id = order_id, .payment_id = payment_id});
+}
+
+static enum outcome on_payment_captured(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    const struct payment_captured *data = event->data;
+    int64_t at = sane_time(data->captured_at);
+    struct payment_row *payment = payment_of(work, data->order_id, data->payment_id);
+    if (payment->captured)
+        return OK;
+    payment->captured = 1;
+    count_money(work, at, data->currency, data->amount_minor, 0);
+    struct fact_row *fact = fact_of(work, data->order_id);
+    if (fact->captured_at)
+        return OK;
+    fact->captured_at = at;
+    COUNT(work, at, captured);
+    count_step(work, fact, &fact->captured_at);
+    return OK;
+}
+
+static enum outcome on_payment_refunded(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    const struct payment_refunded *data = event->data;
+    struct payment_row *payment = payment_of(work, data->order_id, data->payment_id);
+    if (payment->refunded)
+        return OK;
+    payment->refunded = 1;
+    count_money(work, sane_time(data->refunded_at), data->currency, 0, data->amount_minor);
+    return OK;
+}
+
+static enum outcome on_email_sent(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    COUNT(work, sane_time(((const struct email_sent *)event->data)->sent_at), emails_sent);
+    return OK;
+}
+
+static enum outcome on_email_failed(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    COUNT(work, sane_time(((const struct email_failed *)event->data)->failed_at), emails_failed);
+    return OK;
+}
+
+/* ---- keys: rows that are one for each order; windows are few, and in hand after their first use in a batch */
+
+static void fact_keys(struct work *work, const struct event *event)
+{
+    rows_want(work, &facts_table, &(struct fact_row){.order_id = event->key});
+}
+
+static void placed_keys(struct work *work, const struct event *event)
+{
+    const struct order_placed *order = event->data;
+    fact_keys(work, event);
+    EACH_WINDOW (day, sane_time(order->placed_at))
+        rows_want(work, &customers_table, &(struct customer_row){.day = day, .customer_id = order->customer_id});
+}
+
+static void captured_keys(struct work *work, const struct event *event)
+{
+    const struct payment_captured *data = event->data;
+    fact_keys(work, event);
+    rows_want(work, &payments_table, &(struct payment_row){.order_id = data->order_id, .payment_id = data->payment_id});
+}
+
+static void refunded_keys(struct work *work, const struct event *event)
+{
+    const struct payment_refunded *data = event->data;
+    rows_want(work, &payments_table, &(struct payment_row){.order_id = data->order_id, .payment_id = data->payment_id});
+}
+
+const struct subscription analytics_subscriptions[] = {
+    {&order_placed_type, on_order_placed, placed_keys, UNORDERED},
+    {&order_confirmed_type, on_order_confirmed, fact_keys, UNORDERED},
+    {&order_rejected_type, on_order_rejected, fact_keys, UNORDERED},
+    {&order_cancelled_type, on_order_cancelled, fact_keys, UNORDERED},
+    {&stock_reserved_type, on_stock_reserved, fact_keys, UNORDERED},
+    {&payment_captured_type, on_payment_captured, captured_keys, UNORDERED},
+    {&payment_refunded_type, on_payment_refunded, refunded_keys, UNORDERED},
+    {&email_sent_type, on_email_sent, NULL, UNORDERED},
+    {&email_failed_type, on_email_failed, NULL, UNORDERED},
+    {0},
+};
