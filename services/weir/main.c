@@ -18,7 +18,7 @@ const struct verb verbs[] = {
     {"order", "ID", "tell the life of one order across all topics", order_main},
     {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main},
     {"schemas", "list|check|register", "the event schemas", schemas_main},
-    {"dlq", "list|show|redrive|drop", "dead letters", dlq_main},
+    {"dlq", "list|show", "dead letters: by cause, or whole", dlq_main},
     {"broker", "[flags]", "librdkafka's mock cluster as a process: for a look without Java", broker_main},
     {"mail", "[flags]", "an SMTP server that keeps what it gets", mail_main},
     {"gateway", "[flags]", "a stand-in for a payment gateway", gateway_main},
