@@ -825,6 +825,8 @@ static void write_header(const char *stem, const char *STEM)
         write_struct(latest(i), events[i].prefix);
     for (int i = 0; i < EVENT_COUNT; i++)
         say("extern const struct event_type %s_type;\n", events[i].prefix);
+    say("/* In the order of their numbers, NULL at the end. */\nextern const struct event_type *const %s_types[];\n",
+        stem);
     say("\n/* The %s_type of a pointer to one of the structs above. */\n#define %s_TYPE_OF(pointer) \\\n"
         "    _Generic((pointer), \\\n",
         stem, STEM);
@@ -885,8 +887,7 @@ static void write_source(const char *stem)
             prefix, events[i].number, events[i].name, TEXT_ARG(latest(i)->name), events[i].topic, prefix,
             key_offset(i), version_counts[i], prefix);
     }
-    say("\nextern const struct event_type *const %s_types[];\nconst struct event_type *const %s_types[] = {\n", stem,
-        stem);
+    say("\nconst struct event_type *const %s_types[] = {\n", stem);
     for (int i = 0; i < EVENT_COUNT; i++)
         say("    &%s_type,\n", events[i].prefix);
     say("    NULL,\n};\n");

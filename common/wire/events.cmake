@@ -1,14 +1,12 @@
 # The C of every event, made from schemas/ by eventgen. Included by common/CMakeLists.txt after weir-wire.
-#
-# eventgen is built from the files of wire that need no generated code, so the library can need its output.
-set(WEIR_EVENTGEN_SOURCES
-  schema.c schema_canonical.c schema_default.c codec.c codec_bytes.c codec_plan.c eventgen.c)
-list(TRANSFORM WEIR_EVENTGEN_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/wire/)
 
 # weir_eventgen(target stem schemas table): an eventgen for that table of events, and a custom command that
 # writes <stem>s.h and <stem>s.c into <binary dir>/events/wire. Adding or changing a schema runs it again.
+# eventgen is built from the files of wire that need no generated code, so the library can need its output.
 function(weir_eventgen target stem schemas table)
-  add_executable(${target} ${WEIR_EVENTGEN_SOURCES})
+  set(sources schema.c schema_canonical.c schema_default.c codec.c codec_bytes.c codec_plan.c eventgen.c)
+  list(TRANSFORM sources PREPEND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/)
+  add_executable(${target} ${sources})
   target_link_libraries(${target} PRIVATE weir-base PkgConfig::AVRO)
   target_compile_definitions(${target} PRIVATE EVENTGEN_TABLE="${table}")
   file(GLOB files CONFIGURE_DEPENDS ${schemas}/*.avsc ${schemas}/history/*.avsc)
