@@ -23,7 +23,10 @@ void inbox_note(struct work *work, struct inbox_note *notes, size_t count);
 void inbox_moved(struct work *work, const struct inbox_note *note);
 /* The item in hand did not take effect and stays where it is (its partition is held): as if never noted. */
 void inbox_forget(struct work *work, const struct inbox_note *note);
-/* Deletes rows older than before_us, at most limit; returns how many. Ticks call it. */
+/* Deletes rows older than before_us, at most limit; returns how many. Ticks call it. It walks the ids in their order, goes on
+ * where the last call stopped and looks at no more than INBOX_PRUNE_WINDOWS x limit, so that no index by time
+ * has to be kept up: fewer than limit does not mean that none is left. */
+enum { INBOX_PRUNE_WINDOWS = 16 };
 size_t inbox_prune(struct work *work, int64_t before_us, size_t limit);
 
 #endif

@@ -11,7 +11,7 @@
 #include "wire/event.h"
 
 struct outbox_row {
-    int64_t seq; /* given by outbox_add */
+    int64_t seq; /* given by work_commit(); goes up, with gaps, and never comes again */
     struct text topic;
     int32_t partition; /* of the record; -1: by its key */
     struct text key;
@@ -24,7 +24,7 @@ struct outbox_row {
 };
 
 /* In the item in hand. All that row points to is kept by reference until work_commit(): it must live as
- * long as the work's arena. Gives the row's place in outbox_added(). */
+ * long as the work's arena. */
 void outbox_add(struct work *work, const struct outbox_row *row);
 /* After work_commit(): what was added, in order, until the next work_begin(). */
 size_t outbox_added(const struct work *work, const struct outbox_row **ret_rows);

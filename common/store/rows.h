@@ -67,6 +67,8 @@ MUST_CHECK enum outcome work_read(struct work *work, struct error *error);
  * away those it added, and what it put into outbox and inbox. */
 void work_item_begin(struct work *work);
 void work_item_undo(struct work *work);
+/* Makes the work fail, as a failed read does; the first failure stays. A failure inside an item goes away with its undo. */
+void work_fail(struct work *work, const struct error *error);
 /* The first failure that stuck, or OK. */
 enum outcome work_failed(const struct work *work, struct error *error);
 /* True when something would be written: a batch of nothing but reads needs no commit. */
@@ -78,10 +80,13 @@ void work_rollback(struct work *work);
 
 /* key: a row struct with its key columns set. */
 void rows_want(struct work *work, const struct rows_table *table, const void *key);
-/* The row to read and to change, the same pointer all through the batch; NULL where there is none. */
+/* The row to read and to change, the same pointer all through the batch; NULL where there is none. Key columns
+ * stay as they are. Text put into it lives as long as the work's arena. Each item asks for its rows itself: what it
+ * changes through a pointer from an earlier item is not undone. */
 void *rows_get(struct work *work, const struct rows_table *table, const void *key);
-/* A copy of row, text included, that is written at commit. A row with this key must not be there (and
- * have been looked for by rows_get; else, and where it is, the work fails with REJECT). */
+/* A copy of row, text included, that is written at commit. A row with this key must not be there: where it is
+ * in hand already the work fails with REJECT, where it was never looked for, work_commit() does. Never NULL: after a
+ * failure the copy goes nowhere. */
 void *rows_add(struct work *work, const struct rows_table *table, const void *row);
 void rows_delete(struct work *work, const struct rows_table *table, void *row);
 
@@ -95,7 +100,9 @@ size_t rows_find(struct work *work, const struct rows_table *table, const char *
                  const struct store_value *parameters, size_t parameter_count, size_t limit, void ***ret_rows);
 #define STORE_INT(value) ((struct store_value){.number = (value)})
 #define STORE_TEXT(value) ((struct store_value){.is_text = true, .text = (value)})
-/* count(*) under a condition (NULL: all). */
+#define STORE_BYTES(value) ((struct store_value){.is_bytes = true, .text = (value)})
+#define STORE_ID(pointer) ((struct store_value){.is_bytes = true, .text = {(const char *)(pointer)->bytes, 16}})
+/* count(*) under a condition (NULL: all); what this batch changed is not in it. */
 int64_t rows_count(struct work *work, const struct rows_table *table, const char *condition,
                    const struct store_value *parameters, size_t parameter_count);
 

@@ -14,8 +14,11 @@
 struct rows_table;
 struct store;
 
-/* What a service adds to its tables after they were first made. Applied once, in order, each in a
- * transaction with its number; what is applied already is skipped. */
+/*
+ * What a service adds to its tables after they were first made. Applied once, in order, each in a
+ * transaction with its number; what is applied already is skipped. The descriptions are always the newest
+ * state: on a database where none of the service's tables stood before, the migrations are noted, not run.
+ */
 struct migration {
     int number;           /* from 1, ascending */
     const char *sqlite;   /* statements, ";" between */
@@ -26,7 +29,9 @@ struct migration {
  * url: "sqlite:PATH" or "postgresql://…". service: names the PostgreSQL schema, and the owner noted
  * in the file, so that another service's file is refused. SQLite: WAL, synchronous=FULL,
  * foreign_keys, one connection that writes and checkpoints, all read back; a second process on the
- * file is refused ("in use by process N") by a lock kept for the life of the store.
+ * file is refused ("in use by process N", FATAL with exit code 75) by a lock on PATH.lock kept for the life of the
+ * store. What only a person can put right (no such directory, no permission, not a database, another service's)
+ * is FATAL with exit code 78.
  */
 MUST_CHECK enum outcome store_open(const char *url, const char *service, struct store **ret, struct error *error);
 void store_close(struct store *store); /* accepts NULL; checkpoints */
@@ -36,7 +41,7 @@ void store_close(struct store *store); /* accepts NULL; checkpoints */
 MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_table *const *tables, size_t table_count,
                                       const struct migration *migrations, size_t migration_count, struct error *error);
 
-/* Can it be written to? For `check` and /readyz. */
+/* Can it be written to? Commits a row of the store's own. Not within a unit of work. For `check` and after an outage. */
 MUST_CHECK enum outcome store_probe(struct store *store, struct error *error);
 
 /*
@@ -48,7 +53,8 @@ struct store_reader;
 struct store_row; /* valid during the call */
 enum { STORE_PARAMETERS_MAX = 16 };
 struct store_value {
-    bool is_text;
+    bool is_text;  /* else, where is_bytes is not set, number counts */
+    bool is_bytes; /* text.at and length; for columns of ROWS_BYTES and ROWS_ID */
     int64_t number;
     struct text text;
 };

@@ -1,0 +1,138 @@
+/*
+ * backend: what a database must offer to the store; inside common/store only.
+ *
+ * A batch is two flights. fetch: begin, inbox, all the rows that were wanted. apply: all that is written, and
+ * the commit. Each is handed over whole, as sets, so that PostgreSQL can send it as one pipeline with arrays and wait once;
+ * SQLite executes at once. find, count and query are a flight each.
+ *
+ * A failed call leaves the transaction to rollback(), which the caller makes, also after a failed apply.
+ */
+#ifndef STORE_BACKEND_H
+#define STORE_BACKEND_H
+
+#include "store/inbox.h"
+#include "store/outbox.h"
+#include "store/rows.h"
+
+enum { WORK_ROW_BYTES_MAX = 1024 }; /* of a row's struct */
+
+/* One row in hand. The struct that handlers see follows it, so that a row's pointer leads back here. */
+struct rows_entry {
+    const struct rows_table *table;
+    uint64_t hash; /* of the key */
+    void *base;    /* the row as it stands in the database; NULL: none there, or not looked for */
+    uint32_t item; /* the last one that has it in its journal */
+    bool known;    /* was looked for in the database */
+    bool present;  /* stands now, as far as this work goes */
+    _Alignas(16) unsigned char row[];
+};
+
+/* Key columns are set; where found, the others are put into row, text in the arena, and *found set. */
+struct backend_wanted {
+    const struct rows_table *table;
+    struct rows_entry **entries;
+    bool *found;
+    size_t count;
+};
+
+enum { INBOX_ABSENT = -1 };
+struct backend_note {
+    struct inbox_note *note; /* seen: is set */
+    int32_t prior;           /* is set: attempt of the row that was there, or INBOX_ABSENT */
+    int32_t now;             /* what it stands at for this work: 0 handled, n moved, or as prior */
+};
+
+struct backend_fetch {
+    struct arena *arena;
+    struct backend_note *notes; /* at attempt 0 from here on where not seen; an id's second place is seen */
+    size_t note_count;
+    int64_t noted_us;
+    struct backend_wanted *wanted;
+    size_t wanted_count;
+};
+
+struct backend_table_writes {
+    const struct rows_table *table;
+    struct rows_entry **deletes, **updates, **inserts; /* deletes and updates by the key of base */
+    size_t delete_count, update_count, insert_count;
+};
+
+struct backend_note_write {
+    struct id id;
+    int32_t attempt; /* INBOX_ABSENT: delete the row */
+};
+
+struct backend_range {
+    int64_t first, last;
+};
+
+struct backend_refusal {
+    int64_t seq;
+    struct text reason;
+};
+
+struct backend_apply {
+    struct backend_table_writes *tables;
+    size_t table_count;
+    struct backend_note_write *notes;
+    size_t note_count;
+    struct outbox_row *added;          /* seq: is set */
+    const struct text *added_headers;  /* of each, encoded */
+    size_t added_count;
+    const struct backend_range *done;  /* ascending, apart */
+    size_t done_count;
+    const struct backend_refusal *refused;
+    size_t refused_count;
+    /* Set on OK, where outbox rows were added, done or refused. */
+    int64_t outbox_gone;      /* rows that left it */
+    int64_t outbox_oldest_us; /* of what is in it now; 0: none */
+};
+
+struct backend;
+
+struct backend_ops {
+    void (*close)(struct backend *backend);
+
+    /* For DDL: types by enum rows_type, what follows a table's ")", and the store's own tables. */
+    const char *type_names[4];
+    const char *table_suffix;
+    const char *own_tables;
+
+    enum outcome (*script)(struct backend *backend, const char *sql, struct error *error);
+    enum outcome (*query)(struct backend *backend, const char *sql, const struct store_value *parameters,
+                          size_t parameter_count, bool (*each)(void *owner, const struct store_row *row), void *owner,
+                          struct error *error);
+    /* After migration: are the table's statements possible? */
+    enum outcome (*check_table)(struct backend *backend, const struct rows_table *table, struct error *error);
+    /* After migration: what later calls need to know, the outbox's state among it. */
+    enum outcome (*start)(struct backend *backend, int64_t *ret_outbox_rows, int64_t *ret_outbox_oldest_us,
+                          struct error *error);
+    enum outcome (*probe)(struct backend *backend, struct error *error);
+
+    enum outcome (*begin)(struct backend *backend, struct error *error);
+    enum outcome (*fetch)(struct backend *backend, struct backend_fetch *fetch, struct error *error);
+    /* each: a row as struct, its text valid during the call; false stops. */
+    enum outcome (*find)(struct backend *backend, const struct rows_table *table, const char *condition,
+                         const struct store_value *parameters, size_t parameter_count, size_t limit,
+                         bool (*each)(void *owner, const void *row), void *owner, struct error *error);
+    enum outcome (*count)(struct backend *backend, const struct rows_table *table, const char *condition,
+                          const struct store_value *parameters, size_t parameter_count, int64_t *ret,
+                          struct error *error);
+    enum outcome (*outbox_read)(struct backend *backend, int64_t after_seq, size_t limit,
+                                bool (*each)(void *owner, const struct outbox_row *row, struct text headers),
+                                void *owner, struct error *error);
+    enum outcome (*inbox_prune)(struct backend *backend, int64_t before_us, size_t limit, size_t *ret_count,
+                                struct error *error);
+    enum outcome (*apply)(struct backend *backend, struct backend_apply *apply, struct error *error);
+    void (*rollback)(struct backend *backend); /* also where none is open */
+};
+
+/* The first member of a database's own struct. */
+struct backend {
+    const struct backend_ops *ops;
+};
+
+/* path: without "sqlite:". */
+MUST_CHECK enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret, struct error *error);
+
+#endif

@@ -1,0 +1,279 @@
+#include "store/outbox.h"
+
+#include "store/work.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/*
+ * Headers are one blob: for each the length of its name, the name, then 0 for the null value or its length + 1 and
+ * the value. Lengths are in base 128, low part first.
+ */
+
+static size_t number_bytes(size_t number)
+{
+    size_t bytes = 1;
+    for (; number >= 0x80; number >>= 7)
+        bytes++;
+    return bytes;
+}
+
+static char *number_put(char *at, size_t number)
+{
+    for (; number >= 0x80; number >>= 7)
+        *at++ = (char)(number | 0x80);
+    *at++ = (char)number;
+    return at;
+}
+
+static char *bytes_put(char *at, struct text text)
+{
+    if (text.length)
+        memcpy(at, text.at, text.length);
+    return at + text.length;
+}
+
+static size_t value_number(struct text value)
+{
+    return value.at || value.length ? value.length + 1 : 0;
+}
+
+static bool headers_encode(struct arena *arena, const struct header *headers, size_t count, struct text *ret)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes += number_bytes(headers[i].name.length) + headers[i].name.length +
+                 number_bytes(value_number(headers[i].value)) + headers[i].value.length;
+    char *first = arena_take(arena, bytes);
+    if (!first)
+        return false;
+    char *at = first;
+    for (size_t i = 0; i < count; i++) {
+        at = number_put(at, headers[i].name.length);
+        at = bytes_put(at, headers[i].name);
+        at = number_put(at, value_number(headers[i].value));
+        at = bytes_put(at, headers[i].value);
+    }
+    *ret = (struct text){first, bytes};
+    return true;
+}
+
+static bool number_take(struct text *from, size_t *ret)
+{
+    size_t number = 0;
+    for (unsigned shift = 0; from->length && shift < 35; shift += 7) {
+        unsigned char byte = (unsigned char)*from->at;
+        from->at++;
+        from->length--;
+        number |= (size_t)(byte & 0x7f) << shift;
+        if (byte < 0x80) {
+            *ret = number;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool bytes_take(struct text *from, size_t length, struct text *ret)
+{
+    if (length > from->length)
+        return false;
+    *ret = (struct text){from->at, length};
+    from->at += length;
+    from->length -= length;
+    return true;
+}
+
+static bool header_take(struct text *from, struct header *ret)
+{
+    size_t name_length, value;
+    if (!number_take(from, &name_length) || !bytes_take(from, name_length, &ret->name) || !number_take(from, &value))
+        return false;
+    ret->value = (struct text){NULL, 0};
+    return value == 0 || bytes_take(from, value - 1, &ret->value);
+}
+
+/* ---- in a unit of work ---- */
+
+void outbox_add(struct work *work, const struct outbox_row *row)
+{
+    assert(work->open);
+    if (work->failure.outcome != OK)
+        return;
+    struct outbox_row *place = work_list_add(work, &work->added, sizeof(*place));
+    if (!place)
+        return;
+    *place = *row;
+    place->seq = 0;
+    if (place->created_us == 0)
+        place->created_us = work->begun_us;
+}
+
+size_t outbox_added(const struct work *work, const struct outbox_row **ret_rows)
+{
+    *ret_rows = work->added.at;
+    return work->added.count;
+}
+
+void outbox_done(struct work *work, const int64_t *seqs, size_t count)
+{
+    assert(work->open);
+    for (size_t i = 0; i < count && work->failure.outcome == OK; i++) {
+        int64_t *place = work_list_add(work, &work->done, sizeof(*place));
+        if (place)
+            *place = seqs[i];
+    }
+}
+
+void outbox_refused(struct work *work, int64_t seq, struct text reason)
+{
+    assert(work->open);
+    if (work->failure.outcome != OK)
+        return;
+    struct text copy = text_copy(work->arena, reason);
+    if (!copy.at) {
+        work_fail_memory(work);
+        return;
+    }
+    struct backend_refusal *place = work_list_add(work, &work->refused, sizeof(*place));
+    if (place)
+        *place = (struct backend_refusal){seq, copy};
+}
+
+static int seq_compare(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static bool ranges_prepare(struct work *work, struct backend_apply *apply)
+{
+    int64_t *seqs = work->done.at;
+    size_t count = work->done.count;
+    if (count == 0)
+        return true;
+    bool ascending = true;
+    for (size_t i = 1; i < count && ascending; i++)
+        ascending = seqs[i - 1] <= seqs[i];
+    if (!ascending)
+        qsort(seqs, count, sizeof(*seqs), seq_compare);
+    struct backend_range *ranges = arena_take(work->arena, count * sizeof(*ranges));
+    if (!ranges) {
+        work_fail_memory(work);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (apply->done_count && seqs[i] <= ranges[apply->done_count - 1].last + 1)
+            ranges[apply->done_count - 1].last = seqs[i];
+        else
+            ranges[apply->done_count++] = (struct backend_range){seqs[i], seqs[i]};
+    }
+    apply->done = ranges;
+    return true;
+}
+
+bool outbox_prepare(struct work *work, struct backend_apply *apply)
+{
+    apply->added = work->added.at;
+    apply->added_count = work->added.count;
+    apply->refused = work->refused.at;
+    apply->refused_count = work->refused.count;
+    if (!ranges_prepare(work, apply))
+        return false;
+    if (apply->added_count == 0)
+        return true;
+    struct text *headers = arena_take(work->arena, apply->added_count * sizeof(*headers));
+    apply->added_headers = headers;
+    for (size_t i = 0; headers && i < apply->added_count; i++)
+        if (!headers_encode(work->arena, apply->added[i].headers, apply->added[i].header_count, &headers[i]))
+            headers = NULL;
+    if (!headers)
+        work_fail_memory(work);
+    return headers;
+}
+
+struct reading {
+    struct work *work;
+    struct outbox_row *rows;
+    size_t count;
+    size_t capacity;
+};
+
+/* Copies: what the database gave is valid during the call. */
+static bool text_keep(struct arena *arena, struct text *text)
+{
+    *text = text_copy(arena, *text);
+    return text->at;
+}
+
+static bool reading_row(void *owner, const struct outbox_row *row, struct text headers)
+{
+    struct reading *reading = owner;
+    struct arena *arena = reading->work->arena;
+    if (reading->count == reading->capacity) {
+        size_t capacity = reading->capacity ? reading->capacity * 2 : 64;
+        struct outbox_row *rows = arena_take(arena, capacity * sizeof(*rows));
+        if (!rows)
+            goto full;
+        if (reading->count)
+            memcpy(rows, reading->rows, reading->count * sizeof(*rows));
+        reading->rows = rows;
+        reading->capacity = capacity;
+    }
+    struct outbox_row *place = &reading->rows[reading->count];
+    *place = *row;
+    if (!text_keep(arena, &place->topic) || !text_keep(arena, &place->key) || !text_keep(arena, &place->value) ||
+        !text_keep(arena, &headers))
+        goto full;
+    size_t count = 0;
+    struct header header;
+    for (struct text left = headers; left.length; count++)
+        if (!header_take(&left, &header))
+            goto damaged;
+    struct header *list = arena_take(arena, count * sizeof(*list));
+    if (!list)
+        goto full;
+    for (size_t i = 0; i < count; i++)
+        if (!header_take(&headers, &list[i]))
+            goto damaged;
+    place->headers = list;
+    place->header_count = count;
+    reading->count++;
+    return true;
+
+    struct error error;
+full:
+    work_fail_memory(reading->work);
+    return false;
+damaged:
+    error_set(&error, FATAL, "store-damaged", "outbox: headers of row %lld are damaged", (long long)row->seq);
+    work_fail(reading->work, &error);
+    return false;
+}
+
+size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const struct outbox_row **ret_rows)
+{
+    assert(work->open);
+    *ret_rows = NULL;
+    if (work->failure.outcome != OK || limit == 0)
+        return 0;
+    struct reading reading = {.work = work};
+    struct backend *backend = work->store->backend;
+    struct error error;
+    if (backend->ops->outbox_read(backend, after_seq, limit, reading_row, &reading, &error) != OK)
+        work_fail(work, &error);
+    if (work->failure.outcome != OK)
+        return 0;
+    *ret_rows = reading.rows;
+    return reading.count;
+}
+
+int64_t outbox_rows(const struct store *store)
+{
+    return atomic_load(&store->outbox_rows);
+}
+
+int64_t outbox_oldest_us(const struct store *store)
+{
+    return atomic_load(&store->outbox_oldest_us);
+}

@@ -1,0 +1,269 @@
+#include "store/store.h"
+
+#include "store/work.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { DDL_BYTES_MAX = 64 << 10, OWNER_BYTES_MAX = 64 };
+
+/* ---- opening ---- */
+
+static enum outcome backend_open(const char *url, bool read_only, struct backend **ret, struct error *error)
+{
+    static const char sqlite[] = "sqlite:";
+    if (strncmp(url, sqlite, sizeof(sqlite) - 1) == 0 && url[sizeof(sqlite) - 1])
+        return sqlite_open(url + sizeof(sqlite) - 1, read_only, ret, error);
+    bool postgres = strncmp(url, "postgresql://", 13) == 0 || strncmp(url, "postgres://", 11) == 0;
+    if (postgres) /* not repeated: it may hold a password */
+        error_set(error, FATAL, "database-url", "DATABASE_URL: postgresql:// is not supported by this version; "
+                                                "use sqlite:PATH");
+    else
+        error_set(error, FATAL, "database-url", "DATABASE_URL: expected sqlite:PATH");
+    if (error)
+        error->exit_code = EXIT_CONFIG;
+    return FATAL;
+}
+
+struct found_text {
+    char text[OWNER_BYTES_MAX];
+    bool found;
+};
+
+static bool keep_text(void *owner, const struct store_row *row)
+{
+    struct found_text *found = owner;
+    struct text text = store_row_text(row, 0);
+    snprintf(found->text, sizeof(found->text), "%.*s", TEXT_ARG(text));
+    found->found = true;
+    return false;
+}
+
+/* The owner is noted once and then compared, so that two services cannot mix their rows in one database. */
+static enum outcome owner_check(struct backend *backend, const char *service, bool note, struct error *error)
+{
+    struct found_text owner = {.found = false};
+    enum outcome outcome = backend->ops->query(backend, "SELECT value FROM weir WHERE name = 'service'", NULL, 0,
+                                               keep_text, &owner, error);
+    if (outcome != OK)
+        return outcome;
+    if (!owner.found && note) {
+        struct store_value value = STORE_TEXT(text_of(service));
+        return backend->ops->query(backend, "INSERT INTO weir (name, value) VALUES ('service', $1)", &value, 1, NULL,
+                                   NULL, error);
+    }
+    if (strcmp(owner.text, service) == 0)
+        return OK;
+    error_set(error, FATAL, "store-owner", "the database belongs to service '%s', not to '%s'; give each service "
+                                           "its own DATABASE_URL", owner.text, service);
+    if (error)
+        error->exit_code = EXIT_CONFIG;
+    return FATAL;
+}
+
+enum outcome store_open(const char *url, const char *service, struct store **ret, struct error *error)
+{
+    assert(strlen(service) < OWNER_BYTES_MAX);
+    struct store *store = calloc(1, sizeof(*store));
+    if (!store)
+        return error_retry(error, "memory", "out of memory");
+    enum outcome outcome = backend_open(url, false, &store->backend, error);
+    if (outcome != OK)
+        goto out;
+    struct backend *backend = store->backend;
+    outcome = backend->ops->script(backend, backend->ops->own_tables, error);
+    if (outcome == OK)
+        outcome = owner_check(backend, service, true, error);
+    int64_t rows = 0, oldest_us = 0;
+    if (outcome == OK)
+        outcome = backend->ops->start(backend, &rows, &oldest_us, error);
+    if (outcome != OK)
+        goto out;
+    atomic_init(&store->outbox_rows, rows);
+    atomic_init(&store->outbox_oldest_us, oldest_us);
+    *ret = store;
+    return OK;
+
+out:
+    store_close(store);
+    return outcome;
+}
+
+void store_close(struct store *store)
+{
+    if (!store)
+        return;
+    if (store->backend)
+        store->backend->ops->close(store->backend);
+    free(store);
+}
+
+enum outcome store_probe(struct store *store, struct error *error)
+{
+    return store->backend->ops->probe(store->backend, error);
+}
+
+/* ---- migration ---- */
+
+static void table_ddl(const struct backend_ops *ops, const struct rows_table *table, struct buffer *sql)
+{
+    buffer_print(sql, "CREATE TABLE IF NOT EXISTS %s (", table->name);
+    for (size_t i = 0; i < table->column_count; i++)
+        buffer_print(sql, "%s %s NOT NULL, ", table->columns[i].name, ops->type_names[table->columns[i].type]);
+    buffer_add_string(sql, "PRIMARY KEY (");
+    for (size_t i = 0; i < table->key_count; i++)
+        buffer_print(sql, "%s%s", i ? ", " : "", table->columns[i].name);
+    buffer_add_string(sql, ")");
+    if (table->check)
+        buffer_print(sql, ", CHECK (%s)", table->check);
+    buffer_print(sql, ")%s;\n", ops->table_suffix);
+    for (size_t i = 0; i < ROWS_INDEXES_MAX && table->indexes[i]; i++) {
+        /* Named after its columns: another list is another index. */
+        buffer_print(sql, "CREATE INDEX IF NOT EXISTS %s", table->name);
+        for (const char *at = table->indexes[i]; *at; at++) {
+            if (at == table->indexes[i] || (isalnum((unsigned char)*at) == 0 && *at != '_'))
+                buffer_add_char(sql, '_');
+            if (isalnum((unsigned char)*at) || *at == '_')
+                buffer_add_char(sql, *at);
+        }
+        buffer_print(sql, " ON %s (%s);\n", table->name, table->indexes[i]);
+    }
+}
+
+static bool keep_int(void *owner, const struct store_row *row)
+{
+    *(int64_t *)owner = store_row_int(row, 0);
+    return false;
+}
+
+/* A table that is there has a row here: written as "table:NAME" with the schema, in its transaction. */
+static enum outcome tables_there(struct backend *backend, const struct rows_table *const *tables, size_t count,
+                                 int64_t *ret, struct error *error)
+{
+    *ret = 0;
+    enum outcome outcome = OK;
+    for (size_t i = 0; i < count && outcome == OK; i++) {
+        char name[OWNER_BYTES_MAX + 8];
+        snprintf(name, sizeof(name), "table:%s", tables[i]->name);
+        struct store_value value = STORE_TEXT(text_of(name));
+        int64_t there = 0;
+        outcome = backend->ops->query(backend, "SELECT count(*) FROM weir WHERE name = $1", &value, 1, keep_int,
+                                      &there, error);
+        *ret += there;
+    }
+    return outcome;
+}
+
+static enum outcome script_in_transaction(struct backend *backend, const char *sql, struct error *error)
+{
+    enum outcome outcome = backend->ops->script(backend, "BEGIN", error);
+    if (outcome == OK)
+        outcome = backend->ops->script(backend, sql, error);
+    if (outcome == OK)
+        outcome = backend->ops->script(backend, "COMMIT", error);
+    if (outcome != OK)
+        backend->ops->rollback(backend);
+    return outcome;
+}
+
+#define MIGRATION_NOTE                                                                                                 \
+    "INSERT INTO weir (name, value) VALUES ('migration', '%d') ON CONFLICT (name) DO UPDATE SET value = '%d';\n"
+
+enum outcome store_migrate(struct store *store, const struct rows_table *const *tables, size_t table_count,
+                           const struct migration *migrations, size_t migration_count, struct error *error)
+{
+    struct backend *backend = store->backend;
+    struct buffer sql = buffer_of(DDL_BYTES_MAX);
+    int64_t there = 0, applied = 0;
+    enum outcome outcome = tables_there(backend, tables, table_count, &there, error);
+    if (outcome == OK)
+        outcome = backend->ops->query(backend, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'migration'",
+                                      NULL, 0, keep_int, &applied, error);
+    if (outcome != OK)
+        goto out;
+
+    /* Tables first, so that a migration may fill a new one from an old one. */
+    for (size_t i = 0; i < table_count; i++) {
+        table_ddl(backend->ops, tables[i], &sql);
+        buffer_print(&sql, "INSERT INTO weir (name, value) VALUES ('table:%s', '') ON CONFLICT DO NOTHING;\n",
+                     tables[i]->name);
+    }
+    if (there == 0 && applied == 0 && migration_count > 0) {
+        applied = migrations[migration_count - 1].number;
+        buffer_print(&sql, MIGRATION_NOTE, (int)applied, (int)applied);
+    }
+    buffer_add_char(&sql, '\0');
+    if (sql.failed) {
+        outcome = error_fatal(error, "memory", "no room for the statements that make the tables");
+        goto out;
+    }
+    outcome = script_in_transaction(backend, sql.at, error);
+    if (outcome != OK) {
+        error_prefix(error, "making the tables");
+        goto out;
+    }
+    for (size_t i = 0; i < migration_count; i++) {
+        const struct migration *migration = &migrations[i];
+        assert(migration->number > (i ? migrations[i - 1].number : 0));
+        if (migration->number <= applied)
+            continue;
+        buffer_clear(&sql);
+        buffer_print(&sql, "%s;\n" MIGRATION_NOTE, migration->sqlite, migration->number, migration->number);
+        buffer_add_char(&sql, '\0');
+        if (sql.failed)
+            outcome = error_fatal(error, "memory", "no room for its statements");
+        else
+            outcome = script_in_transaction(backend, sql.at, error);
+        if (outcome != OK) {
+            error_prefix(error, "migration %d", migration->number);
+            goto out;
+        }
+    }
+    for (size_t i = 0; i < table_count && outcome == OK; i++)
+        outcome = backend->ops->check_table(backend, tables[i], error);
+
+out:
+    buffer_free(&sql);
+    return outcome;
+}
+
+/* ---- reading beside ---- */
+
+struct store_reader {
+    struct backend *backend;
+};
+
+enum outcome store_reader_open(const char *url, const char *service, struct store_reader **ret, struct error *error)
+{
+    struct store_reader *reader = calloc(1, sizeof(*reader));
+    if (!reader)
+        return error_retry(error, "memory", "out of memory");
+    enum outcome outcome = backend_open(url, true, &reader->backend, error);
+    if (outcome == OK)
+        outcome = owner_check(reader->backend, service, false, error);
+    if (outcome != OK) {
+        store_reader_close(reader);
+        return outcome;
+    }
+    *ret = reader;
+    return OK;
+}
+
+void store_reader_close(struct store_reader *reader)
+{
+    if (!reader)
+        return;
+    if (reader->backend)
+        reader->backend->ops->close(reader->backend);
+    free(reader);
+}
+
+enum outcome store_read(struct store_reader *reader, const char *sql, const struct store_value *parameters,
+                        size_t parameter_count, bool (*each)(void *owner, const struct store_row *row), void *owner,
+                        struct error *error)
+{
+    assert(parameter_count <= STORE_PARAMETERS_MAX);
+    return reader->backend->ops->query(reader->backend, sql, parameters, parameter_count, each, owner, error);
+}

@@ -1,0 +1,99 @@
+/* The inside of struct store and struct work, for rows.c, inbox.c, outbox.c and store.c only. */
+#ifndef STORE_WORK_H
+#define STORE_WORK_H
+
+#include "store/backend.h"
+
+#include <stdatomic.h>
+
+struct store {
+    struct backend *backend;
+    _Atomic int64_t outbox_rows;
+    _Atomic int64_t outbox_oldest_us;
+};
+
+/* Of rows, notes and outbox rows in one work, each. */
+enum { WORK_LIST_COUNT_MAX = 1 << 20 };
+
+/* Grows by doubling and is kept from batch to batch, so that a steady load allocates nothing. */
+struct work_list {
+    void *at;
+    size_t count;
+    size_t capacity;
+};
+
+struct work_slot {
+    uint32_t generation; /* other than the map's: empty */
+    uint32_t hash;
+    struct rows_entry *entry;
+};
+
+/* The rows in hand of one table, by key and in the order in which they came. */
+struct work_map {
+    const struct rows_table *table;
+    struct work_slot *slots;
+    size_t slot_mask;
+    uint32_t generation;
+    struct work_list entries; /* of struct rows_entry * */
+    size_t unread;            /* entries from here on may have been wanted and not read */
+    size_t deleted;           /* at most so many are in the database and not present */
+};
+
+struct work_saved {
+    struct rows_entry *entry;
+    size_t offset; /* of the row's bytes in saved_bytes, where it was present */
+    bool present;
+};
+
+struct work_saved_note {
+    struct backend_note *note;
+    int32_t now;
+};
+
+struct work_notes {
+    struct inbox_note *first;
+    size_t count;
+    size_t index; /* of the first in notes */
+};
+
+struct work {
+    struct store *store;
+    struct arena *arena;
+    void *owner;
+    bool open;
+    bool read;
+    struct error failure; /* outcome OK: none */
+    int64_t begun_us;
+
+    struct work_map maps[ROWS_TABLES_MAX];
+    size_t map_count;
+
+    uint32_t item; /* 0: before the first */
+    struct work_list saved;       /* of struct work_saved */
+    struct work_list saved_bytes; /* of char */
+    struct work_list saved_notes; /* of struct work_saved_note */
+    size_t item_added, item_done, item_refused;
+
+    struct work_list notes;       /* of struct backend_note */
+    struct work_list note_ranges; /* of struct work_notes */
+    bool pruned;                  /* rows of the inbox were deleted */
+
+    struct work_list added;   /* of struct outbox_row */
+    struct work_list done;    /* of int64_t */
+    struct work_list refused; /* of struct backend_refusal */
+
+    struct rows_entry *nowhere; /* given out by rows_add() after a failure */
+};
+
+/* The first failure sticks. */
+void work_fail(struct work *work, const struct error *error);
+void work_fail_memory(struct work *work);
+/* Room for one more at the end, counted already; NULL: the work has failed. */
+void *work_list_add(struct work *work, struct work_list *list, size_t item_bytes);
+/* For outbox.c: puts the added rows' headers, ranges and refusals into apply. */
+bool outbox_prepare(struct work *work, struct backend_apply *apply);
+/* For inbox.c: the rows to write whose attempt is not what the fetch left there. */
+bool inbox_prepare(struct work *work, struct backend_apply *apply);
+bool inbox_changed(const struct work *work);
+
+#endif

@@ -1,0 +1,33 @@
+#include "support/scratch.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void scratch_make(struct scratch *scratch)
+{
+    const char *parent = getenv("TMPDIR");
+    snprintf(scratch->folder, sizeof(scratch->folder), "%s/weir-test-XXXXXX", parent ? parent : "/tmp");
+    if (!mkdtemp(scratch->folder)) {
+        perror(scratch->folder);
+        abort();
+    }
+    snprintf(scratch->path, sizeof(scratch->path), "%s/test.db", scratch->folder);
+    snprintf(scratch->url, sizeof(scratch->url), "sqlite:%s", scratch->path);
+}
+
+void scratch_remove(struct scratch *scratch)
+{
+    DIR *folder = opendir(scratch->folder);
+    if (!folder)
+        return;
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        char path[sizeof(scratch->folder) + sizeof(entry->d_name) + 1];
+        snprintf(path, sizeof(path), "%s/%s", scratch->folder, entry->d_name);
+        if (entry->d_name[0] != '.')
+            unlink(path);
+    }
+    closedir(folder);
+    rmdir(scratch->folder);
+}
