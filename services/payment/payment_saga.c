@@ -1,0 +1,259 @@
+/* payment_saga: what is learnt about an order and its money, and what follows from it. */
+#include "payment/payment.h"
+
+static struct text clip(struct text text)
+{
+    if (text.length > PAYMENT_REASON_BYTES_MAX) {
+        text.length = PAYMENT_REASON_BYTES_MAX;
+        while (text.length && ((unsigned char)text.at[text.length] & 0xc0) == 0x80)
+            text.length--;
+    }
+    return text;
+}
+
+void payment_want(struct work *work, struct text order_id, struct text payment_id)
+{
+    rows_want(work, &payments_table, &(struct payment){.order_id = order_id});
+    if (payment_id.length)
+        rows_want(work, &refunds_table, &(struct refund){.payment_id = payment_id});
+}
+
+struct payment *payment_row(struct work *work, struct text order_id)
+{
+    const struct payment key = {.order_id = order_id};
+    struct payment *payment = rows_get(work, &payments_table, &key);
+    return payment ? payment : rows_add(work, &payments_table, &key);
+}
+
+/* Asks for the money back, once for each payment. */
+static void refund(struct work *work, struct text order_id, struct text payment_id, int64_t amount_minor, struct text currency)
+{
+    const struct refund row = {
+        .payment_id = payment_id,
+        .order_id = order_id,
+        .amount_minor = amount_minor,
+        .currency = currency,
+        .state = PAYMENT_REFUNDING,
+        .updated_at = work_now_us(work),
+    };
+    if (rows_get(work, &refunds_table, &row))
+        return;
+    const struct refund *added = rows_add(work, &refunds_table, &row);
+    if (added)
+        gateway_refund(work, added);
+}
+
+void payment_captured(struct work *work, struct payment *payment, const struct capture *capture, bool say)
+{
+    if (payment->payment_id.length && text_equal(payment->payment_id, capture->payment_id))
+        return;
+    bool second = payment->payment_id.length && payment->state != PAYMENT_FAILED;
+    if (second && rows_get(work, &refunds_table, &(struct refund){.payment_id = capture->payment_id}))
+        return; /* told again */
+    if (say) {
+        const struct payment_captured event = {
+            .payment_id = capture->payment_id,
+            .order_id = payment->order_id,
+            .amount_minor = capture->amount_minor,
+            .currency = capture->currency,
+            .provider = capture->provider,
+            .captured_at = capture->captured_at,
+        };
+        work_emit(work, &event);
+    }
+    if (second) {
+        refund(work, payment->order_id, capture->payment_id, capture->amount_minor, capture->currency);
+        return;
+    }
+    payment->state = PAYMENT_CAPTURED;
+    payment->payment_id = capture->payment_id;
+    payment->amount_minor = capture->amount_minor;
+    payment->currency = capture->currency;
+    payment->provider = capture->provider;
+    payment->captured_at = capture->captured_at;
+    payment->reason = TEXT("");
+    payment_step(work, payment);
+}
+
+void payment_failed(struct work *work, struct payment *payment, struct text payment_id, struct text reason, bool say)
+{
+    /* What was captured is not undone by word of another attempt's failure. */
+    if (payment->state != PAYMENT_PENDING && payment->state != PAYMENT_CHARGING)
+        return;
+    payment->state = PAYMENT_FAILED;
+    payment->reason = clip(reason);
+    payment->updated_at = work_now_us(work);
+    if (say) {
+        const struct payment_failed event = {
+            .payment_id = payment_id,
+            .order_id = payment->order_id,
+            .reason = payment->reason,
+            .failed_at = work_now_us(work),
+        };
+        work_emit(work, &event);
+    }
+}
+
+void payment_refunded(struct work *work, struct payment *payment, struct text payment_id, int64_t amount_minor, struct text currency,
+                      bool say)
+{
+    int64_t now_us = work_now_us(work);
+    struct refund *row = rows_get(work, &refunds_table, &(struct refund){.payment_id = payment_id});
+    if (row && row->state == PAYMENT_REFUNDED)
+        return;
+    if (!row)
+        row = rows_add(work, &refunds_table, &(struct refund){
+            .payment_id = payment_id, .order_id = payment->order_id, .amount_minor = amount_minor, .currency = currency});
+    if (!row)
+        return;
+    row->state = PAYMENT_REFUNDED;
+    row->updated_at = now_us;
+    if (text_equal(payment->payment_id, payment_id)) {
+        payment->state = PAYMENT_REFUNDED;
+        payment->updated_at = now_us;
+    }
+    if (say) {
+        const struct payment_refunded event = {
+            .payment_id = row->payment_id,
+            .order_id = payment->order_id,
+            .amount_minor = row->amount_minor,
+            .currency = row->currency,
+            .refunded_at = now_us,
+        };
+        work_emit(work, &event);
+    }
+}
+
+void payment_step(struct work *work, struct payment *payment)
+{
+    payment->updated_at = work_now_us(work);
+    if (payment->state == PAYMENT_PENDING && payment->placed && payment->reserved && payment->decision == ORDER_OPEN) {
+        payment->state = PAYMENT_CHARGING;
+        gateway_charge(work, payment);
+    } else if (payment->state == PAYMENT_CAPTURED && payment->decision == ORDER_ENDED) {
+        payment->state = PAYMENT_REFUNDING;
+        refund(work, payment->order_id, payment->payment_id, payment->amount_minor, payment->currency);
+    }
+}
+
+/* ---- what is heard */
+
+static void order_keys(struct work *work, const struct event *event)
+{
+    payment_want(work, event->key, TEXT(""));
+}
+
+static enum outcome on_order_placed(struct work *work, const struct event *event, struct error *error)
+{
+    const struct order_placed *order = event->data;
+    struct codec_faults faults = {0};
+    (void)error;
+    if (!order_placed_valid(order, &faults))
+        return OK; /* the order service answers it */
+    struct payment *payment = payment_row(work, order->order_id);
+    if (!payment || payment->placed)
+        return OK;
+    payment->placed = 1;
+    payment->customer_id = order->customer_id;
+    if (!payment->payment_id.length) {
+        payment->amount_minor = order->total_minor;
+        payment->currency = order->currency;
+    }
+    payment_step(work, payment);
+    return OK;
+}
+
+static enum outcome on_stock_reserved(struct work *work, const struct event *event, struct error *error)
+{
+    struct payment *payment = payment_row(work, event->key);
+    (void)error;
+    if (payment) {
+        payment->reserved = 1;
+        payment_step(work, payment);
+    }
+    return OK;
+}
+
+static enum outcome order_decided(struct work *work, const struct event *event, enum payment_order decision)
+{
+    struct payment *payment = payment_row(work, event->key);
+    if (payment && payment->decision == ORDER_OPEN) {
+        payment->decision = decision;
+        payment_step(work, payment);
+    }
+    return OK;
+}
+
+static enum outcome on_order_confirmed(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    return order_decided(work, event, ORDER_KEPT);
+}
+
+static enum outcome on_order_ended(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    return order_decided(work, event, ORDER_ENDED);
+}
+
+/* `payments` is read for what upstream payment systems say; what this service has said itself comes back and finds its row so. */
+static void captured_keys(struct work *work, const struct event *event)
+{
+    payment_want(work, event->key, ((const struct payment_captured *)event->data)->payment_id);
+}
+
+static enum outcome on_payment_captured(struct work *work, const struct event *event, struct error *error)
+{
+    const struct payment_captured *captured = event->data;
+    struct payment *payment = payment_row(work, captured->order_id);
+    const struct capture capture = {
+        .payment_id = captured->payment_id,
+        .currency = captured->currency,
+        .provider = captured->provider,
+        .amount_minor = captured->amount_minor,
+        .captured_at = captured->captured_at,
+    };
+    if (!text_is_printable(captured->payment_id, 64))
+        return error_reject(error, "payment-id", "PaymentCaptured: payment_id must be 1 to 64 printable ASCII characters");
+    if (payment)
+        payment_captured(work, payment, &capture, false);
+    return OK;
+}
+
+static enum outcome on_payment_failed(struct work *work, const struct event *event, struct error *error)
+{
+    const struct payment_failed *failed = event->data;
+    struct payment *payment = payment_row(work, failed->order_id);
+    (void)error;
+    /* While the gateway is asked its answer counts, not word of another's attempt. */
+    if (payment && payment->state == PAYMENT_PENDING)
+        payment_failed(work, payment, failed->payment_id, failed->reason, false);
+    return OK;
+}
+
+static void refunded_keys(struct work *work, const struct event *event)
+{
+    payment_want(work, event->key, ((const struct payment_refunded *)event->data)->payment_id);
+}
+
+static enum outcome on_payment_refunded(struct work *work, const struct event *event, struct error *error)
+{
+    const struct payment_refunded *refunded = event->data;
+    struct payment *payment = payment_row(work, refunded->order_id);
+    (void)error;
+    if (payment && refunded->payment_id.length)
+        payment_refunded(work, payment, refunded->payment_id, refunded->amount_minor, refunded->currency, false);
+    return OK;
+}
+
+const struct subscription payment_subscriptions[] = {
+    {.type = &order_placed_type, .keys = order_keys, .handle = on_order_placed, .ordering = ORDERED},
+    {.type = &order_confirmed_type, .keys = order_keys, .handle = on_order_confirmed, .ordering = ORDERED},
+    {.type = &order_rejected_type, .keys = order_keys, .handle = on_order_ended, .ordering = ORDERED},
+    {.type = &order_cancelled_type, .keys = order_keys, .handle = on_order_ended, .ordering = ORDERED},
+    {.type = &stock_reserved_type, .keys = order_keys, .handle = on_stock_reserved, .ordering = ORDERED},
+    {.type = &payment_captured_type, .keys = captured_keys, .handle = on_payment_captured, .ordering = ORDERED},
+    {.type = &payment_failed_type, .keys = order_keys, .handle = on_payment_failed, .ordering = ORDERED},
+    {.type = &payment_refunded_type, .keys = refunded_keys, .handle = on_payment_refunded, .ordering = ORDERED},
+    {0},
+};
