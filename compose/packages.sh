@@ -59,6 +59,7 @@ packages_install()
         apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update >&2 </dev/null &&
         packages_as_root timeout "$PACKAGES_SECONDS_MAX" env DEBIAN_FRONTEND=noninteractive \
             apt-get -qy -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \
+            -o DPkg::Options::=--force-confdef -o DPkg::Options::=--force-confold \
             install --no-install-recommends "${missing[@]}" >&2 </dev/null || status=69
     [[ -z $made ]] || packages_as_root rm -f "$policy"
     [[ $status == 0 ]] || packages_say "could not install ${missing[*]}"
