@@ -1,0 +1,57 @@
+/* weir gateway: the stand-in for a payment gateway, alone. */
+#include "base/log.h"
+#include "base/stop.h"
+#include "weir/cli.h"
+#include "weir/gateway_sim.h"
+
+#include <stdio.h>
+
+enum { DRAIN_MS = 2000 };
+
+static const struct setting gateway_settings_table[] = {
+    {"GATEWAY_LISTEN", SETTING_LISTEN, "127.0.0.1:8090", 0, 0, NULL, "Where charges are taken; port 0 picks one."},
+    {"GATEWAY_DIR", SETTING_TEXT, "gateway", 0, 0, NULL, "Folder of ledger.ndjson."},
+    {"GATEWAY_DECLINE_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Charges declined; those of customers \"declined-…\" always are."},
+    {"GATEWAY_TIMEOUT_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Requests that do nothing and are never answered."},
+    {"GATEWAY_LOST_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Requests that are done, but whose answer is lost."},
+    {"GATEWAY_ERROR_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Requests answered with 503."},
+    {"GATEWAY_LATENCY_MIN", SETTING_DURATION, "0s", 0, 600000, NULL, "Shortest time to an answer."},
+    {"GATEWAY_LATENCY_MAX", SETTING_DURATION, "0s", 0, 600000, NULL, "Longest time to an answer."},
+    SETTINGS_END,
+};
+
+int gateway_main(int argc, char **argv)
+{
+    const struct verb *verb = cli_verb("gateway");
+    struct config *config;
+    int exit_code = 0;
+    if (!cli_read(verb, gateway_settings_table, argc, argv, 0, &config, &exit_code))
+        return exit_code;
+    const struct gateway_settings settings = {
+        .listen = config_text(config, "GATEWAY_LISTEN"),
+        .directory = config_text(config, "GATEWAY_DIR"),
+        .decline_percent = (int)config_int(config, "GATEWAY_DECLINE_PERCENT"),
+        .timeout_percent = (int)config_int(config, "GATEWAY_TIMEOUT_PERCENT"),
+        .lost_percent = (int)config_int(config, "GATEWAY_LOST_PERCENT"),
+        .error_percent = (int)config_int(config, "GATEWAY_ERROR_PERCENT"),
+        .latency_min_ms = config_ms(config, "GATEWAY_LATENCY_MIN"),
+        .latency_max_ms = config_ms(config, "GATEWAY_LATENCY_MAX"),
+    };
+    struct gateway *gateway = NULL;
+    struct error error;
+    enum outcome outcome = stop_open(DRAIN_MS, &error);
+    if (outcome == OK)
+        outcome = gateway_open(&settings, &gateway, &error);
+    if (outcome == OK) {
+        printf("http://%s\n", gateway_address(gateway));
+        fflush(stdout);
+        outcome = gateway_run(gateway, stop_fd(), &error);
+        struct gateway_counts counts = gateway_counts(gateway);
+        log_info("gateway", "closed", LOG_INT("charges", counts.charges), LOG_INT("declines", counts.declines),
+                 LOG_INT("refunds", counts.refunds), LOG_INT("repeats", counts.repeats), LOG_INT("timeouts", counts.timeouts),
+                 LOG_INT("lost", counts.lost));
+    }
+    gateway_close(gateway);
+    config_destroy(config);
+    return outcome == OK ? 0 : cli_fail(verb, &error);
+}
