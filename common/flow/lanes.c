@@ -345,7 +345,7 @@ static struct line *line_of(struct lanes *lanes, const struct lane *lane)
     for (size_t i = 0; i < lanes->count; i++)
         if (lanes->line[i].lane == lane)
             return &lanes->line[i];
-    assert(!"a lane that is not in the service's table");
+    assert(false && "a lane that is not in the service's table");
     return NULL;
 }
 
