@@ -234,12 +234,12 @@ static void check_items(const struct order_placed *order, struct codec_faults *f
     /* Past the bound nothing more is said, so that a long list costs no more than a full one. */
     for (size_t i = 0; i < order->items_count && i < ITEMS_MAX; i++) {
         const struct order_item *item = &order->items[i];
-        if (!text_is_printable(item->sku, ID_BYTES_MAX))
-            codec_fault_add(faults, "must be 1 to 64 printable ASCII characters", "items[%zu].sku", i);
         bool again = false;
         for (size_t k = 0; k < i && !again; k++)
             again = text_equal(order->items[k].sku, item->sku);
-        if (again)
+        if (!text_is_printable(item->sku, ID_BYTES_MAX))
+            codec_fault_add(faults, "must be 1 to 64 printable ASCII characters", "items[%zu].sku", i);
+        else if (again)
             codec_fault_add(faults, "must be another than those before it", "items[%zu].sku", i);
         if (item->quantity < 1 || item->quantity > QUANTITY_MAX)
             codec_fault_add(faults, "must be 1 to 10000", "items[%zu].quantity", i);
