@@ -19,14 +19,13 @@ struct handlers *handlers_open(const struct service *service, void *state)
 {
     struct handlers *handlers = calloc(1, sizeof(*handlers));
     struct error error;
-    char url[128];
     assert(handlers);
     clock_hold((int64_t)HANDLERS_START_S * 1000000);
     snprintf(handlers->folder, sizeof(handlers->folder), "%s/handlers.XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
     assert(mkdtemp(handlers->folder));
-    snprintf(url, sizeof(url), "sqlite:%s/test.db", handlers->folder);
+    snprintf(handlers->url, sizeof(handlers->url), "sqlite:%s/test.db", handlers->folder);
     handlers->service = service;
-    must(store_open(url, service->name, &handlers->store, &error), &error, "open");
+    must(store_open(handlers->url, service->name, &handlers->store, &error), &error, "open");
     size_t count = 0;
     while (service->tables[count])
         count++;

@@ -24,6 +24,7 @@ struct handlers {
     struct context context;
     struct arena *arena; /* for what is kept until the end */
     char folder[64];
+    char url[128]; /* of the database, for readers */
     bool in_work;        /* between begin and commit */
     uint64_t items;      /* begun so far: makes the ids of what is handled */
     struct said *said;   /* all that was committed, in order */
