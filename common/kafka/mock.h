@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 
+#include <stddef.h>
+
 enum { MOCK_GROUPS_MAX = 16, MOCK_TOPICS_MAX = 256 };
 
 struct mock_topic {
