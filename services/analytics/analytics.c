@@ -35,6 +35,15 @@ static void page_fill(void *owner, const struct request *request, struct answer 
     answer->body = text_of(analytics_page);
 }
 
+/* Streams and pages have ended before: nobody uses the readers any more. */
+static void analytics_stop(void *owner)
+{
+    struct analytics_state *state = owner;
+    jobs_stop(&state->worker);
+    store_reader_close(state->desk.reader);
+    buffer_free(&state->live.json);
+}
+
 static enum outcome analytics_start(void *owner, const struct service_start *start, struct error *error)
 {
     static const char *const report_paths[PERIOD_KINDS] = {
@@ -45,8 +54,10 @@ static enum outcome analytics_start(void *owner, const struct service_start *sta
     enum outcome outcome = store_reader_open(start->database_url, "analytics", &state->desk.reader, error);
     if (outcome == OK)
         outcome = jobs_start(&state->worker, start->database_url, error);
-    if (outcome != OK)
+    if (outcome != OK) {
+        analytics_stop(state);
         return outcome;
+    }
     http_add_page(start->http, "/", page_fill, NULL);
     http_add_stream(start->http, "/v1/live", LIVE_INTERVAL_MS, live_next, &state->live);
     for (int kind = 0; kind < PERIOD_KINDS; kind++) {
@@ -54,15 +65,6 @@ static enum outcome analytics_start(void *owner, const struct service_start *sta
         http_add_page(start->http, report_paths[kind], report_page_fill, &state->pages[kind]);
     }
     return OK;
-}
-
-/* Streams and pages have ended before: nobody uses the readers any more. */
-static void analytics_stop(void *owner)
-{
-    struct analytics_state *state = owner;
-    jobs_stop(&state->worker);
-    store_reader_close(state->desk.reader);
-    buffer_free(&state->live.json);
 }
 
 const struct service analytics_service = {
