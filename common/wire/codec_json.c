@@ -7,6 +7,17 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* What vsnprintf() has cut must not end within a character. Returns the length that is left. */
+static size_t cut(char *text, size_t length)
+{
+    while (length && ((unsigned char)text[length - 1] & 0xc0) == 0x80)
+        length--;
+    if (length && (unsigned char)text[length - 1] >= 0xc0)
+        length--;
+    text[length] = '\0';
+    return length;
+}
+
 void codec_fault_add(struct codec_faults *faults, const char *reason, const char *path_format, ...)
 {
     if (!faults || faults->count == CODEC_FAULTS_MAX)
@@ -16,15 +27,8 @@ void codec_fault_add(struct codec_faults *faults, const char *reason, const char
     va_start(arguments, path_format);
     int length = vsnprintf(fault->path, sizeof(fault->path), path_format, arguments);
     va_end(arguments);
-    /* Cut, but not within a character. */
-    if (length >= (int)sizeof(fault->path)) {
-        size_t kept = sizeof(fault->path) - 1;
-        while (kept && ((unsigned char)fault->path[kept - 1] & 0xc0) == 0x80)
-            kept--;
-        if (kept && (unsigned char)fault->path[kept - 1] >= 0xc0)
-            kept--;
-        fault->path[kept] = '\0';
-    }
+    if (length >= (int)sizeof(fault->path))
+        cut(fault->path, sizeof(fault->path) - 1);
     snprintf(fault->reason, sizeof(fault->reason), "%s", reason);
 }
 
@@ -56,8 +60,10 @@ static size_t path_push(struct reader *reader, const char *format, ...)
     va_start(arguments, format);
     int length = vsnprintf(reader->path + before, room, format, arguments);
     va_end(arguments);
-    if (length > 0)
-        reader->path_length += (size_t)length < room ? (size_t)length : room - 1;
+    if (length > 0 && (size_t)length < room)
+        reader->path_length += (size_t)length;
+    else if (length > 0)
+        reader->path_length = cut(reader->path, sizeof(reader->path) - 1);
     return before;
 }
 
