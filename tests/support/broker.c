@@ -36,6 +36,7 @@ static rd_kafka_t *handle_new(rd_kafka_type_t type, const char *const *pairs)
 
 struct broker *broker_start(int nodes, const char *const *topics, int partitions)
 {
+    assert(broker_threads_are_seen == 0);
     assert(nodes > 0 && nodes <= BROKER_NODES_MAX);
     struct broker *broker = calloc(1, sizeof(*broker));
     assert(broker);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 struct broker;
+extern const int broker_threads_are_seen; /* threads.c */
 
 /* nodes brokers with these topics (NULL ended) of so many partitions each. */
 struct broker *broker_start(int nodes, const char *const *topics, int partitions);
