@@ -102,7 +102,7 @@ void work_emit_type(struct work *work, const struct event_type *type, const void
     outbox_add(work, &row);
 }
 
-void work_call(struct work *work, const struct lane *lane, struct text key, struct text payload, const char *name)
+struct id work_call(struct work *work, const struct lane *lane, struct text key, struct text payload, const char *name)
 {
     struct context *context = work_owner(work);
     struct arena *arena = work_arena(work);
@@ -123,4 +123,5 @@ void work_call(struct work *work, const struct lane *lane, struct text key, stru
         .created_us = context->now_us,
     };
     lanes_add(context->lanes, work, lane, &call);
+    return id;
 }

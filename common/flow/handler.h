@@ -148,8 +148,8 @@ struct lane {
                            struct error *error);
 };
 /* Asks for a call when the item's transaction is committed. name makes the id (with what is being handled): the same name in the same
- * handling is the same call. */
-void work_call(struct work *work, const struct lane *lane, struct text key, struct text payload, const char *name);
+ * handling is the same call. Gives the id, by which it is found in calls_table while it is not settled. */
+struct id work_call(struct work *work, const struct lane *lane, struct text key, struct text payload, const char *name);
 
 /* ---- door 4: ticks */
 

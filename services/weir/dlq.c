@@ -197,8 +197,11 @@ static void show(struct dlq *dlq, const struct letter *letter)
                  (long long)record->offset, TEXT_ARG(record->key), TEXT_ARG(letter->type));
     for (size_t i = 0; i < letter->header_count; i++)
         buffer_print(&dlq->line, "  %.*s: %.*s\n", TEXT_ARG(letter->headers[i].name), TEXT_ARG(letter->headers[i].value));
-    enum outcome outcome = record->value_null ? error_reject(&error, "null", "the record has no value")
-                                              : frame_read(record->value, &schema_id, &datum, &error);
+    enum outcome outcome;
+    if (record->value_null)
+        outcome = error_reject(&error, "null", "the record has no value");
+    else
+        outcome = frame_read(record->value, &schema_id, &datum, &error);
     if (outcome == OK)
         outcome = registry_plan(dlq->registry, schema_id, &type, &plan, &error);
     if (outcome == OK)

@@ -1,0 +1,270 @@
+/* email: tells customers by e-mail what became of their orders. */
+#include "email/email.h"
+
+#include "base/metrics.h"
+#include "items.h"
+
+#define COLUMN(member, type) ROWS_COLUMN(contact, member, type)
+static const struct rows_column contact_columns[] = {
+    COLUMN(order_id, ROWS_TEXT), COLUMN(state, ROWS_INT),       COLUMN(decided, ROWS_INT),
+    COLUMN(early, ROWS_INT),     COLUMN(email, ROWS_TEXT),      COLUMN(locale, ROWS_TEXT),
+    COLUMN(currency, ROWS_TEXT), COLUMN(total_minor, ROWS_INT), COLUMN(items, ROWS_BYTES),
+};
+#undef COLUMN
+const struct rows_table contacts_table = {
+    .name = "contacts",
+    .columns = contact_columns,
+    .column_count = sizeof(contact_columns) / sizeof(contact_columns[0]),
+    .key_count = 1,
+    .row_bytes = sizeof(struct contact),
+};
+
+#define COLUMN(member, type) ROWS_COLUMN(mail, member, type)
+static const struct rows_column mail_columns[] = {
+    COLUMN(order_id, ROWS_TEXT),   COLUMN(template, ROWS_INT), COLUMN(state, ROWS_INT),        COLUMN(call, ROWS_ID),
+    COLUMN(attempts, ROWS_INT),    COLUMN(message_id, ROWS_TEXT), COLUMN(detail, ROWS_TEXT),   COLUMN(amount_minor, ROWS_INT),
+    COLUMN(currency, ROWS_TEXT),   COLUMN(reason, ROWS_TEXT),  COLUMN(asked_at, ROWS_INT),
+};
+#undef COLUMN
+const struct rows_table mails_table = {
+    .name = "mails",
+    .columns = mail_columns,
+    .column_count = sizeof(mail_columns) / sizeof(mail_columns[0]),
+    .key_count = 2,
+    .row_bytes = sizeof(struct mail),
+};
+static const struct rows_table *const email_tables[] = {&contacts_table, &mails_table, NULL};
+static const struct lane *const email_lanes[] = {&smtp_lane, NULL};
+
+const char *email_template_name(enum email_template template)
+{
+    static const char *const names[EMAIL_TEMPLATES] = {
+        [EMAIL_ORDER_RECEIVED] = "order_received",   [EMAIL_ORDER_CONFIRMED] = "order_confirmed",
+        [EMAIL_ORDER_REJECTED] = "order_rejected",   [EMAIL_ORDER_CANCELLED] = "order_cancelled",
+        [EMAIL_PAYMENT_RECEIPT] = "payment_receipt", [EMAIL_PAYMENT_REFUND] = "payment_refund",
+    };
+    return names[template];
+}
+
+/* ---- what is heard */
+
+static void want(struct work *work, struct text order_id, enum email_template template)
+{
+    rows_want(work, &contacts_table, &(struct contact){.order_id = order_id});
+    rows_want(work, &mails_table, &(struct mail){.order_id = order_id, .template = template});
+}
+
+static struct contact *contact_row(struct work *work, struct text order_id)
+{
+    const struct contact key = {.order_id = order_id};
+    struct contact *contact = rows_get(work, &contacts_table, &key);
+    return contact ? contact : rows_add(work, &contacts_table, &key);
+}
+
+/* One mail for an order and template, ever. */
+static void mail_ask(struct work *work, struct contact *contact, const struct mail *asked)
+{
+    if (contact->state == CONTACT_INVALID || rows_get(work, &mails_table, asked))
+        return;
+    struct mail *mail = rows_add(work, &mails_table, asked);
+    if (!mail)
+        return;
+    mail->asked_at = work_now_us(work);
+    if (contact->state == CONTACT_KNOWN)
+        mail_send(work, mail, contact);
+    else
+        contact->early |= INT64_C(1) << asked->template;
+}
+
+/* What was asked for before the address was known. */
+static void mails_early(struct work *work, struct contact *contact)
+{
+    for (int64_t template = 0; template < EMAIL_TEMPLATES; template++) {
+        if (!(contact->early & INT64_C(1) << template))
+            continue;
+        struct mail *mail = rows_get(work, &mails_table, &(struct mail){.order_id = contact->order_id, .template = template});
+        if (mail && contact->state == CONTACT_INVALID)
+            rows_delete(work, &mails_table, mail);
+        else if (mail)
+            mail_send(work, mail, contact);
+    }
+    contact->early = 0;
+}
+
+static void placed_keys(struct work *work, const struct event *event)
+{
+    want(work, event->key, EMAIL_ORDER_RECEIVED);
+}
+
+static enum outcome on_order_placed(struct work *work, const struct event *event, struct error *error)
+{
+    const struct order_placed *order = event->data;
+    struct codec_faults faults = {0};
+    struct contact *contact = contact_row(work, order->order_id);
+    if (!contact || contact->state != CONTACT_UNKNOWN)
+        return OK;
+    if (order_placed_valid(order, &faults)) {
+        contact->state = CONTACT_KNOWN;
+        contact->email = order->email;
+        contact->locale = order->locale;
+        contact->currency = order->currency;
+        contact->total_minor = order->total_minor;
+        contact->items = items_pack(work_arena(work), order->items, order->items_count);
+        if (!contact->items.at)
+            return error_retry(error, "memory", "no room for the items in this batch");
+    } else {
+        contact->state = CONTACT_INVALID;
+    }
+    mail_ask(work, contact, &(struct mail){.order_id = order->order_id, .template = EMAIL_ORDER_RECEIVED});
+    mails_early(work, contact);
+    return OK;
+}
+
+/* The first decision in the log counts; later ones are passed. */
+static enum outcome decided(struct work *work, struct text order_id, enum email_template template, struct text reason)
+{
+    struct contact *contact = contact_row(work, order_id);
+    if (!contact || contact->decided)
+        return OK;
+    contact->decided = 1;
+    mail_ask(work, contact, &(struct mail){.order_id = order_id, .template = template, .detail = reason});
+    return OK;
+}
+
+static void confirmed_keys(struct work *work, const struct event *event)
+{
+    want(work, event->key, EMAIL_ORDER_CONFIRMED);
+}
+
+static enum outcome on_order_confirmed(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    return decided(work, event->key, EMAIL_ORDER_CONFIRMED, TEXT(""));
+}
+
+static void rejected_keys(struct work *work, const struct event *event)
+{
+    want(work, event->key, EMAIL_ORDER_REJECTED);
+}
+
+static enum outcome on_order_rejected(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    return decided(work, event->key, EMAIL_ORDER_REJECTED, ((const struct order_rejected *)event->data)->reason);
+}
+
+static void cancelled_keys(struct work *work, const struct event *event)
+{
+    want(work, event->key, EMAIL_ORDER_CANCELLED);
+}
+
+static enum outcome on_order_cancelled(struct work *work, const struct event *event, struct error *error)
+{
+    (void)error;
+    return decided(work, event->key, EMAIL_ORDER_CANCELLED, ((const struct order_cancelled *)event->data)->reason);
+}
+
+static void captured_keys(struct work *work, const struct event *event)
+{
+    want(work, event->key, EMAIL_PAYMENT_RECEIPT);
+}
+
+static enum outcome on_payment_captured(struct work *work, const struct event *event, struct error *error)
+{
+    const struct payment_captured *captured = event->data;
+    struct contact *contact = contact_row(work, event->key);
+    (void)error;
+    if (contact)
+        mail_ask(work, contact, &(struct mail){
+            .order_id = captured->order_id, .template = EMAIL_PAYMENT_RECEIPT,
+            .amount_minor = captured->amount_minor, .currency = captured->currency});
+    return OK;
+}
+
+static void refunded_keys(struct work *work, const struct event *event)
+{
+    want(work, event->key, EMAIL_PAYMENT_REFUND);
+}
+
+static enum outcome on_payment_refunded(struct work *work, const struct event *event, struct error *error)
+{
+    const struct payment_refunded *refunded = event->data;
+    struct contact *contact = contact_row(work, event->key);
+    (void)error;
+    if (contact)
+        mail_ask(work, contact, &(struct mail){
+            .order_id = refunded->order_id, .template = EMAIL_PAYMENT_REFUND,
+            .amount_minor = refunded->amount_minor, .currency = refunded->currency});
+    return OK;
+}
+
+static const struct subscription email_subscriptions[] = {
+    {.type = &order_placed_type, .keys = placed_keys, .handle = on_order_placed, .ordering = UNORDERED},
+    {.type = &order_confirmed_type, .keys = confirmed_keys, .handle = on_order_confirmed, .ordering = UNORDERED},
+    {.type = &order_rejected_type, .keys = rejected_keys, .handle = on_order_rejected, .ordering = UNORDERED},
+    {.type = &order_cancelled_type, .keys = cancelled_keys, .handle = on_order_cancelled, .ordering = UNORDERED},
+    {.type = &payment_captured_type, .keys = captured_keys, .handle = on_payment_captured, .ordering = UNORDERED},
+    {.type = &payment_refunded_type, .keys = refunded_keys, .handle = on_payment_refunded, .ordering = UNORDERED},
+    {0},
+};
+
+/* ---- settings and start */
+
+static const struct setting email_settings[] = {
+    {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps", "The mail server, smtp://[user:password@]host:port, smtps:// for TLS from the start."},
+    {"EMAIL_FROM", SETTING_TEXT, "orders@weir.example", 0, 0, NULL, "Address that mails are from."},
+    {"EMAIL_RATE", SETTING_RATE, "100/min", 0, 0, NULL, "Attempts begun at most, N/s, N/min or N/h; 0: no limit."},
+    {"EMAIL_CONCURRENCY", SETTING_INT, "8", 1, LANES_CONCURRENCY_MAX, NULL, "Mails on their way at once."},
+    {"EMAIL_TIMEOUT", SETTING_DURATION, "30s", 100, 600 * 1000, NULL, "One attempt."},
+    {"EMAIL_AMBIGUOUS", SETTING_CHOICE, "resend", 0, 0, "resend|park",
+     "A mail that may have been sent: send it again, with the same Message-ID, or leave it as failed."},
+    SETTINGS_END,
+};
+
+static const struct metric_family email_metrics[] = {
+    {"weir_emails_total", METRIC_COUNTER, "result", "Attempts to send a mail, by what came of them.", NULL},
+    {0},
+};
+
+static enum outcome email_start(void *state, const struct service_start *start, struct error *error)
+{
+    struct email_state *email = state;
+    email->smtp_url = config_text(start->config, "SMTP_URL");
+    email->from = config_text(start->config, "EMAIL_FROM");
+    email->resend = strcmp(config_text(start->config, "EMAIL_AMBIGUOUS"), "resend") == 0;
+    const char *at = strrchr(email->from, '@');
+    if (!email->smtp_url || !at || !net_address_valid(text_of(email->from))) {
+        if (email->smtp_url)
+            error_set(error, FATAL, "setting", "EMAIL_FROM: %s is no mail address", email->from);
+        else
+            error_set(error, FATAL, "setting", "SMTP_URL is not set; weir mail is a mail server to try with");
+        error->exit_code = EXIT_CONFIG;
+        return FATAL;
+    }
+    email->domain = text_of(at + 1);
+    email->ok = metrics_get(start->metrics, &email_metrics[0], "ok", NULL);
+    email->retry = metrics_get(start->metrics, &email_metrics[0], "retry", NULL);
+    email->failed = metrics_get(start->metrics, &email_metrics[0], "failed", NULL);
+    email->outage = metrics_get(start->metrics, &email_metrics[0], "outage", NULL);
+    start->limits[0].concurrency = (int)config_int(start->config, "EMAIL_CONCURRENCY");
+    start->limits[0].timeout_ms = (int)config_ms(start->config, "EMAIL_TIMEOUT");
+    start->limits[0].rate_per_hour = config_int(start->config, "EMAIL_RATE");
+    return OK;
+}
+
+extern const char email_openapi[];
+
+const struct service email_service = {
+    .name = "email",
+    .about = "tells customers by e-mail what became of their orders",
+    .http_port = 8084,
+    .settings = email_settings,
+    .subscriptions = email_subscriptions,
+    .routes = email_routes,
+    .lanes = email_lanes,
+    .tables = email_tables,
+    .metrics = email_metrics,
+    .state_bytes = sizeof(struct email_state),
+    .start = email_start,
+    .openapi = email_openapi,
+};
