@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by compose/quickstart and tests/run: Debian packages, installed only when missing, so that a second run
 # needs no network and no root.
 
