@@ -10,7 +10,7 @@ struct scratch {
     char url[176];
 };
 
-void scratch_make(struct scratch *scratch);   /* under TMPDIR, aborts on failure */
+void scratch_make(struct scratch *scratch);   /* under TMPDIR, else /dev/shm or /tmp; aborts on failure */
 void scratch_remove(struct scratch *scratch); /* with all that is in it          */
 
 #endif
