@@ -3,11 +3,11 @@
  *
  *     bench_codec [--json]
  *
- * One thread, values in cache: the cost of the code, not of memory. Both codecs take turns in short rounds, so
- * that what else the machine does meets both alike; of each the minimum, the median and the maximum round is
- * given, and the ratio of the medians. Each does what a service does with an event: encode appends to a buffer
- * that is kept, decode gives a value whose fields can be read. avro-c gets its value and writer reused, as its
- * documentation advises.
+ * One thread, values in cache: the cost of the code, not of memory. Both codecs take turns in short rounds,
+ * so that what else the machine does meets both alike; of each the minimum, the median and the maximum round
+ * is given, and the ratio of the medians. Each does what a service does with an event: encode appends to a
+ * buffer that is kept, decode gives a value whose fields can be read. avro-c gets its value and writer
+ * reused, as its documentation advises.
  */
 #include "base/clock.h"
 #include "wire/events.h"
@@ -86,7 +86,8 @@ static void report(const struct bench *bench, const char *what, double *ours, do
     qsort(theirs, ROUNDS, sizeof(*theirs), by_size);
     double ratio = theirs[ROUNDS / 2] / ours[ROUNDS / 2];
     if (json)
-        printf("{\"bench\":\"codec\",\"event\":\"%s\",\"bytes\":%zu,\"what\":\"%s\",\"weir_ns\":[%.1f,%.1f,%.1f],"
+        printf("{\"bench\":\"codec\",\"event\":\"%s\",\"bytes\":%zu,\"what\":\"%s\",\"weir_ns\":[%.1f,%.1f,%."
+               "1f],"
                "\"avro_c_ns\":[%.1f,%.1f,%.1f],\"ratio\":%.2f}\n",
                bench->type->name, bench->encoded.length, what, ours[0], ours[ROUNDS / 2], ours[ROUNDS - 1],
                theirs[0], theirs[ROUNDS / 2], theirs[ROUNDS - 1], ratio);
@@ -179,7 +180,8 @@ int main(int argc, char **argv)
         .reserved_at = 1795262400123999,
     };
     if (!json)
-        printf("ns an event                     weir: min  median     max    avro-c: min  median     max   ratio\n");
+        printf("ns an event                     weir: min  median     max    avro-c: min  median     max   "
+               "ratio\n");
     bench_event(&order_placed_type, &order, json);
     bench_event(&stock_reserved_type, &reserved, json);
     return 0;

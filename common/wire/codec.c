@@ -32,14 +32,14 @@ static enum outcome encode_index(const struct schema *schema, int32_t index, str
                                  struct error *error)
 {
     if (index < 0 || (size_t)index >= schema->count)
-        return error_reject(error, "avro-value", "%s %d of %zu", schema->kind == SCHEMA_ENUM ? "symbol" : "branch",
-                            index, schema->count);
+        return error_reject(error, "avro-value", "%s %d of %zu",
+                            schema->kind == SCHEMA_ENUM ? "symbol" : "branch", index, schema->count);
     codec_add_long(into, index);
     return OK;
 }
 
-static enum outcome encode_list(const struct schema *schema, const struct schema_list *list, struct buffer *into,
-                                struct error *error)
+static enum outcome encode_list(const struct schema *schema, const struct schema_list *list,
+                                struct buffer *into, struct error *error)
 {
     if (list->count)
         codec_add_long(into, (int64_t)list->count);

@@ -33,8 +33,8 @@ struct codec_plan;
  * written (an enum or a union's branch out of range, a string that is not UTF-8, a fixed of another length),
  * REJECT ("avro-too-long") where it does not fit, and then into->failed may be set. Not OK: into is as long
  * as before. */
-MUST_CHECK enum outcome codec_encode(const struct codec_type *type, const void *data,
-                                     struct buffer *into, struct error *error);
+MUST_CHECK enum outcome codec_encode(const struct codec_type *type, const void *data, struct buffer *into,
+                                     struct error *error);
 
 /* Resolution of writer to reader, made once a writer schema. REJECT ("schema-incompatible"), with the
  * field and the reason, where Avro says they do not match. Lives in the arena given. */
@@ -44,8 +44,8 @@ MUST_CHECK enum outcome codec_plan_new(const struct schema *writer, const struct
 /* ret_data: the reader's struct, in the arena. REJECT ("avro-truncated", "avro-invalid", "avro-utf8",
  * "avro-symbol", "avro-branch", "avro-trailing", "avro-too-long") with the field on bytes that are not one;
  * RETRY ("memory") past the arena's bound. Not OK: the arena is as it was. */
-MUST_CHECK enum outcome codec_decode(const struct codec_plan *plan, struct text bytes,
-                                     struct arena *arena, const void **ret_data, struct error *error);
+MUST_CHECK enum outcome codec_decode(const struct codec_plan *plan, struct text bytes, struct arena *arena,
+                                     const void **ret_data, struct error *error);
 
 /* ---- JSON */
 
@@ -70,9 +70,10 @@ void codec_fault_add(struct codec_faults *faults, const char *reason, const char
 /* Text is copied into the arena. REJECT ("json-invalid") with the first fault in error's text. faults may
  * be NULL. */
 MUST_CHECK enum outcome codec_from_json(const struct codec_type *type, const json_t *json,
-                                        struct arena *arena, void **ret_data,
-                                        struct codec_faults *faults, struct error *error);
-/* timestamp-micros as RFC 3339 (as a number outside the years 0001 to 9999). Floats by their shortest double. */
+                                        struct arena *arena, void **ret_data, struct codec_faults *faults,
+                                        struct error *error);
+/* timestamp-micros as RFC 3339 (as a number outside the years 0001 to 9999). Floats by their shortest double.
+ */
 void codec_to_json(const struct codec_type *type, const void *data, struct json_writer *writer);
 
 /* A deep copy whose text lies in the arena. NULL past its bound. */

@@ -21,7 +21,8 @@ const unsigned char *codec_get_varint(const unsigned char *at, const unsigned ch
 bool codec_is_utf8_slow(struct text text);
 void codec_add_long(struct buffer *into, int64_t value);
 
-static inline const unsigned char *codec_get_long(const unsigned char *at, const unsigned char *end, int64_t *ret)
+static inline const unsigned char *codec_get_long(const unsigned char *at, const unsigned char *end,
+                                                  int64_t *ret)
 {
     uint64_t raw;
     if (__builtin_expect(at < end && *at < 0x80, 1)) {
@@ -35,7 +36,8 @@ static inline const unsigned char *codec_get_long(const unsigned char *at, const
     return at;
 }
 
-static inline const unsigned char *codec_get_int(const unsigned char *at, const unsigned char *end, int32_t *ret)
+static inline const unsigned char *codec_get_int(const unsigned char *at, const unsigned char *end,
+                                                 int32_t *ret)
 {
     int64_t value;
     at = codec_get_long(at, end, &value);
@@ -46,8 +48,8 @@ static inline const unsigned char *codec_get_int(const unsigned char *at, const 
 }
 
 /* The index of a symbol or a branch. */
-static inline const unsigned char *codec_get_index(const unsigned char *at, const unsigned char *end, int32_t count,
-                                                   int32_t *ret)
+static inline const unsigned char *codec_get_index(const unsigned char *at, const unsigned char *end,
+                                                   int32_t count, int32_t *ret)
 {
     int64_t value;
     at = codec_get_long(at, end, &value);
@@ -57,7 +59,8 @@ static inline const unsigned char *codec_get_index(const unsigned char *at, cons
     return at;
 }
 
-static inline const unsigned char *codec_get_boolean(const unsigned char *at, const unsigned char *end, bool *ret)
+static inline const unsigned char *codec_get_boolean(const unsigned char *at, const unsigned char *end,
+                                                     bool *ret)
 {
     if (at >= end || *at > 1)
         return NULL;
@@ -65,7 +68,8 @@ static inline const unsigned char *codec_get_boolean(const unsigned char *at, co
     return at + 1;
 }
 
-static inline const unsigned char *codec_get_float(const unsigned char *at, const unsigned char *end, float *ret)
+static inline const unsigned char *codec_get_float(const unsigned char *at, const unsigned char *end,
+                                                   float *ret)
 {
     if ((size_t)(end - at) < sizeof(*ret))
         return NULL;
@@ -73,7 +77,8 @@ static inline const unsigned char *codec_get_float(const unsigned char *at, cons
     return at + sizeof(*ret);
 }
 
-static inline const unsigned char *codec_get_double(const unsigned char *at, const unsigned char *end, double *ret)
+static inline const unsigned char *codec_get_double(const unsigned char *at, const unsigned char *end,
+                                                    double *ret)
 {
     if ((size_t)(end - at) < sizeof(*ret))
         return NULL;
@@ -81,8 +86,8 @@ static inline const unsigned char *codec_get_double(const unsigned char *at, con
     return at + sizeof(*ret);
 }
 
-static inline const unsigned char *codec_get_fixed(const unsigned char *at, const unsigned char *end, size_t bytes,
-                                                   struct text *ret)
+static inline const unsigned char *codec_get_fixed(const unsigned char *at, const unsigned char *end,
+                                                   size_t bytes, struct text *ret)
 {
     if ((size_t)(end - at) < bytes)
         return NULL;
@@ -90,7 +95,8 @@ static inline const unsigned char *codec_get_fixed(const unsigned char *at, cons
     return at + bytes;
 }
 
-static inline const unsigned char *codec_get_bytes(const unsigned char *at, const unsigned char *end, struct text *ret)
+static inline const unsigned char *codec_get_bytes(const unsigned char *at, const unsigned char *end,
+                                                   struct text *ret)
 {
     int64_t length;
     at = codec_get_long(at, end, &length);
@@ -121,7 +127,8 @@ static inline bool codec_is_utf8(struct text text)
     return __builtin_expect((seen & high) == 0, 1) || codec_is_utf8_slow(text);
 }
 
-static inline const unsigned char *codec_get_string(const unsigned char *at, const unsigned char *end, struct text *ret)
+static inline const unsigned char *codec_get_string(const unsigned char *at, const unsigned char *end,
+                                                    struct text *ret)
 {
     at = codec_get_bytes(at, end, ret);
     return at && codec_is_utf8(*ret) ? at : NULL;

@@ -354,7 +354,8 @@ enum outcome codec_from_json(const struct codec_type *type, const json_t *json, 
     if (reader.no_memory)
         return error_retry(error, "memory", "out of memory for JSON");
     if (reader.faulty) {
-        const struct codec_fault *first = before < reader.faults->count ? &reader.faults->fault[before] : NULL;
+        const struct codec_fault *first =
+            before < reader.faults->count ? &reader.faults->fault[before] : NULL;
         return error_reject(error, "json-invalid", "%s%s%s", first ? first->path : "",
                             first && first->path[0] ? " " : "", first ? first->reason : "is not valid");
     }
@@ -387,7 +388,8 @@ static void write_base64(struct text bytes, struct json_writer *writer)
     buffer_free(&text);
 }
 
-static void write_list(const struct schema *schema, const struct schema_list *list, struct json_writer *writer)
+static void write_list(const struct schema *schema, const struct schema_list *list,
+                       struct json_writer *writer)
 {
     bool map = schema->kind == SCHEMA_MAP;
     if (map)

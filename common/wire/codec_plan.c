@@ -91,7 +91,8 @@ static enum outcome no_memory(struct decoder *decoder)
 }
 
 /* bytes, string and fixed; the reader says whether they must be UTF-8. */
-static enum outcome decode_text(struct decoder *decoder, const struct schema *writer, bool utf8, struct text *ret)
+static enum outcome decode_text(struct decoder *decoder, const struct schema *writer, bool utf8,
+                                struct text *ret)
 {
     const unsigned char *at = decoder->at;
     if (writer->kind == SCHEMA_FIXED) {
@@ -271,7 +272,8 @@ static enum outcome decode_list(struct decoder *decoder, const struct step *step
             }
         }
         if (block_end && decoder->at != block_end)
-            return error_reject(decoder->error, "avro-invalid", "a block is not as long as it says, at byte %td",
+            return error_reject(decoder->error, "avro-invalid",
+                                "a block is not as long as it says, at byte %td",
                                 decoder->at - decoder->begin);
     }
 }
@@ -414,10 +416,10 @@ struct resolver {
 };
 
 #define MISMATCH(error, ...) error_reject((error), "schema-incompatible", __VA_ARGS__)
-#define NO_MEMORY(error) error_retry((error), "memory", "out of memory for a plan")
+#define NO_MEMORY(error)     error_retry((error), "memory", "out of memory for a plan")
 
-static enum outcome resolve(struct resolver *resolver, const struct schema *writer, const struct schema *reader,
-                            const struct step **ret, struct error *error);
+static enum outcome resolve(struct resolver *resolver, const struct schema *writer,
+                            const struct schema *reader, const struct step **ret, struct error *error);
 
 static struct step *step_new(struct resolver *resolver, enum step_kind kind, const struct schema *writer,
                              const struct schema *reader)
@@ -470,10 +472,12 @@ static bool promotes(enum schema_kind from, enum schema_kind to)
 }
 
 static enum outcome resolve_from_union(struct resolver *resolver, const struct schema *writer,
-                                       const struct schema *reader, const struct step **ret, struct error *error)
+                                       const struct schema *reader, const struct step **ret,
+                                       struct error *error)
 {
     struct step *step = step_new(resolver, STEP_FROM_UNION, writer, reader);
-    const struct step **branches = arena_take_zeroed(resolver->arena, writer->count * sizeof(const struct step *));
+    const struct step **branches =
+        arena_take_zeroed(resolver->arena, writer->count * sizeof(const struct step *));
     if (!step || !branches)
         return NO_MEMORY(error);
     bool any = false;
@@ -494,7 +498,8 @@ static enum outcome resolve_from_union(struct resolver *resolver, const struct s
 
 /* The branch of the same type and name, else the first that can read it. */
 static enum outcome resolve_into_union(struct resolver *resolver, const struct schema *writer,
-                                       const struct schema *reader, const struct step **ret, struct error *error)
+                                       const struct schema *reader, const struct step **ret,
+                                       struct error *error)
 {
     struct step *step = step_new(resolver, STEP_INTO_UNION, writer, reader);
     if (!step)
@@ -657,8 +662,8 @@ static enum outcome resolve_value(struct resolver *resolver, const struct schema
     return *ret ? OK : NO_MEMORY(error);
 }
 
-static enum outcome resolve(struct resolver *resolver, const struct schema *writer, const struct schema *reader,
-                            const struct step **ret, struct error *error)
+static enum outcome resolve(struct resolver *resolver, const struct schema *writer,
+                            const struct schema *reader, const struct step **ret, struct error *error)
 {
     if (++resolver->step_count > STEPS_MAX)
         return MISMATCH(error, "the two schemas need more than %d steps", STEPS_MAX);

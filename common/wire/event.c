@@ -51,7 +51,8 @@ bool traceparent_valid(struct text traceparent)
         (memcmp(at, "00", 2) == 0 || at[HEADER_TRACEPARENT_BYTES] != '-'))
         return false;
     return at[AT_TRACE - 1] == '-' && at[AT_PARENT - 1] == '-' && at[AT_FLAGS - 1] == '-' &&
-           hex_not_zero(at + AT_TRACE, at + AT_PARENT - 1) && hex_not_zero(at + AT_PARENT, at + AT_FLAGS - 1) &&
+           hex_not_zero(at + AT_TRACE, at + AT_PARENT - 1) &&
+           hex_not_zero(at + AT_PARENT, at + AT_FLAGS - 1) &&
            hex(at + AT_FLAGS, at + HEADER_TRACEPARENT_BYTES);
 }
 

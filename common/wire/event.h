@@ -29,26 +29,26 @@ struct header {
 };
 
 /* Names, once. */
-#define HEADER_ID "ce_id"
-#define HEADER_SOURCE "ce_source"
-#define HEADER_TYPE "ce_type"
-#define HEADER_SPECVERSION "ce_specversion"
-#define HEADER_TIME "ce_time"
-#define HEADER_SUBJECT "ce_subject"
+#define HEADER_ID           "ce_id"
+#define HEADER_SOURCE       "ce_source"
+#define HEADER_TYPE         "ce_type"
+#define HEADER_SPECVERSION  "ce_specversion"
+#define HEADER_TIME         "ce_time"
+#define HEADER_SUBJECT      "ce_subject"
 #define HEADER_CONTENT_TYPE "content-type"
-#define HEADER_TRACEPARENT "traceparent"
+#define HEADER_TRACEPARENT  "traceparent"
 
 enum {
-    HEADERS_COUNT_MAX = 64,          /* a record with more is REJECT ("headers")      */
-    HEADERS_BYTES_MAX = 64 << 10,    /* names and values together, likewise           */
+    HEADERS_COUNT_MAX = 64,       /* a record with more is REJECT ("headers")      */
+    HEADERS_BYTES_MAX = 64 << 10, /* names and values together, likewise           */
     HEADER_TRACEPARENT_BYTES = 55,
 };
 
 /* What a handler is given. Everything points into the record or the batch's arena. */
 struct event {
     const struct event_type *type;
-    const void *data;        /* the generated struct of type                                      */
-    struct id id;            /* the dedupe id: ce_id, or topic, partition and offset without one  */
+    const void *data; /* the generated struct of type                                      */
+    struct id id;     /* the dedupe id: ce_id, or topic, partition and offset without one  */
     struct text key;
     struct text source;      /* ce_source; empty from upstreams that send none                    */
     struct text traceparent; /* valid W3C, else empty                                             */
@@ -56,14 +56,16 @@ struct event {
     enum topic_id topic;
 };
 
-const struct header *header_find(const struct header *headers, size_t count, const char *name); /* the last of that name */
+const struct header *header_find(const struct header *headers, size_t count,
+                                 const char *name); /* the last of that name */
 bool traceparent_valid(struct text traceparent);
 /* A new trace, or the next span of the parent's trace. Deterministic in id, so that a replay is alike. */
 struct text traceparent_next(struct text parent, struct id id, char into[HEADER_TRACEPARENT_BYTES + 1]);
 
 /* Confluent framing: 0x00 and a big-endian id, then the datum. REJECT ("framing") otherwise. */
 enum { FRAME_BYTES = 5 };
-MUST_CHECK enum outcome frame_read(struct text value, int32_t *ret_schema_id, struct text *ret_datum, struct error *error);
+MUST_CHECK enum outcome frame_read(struct text value, int32_t *ret_schema_id, struct text *ret_datum,
+                                   struct error *error);
 void frame_write(struct buffer *into, int32_t schema_id);
 
 /*
@@ -71,14 +73,17 @@ void frame_write(struct buffer *into, int32_t schema_id);
  * (SCHEMA_REGISTRY_URL) ids are the registry's. Thread: the loop's, and tools. One a process.
  */
 struct registry;
-MUST_CHECK enum outcome registry_open(const char *url, struct registry **ret, struct error *error); /* NULL url: the files */
+MUST_CHECK enum outcome registry_open(const char *url, struct registry **ret,
+                                      struct error *error); /* NULL url: the files */
 void registry_close(struct registry *registry);
 /* The id under which events of this type are written. */
-MUST_CHECK enum outcome registry_id(struct registry *registry, const struct event_type *type, int32_t *ret_id, struct error *error);
+MUST_CHECK enum outcome registry_id(struct registry *registry, const struct event_type *type, int32_t *ret_id,
+                                    struct error *error);
 /* How to read datums with this id: the event's type and the plan. REJECT ("schema-unknown") for an id
  * that nobody knows or a schema that is no event's; OUTAGE while the registry cannot be asked. */
-MUST_CHECK enum outcome registry_plan(struct registry *registry, int32_t schema_id, const struct event_type **ret_type,
-                                      const struct codec_plan **ret_plan, struct error *error);
+MUST_CHECK enum outcome registry_plan(struct registry *registry, int32_t schema_id,
+                                      const struct event_type **ret_type, const struct codec_plan **ret_plan,
+                                      struct error *error);
 
 /*
  * The rules of a valid order (CONTRACT.md "A valid order"), beyond its schema. Adds a fault for each
@@ -87,7 +92,8 @@ MUST_CHECK enum outcome registry_plan(struct registry *registry, int32_t schema_
  */
 struct order_placed;
 bool order_placed_valid(const struct order_placed *order, struct codec_faults *faults);
-/* The rules of any event, this one's among them: order_id is a UUID, SKUs and payment ids are 1 to 64 printable ASCII characters. */
+/* The rules of any event, this one's among them: order_id is a UUID, SKUs and payment ids are 1 to 64
+ * printable ASCII characters. */
 bool event_valid(const struct event_type *type, const void *data, struct codec_faults *faults);
 
 #endif

@@ -165,10 +165,10 @@ static const char *snake(struct text name)
 static const char *member(struct text name)
 {
     static const char *const words[] = {
-        "auto",     "bool",   "break",  "case",   "char",   "const",    "continue", "default",
-        "do",       "double", "else",   "enum",   "extern", "float",    "for",      "goto",
+        "auto",     "bool",   "break",  "case",   "char",     "const",  "continue", "default",
+        "do",       "double", "else",   "enum",   "extern",   "float",  "for",      "goto",
         "if",       "inline", "int",    "long",   "register", "return", "short",    "signed",
-        "sizeof",   "static", "struct", "switch", "typedef", "union",   "unsigned", "void",
+        "sizeof",   "static", "struct", "switch", "typedef",  "union",  "unsigned", "void",
         "volatile", "while",  "asm",    "typeof", "restrict", "unix",   "linux",
     };
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
@@ -345,9 +345,8 @@ static void write_record_struct(const struct schema *schema, const char *name)
         else
             say("    %s %s;%s\n", type_name(part), called,
                 schema_is_timestamp_micros(part) ? " /* microseconds since 1970, UTC */"
-                : part->kind == SCHEMA_ENUM
-                    ? print(" /* enum %s */", snake(schema_short_name(part->name)))
-                    : "");
+                : part->kind == SCHEMA_ENUM ? print(" /* enum %s */", snake(schema_short_name(part->name)))
+                                            : "");
     }
     say("%s};\n\n", any ? "" : "    char nothing;\n");
 }
@@ -417,13 +416,14 @@ static const char *write_table(const struct schema *schema)
         say("};\n");
     }
     for (size_t i = 0; schema->fields && i < schema->count; i++)
-        say_names(print("%s_%zu", name, i), "aliases", schema->fields[i].aliases, schema->fields[i].alias_count);
+        say_names(print("%s_%zu", name, i), "aliases", schema->fields[i].aliases,
+                  schema->fields[i].alias_count);
     if (schema->fields && schema->count) {
         say("static const struct schema_field %s_fields[] = {\n", name);
         for (size_t i = 0; i < schema->count; i++) {
             const struct schema_field *field = &schema->fields[i];
-            say("    {.name = TEXT_INIT(\"%.*s\"), .schema = &%s, .offset = %zu", TEXT_ARG(field->name), parts[i],
-                field->offset);
+            say("    {.name = TEXT_INIT(\"%.*s\"), .schema = &%s, .offset = %zu", TEXT_ARG(field->name),
+                parts[i], field->offset);
             if (field->has_default) {
                 say(", .has_default = true, .default_bytes = ");
                 say_octets(field->default_bytes);
@@ -502,7 +502,8 @@ static void write_get_call(int depth, const char *call)
 }
 
 /* at_name and count_name: the list's two members. Lists nest, so each depth has names of its own. */
-static void write_get_list(const struct schema *schema, const char *at_name, const char *count_name, int depth)
+static void write_get_list(const struct schema *schema, const char *at_name, const char *count_name,
+                           int depth)
 {
     const struct schema *items = schema->items;
     bool map = schema->kind == SCHEMA_MAP;
@@ -550,7 +551,8 @@ static void write_get_union(const struct schema *schema, const char *to, int dep
         const struct schema *part = schema->branches[i];
         say_at(depth + 1, "case %zu:\n", i);
         if (part->kind != SCHEMA_NULL)
-            write_get(part, schema->optional ? print("%s.value", to) : print("%s.as.%s", to, branch_member(part)),
+            write_get(part,
+                      schema->optional ? print("%s.value", to) : print("%s.as.%s", to, branch_member(part)),
                       depth + 2);
         say_at(depth + 2, "break;\n");
     }
@@ -601,15 +603,16 @@ static void write_put_call(int depth, const char *call, bool may_fail)
     say_at(depth + 1, "return NULL;\n");
 }
 
-static void write_list_loop(const struct schema *schema, const char *at_name, const char *count_name, int depth,
-                            void (*each)(const struct schema *, const char *, int))
+static void write_list_loop(const struct schema *schema, const char *at_name, const char *count_name,
+                            int depth, void (*each)(const struct schema *, const char *, int))
 {
     const char *index = print("i%d", depth);
     const char *item = print("%s[%s]", at_name, index);
     say_at(depth, "for (size_t %s = 0; %s < %s; %s++) {\n", index, index, count_name, index);
     if (schema->kind == SCHEMA_MAP) {
         say_at(depth + 1,
-               each == write_put ? "at = codec_put_string(at, %s.key);\n" : "bytes += 10 + %s.key.length;\n", item);
+               each == write_put ? "at = codec_put_string(at, %s.key);\n" : "bytes += 10 + %s.key.length;\n",
+               item);
         if (each == write_put) {
             say_at(depth + 1, "if (!at)\n");
             say_at(depth + 2, "return NULL;\n");
@@ -620,7 +623,8 @@ static void write_list_loop(const struct schema *schema, const char *at_name, co
     say_at(depth, "}\n");
 }
 
-static void write_put_list(const struct schema *schema, const char *at_name, const char *count_name, int depth)
+static void write_put_list(const struct schema *schema, const char *at_name, const char *count_name,
+                           int depth)
 {
     say_at(depth, "if (%s) {\n", count_name);
     write_put_call(depth + 1, print("codec_put_long(at, (int64_t)%s)", count_name), false);
@@ -634,7 +638,7 @@ static void write_union_switch(const struct schema *schema, const char *from, in
 {
     if (schema->optional)
         say_at(depth, "switch (%s.set ? %d : %d) {\n", from, schema->branches[0]->kind == SCHEMA_NULL,
-            schema->branches[0]->kind != SCHEMA_NULL);
+               schema->branches[0]->kind != SCHEMA_NULL);
     else
         say_at(depth, "switch (%s.branch) {\n", from);
     for (size_t i = 0; i < schema->count; i++) {
@@ -643,7 +647,8 @@ static void write_union_switch(const struct schema *schema, const char *from, in
         if (each == write_put)
             write_put_call(depth + 1, print("codec_put_long(at, %zu)", i), false);
         if (part->kind != SCHEMA_NULL)
-            each(part, schema->optional ? print("%s.value", from) : print("%s.as.%s", from, branch_member(part)),
+            each(part,
+                 schema->optional ? print("%s.value", from) : print("%s.as.%s", from, branch_member(part)),
                  depth + 1);
         say_at(depth + 1, "break;\n");
     }
@@ -696,9 +701,9 @@ static void write_put(const struct schema *schema, const char *from, int depth)
 static size_t bound_of(const struct schema *schema)
 {
     static const size_t bounds[SCHEMA_KIND_COUNT] = {
-        [SCHEMA_BOOLEAN] = 1, [SCHEMA_INT] = 5,     [SCHEMA_LONG] = 10, [SCHEMA_FLOAT] = 4, [SCHEMA_DOUBLE] = 8,
-        [SCHEMA_BYTES] = 10,  [SCHEMA_STRING] = 10, [SCHEMA_ENUM] = 5,  [SCHEMA_ARRAY] = 11, [SCHEMA_MAP] = 11,
-        [SCHEMA_UNION] = 5,
+        [SCHEMA_BOOLEAN] = 1, [SCHEMA_INT] = 5,    [SCHEMA_LONG] = 10,   [SCHEMA_FLOAT] = 4,
+        [SCHEMA_DOUBLE] = 8,  [SCHEMA_BYTES] = 10, [SCHEMA_STRING] = 10, [SCHEMA_ENUM] = 5,
+        [SCHEMA_ARRAY] = 11,  [SCHEMA_MAP] = 11,   [SCHEMA_UNION] = 5,
     };
     if (schema->kind == SCHEMA_FIXED)
         return schema->fixed_bytes;
@@ -767,7 +772,8 @@ static void write_record_code(const struct schema *schema, const char *name)
             write_bound(part, print("from->%s", called), 1);
         }
     }
-    say("    return bytes;\n}\n\nstatic inline unsigned char *%s_encode(unsigned char *at, const struct %s *from)\n"
+    say("    return bytes;\n}\n\nstatic inline unsigned char *%s_encode(unsigned char *at, const struct %s "
+        "*from)\n"
         "{\n    (void)from;\n",
         name, name);
     for (size_t i = 0; i < schema->count; i++) {
@@ -825,14 +831,15 @@ static void write_header(const char *stem, const char *STEM)
         write_struct(latest(i), events[i].prefix);
     for (int i = 0; i < EVENT_COUNT; i++)
         say("extern const struct event_type %s_type;\n", events[i].prefix);
-    say("/* In the order of their numbers, NULL at the end. */\nextern const struct event_type *const %s_types[];\n",
+    say("/* In the order of their numbers, NULL at the end. */\nextern const struct event_type *const "
+        "%s_types[];\n",
         stem);
     say("\n/* The %s_type of a pointer to one of the structs above. */\n#define %s_TYPE_OF(pointer) \\\n"
         "    _Generic((pointer), \\\n",
         stem, STEM);
     for (int i = 0; i < EVENT_COUNT; i++)
-        say("        struct %s *: &%s_type, const struct %s *: &%s_type%s\n", events[i].prefix, events[i].prefix,
-            events[i].prefix, events[i].prefix, i + 1 < EVENT_COUNT ? ", \\" : ")");
+        say("        struct %s *: &%s_type, const struct %s *: &%s_type%s\n", events[i].prefix,
+            events[i].prefix, events[i].prefix, events[i].prefix, i + 1 < EVENT_COUNT ? ", \\" : ")");
     say("\n#endif\n");
 }
 
@@ -882,7 +889,8 @@ static void write_source(const char *stem)
         for (int n = 0; n < version_counts[i]; n++)
             say("%s_schema_%d, ", prefix, n + 1);
         say("};\nconst struct event_type %s_type = {\n    .number = %d,\n    .name = \"%s\",\n"
-            "    .full_name = \"%.*s\",\n    .topic = TOPIC_%s,\n    .codec = &%s_codec,\n    .key_offset = %zu,\n"
+            "    .full_name = \"%.*s\",\n    .topic = TOPIC_%s,\n    .codec = &%s_codec,\n    .key_offset = "
+            "%zu,\n"
             "    .version = %d,\n    .schemas = %s_schemas,\n};\n",
             prefix, events[i].number, events[i].name, TEXT_ARG(latest(i)->name), events[i].topic, prefix,
             key_offset(i), version_counts[i], prefix);

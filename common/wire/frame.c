@@ -1,6 +1,7 @@
 #include "wire/event.h"
 
-enum outcome frame_read(struct text value, int32_t *ret_schema_id, struct text *ret_datum, struct error *error)
+enum outcome frame_read(struct text value, int32_t *ret_schema_id, struct text *ret_datum,
+                        struct error *error)
 {
     if (value.length < FRAME_BYTES)
         return error_reject(error, "framing", "a value of %zu bytes has no schema id", value.length);

@@ -112,7 +112,8 @@ static bool address_literal_valid(struct text text)
 
 static bool email_valid(struct text email)
 {
-    const char *at = email.length && email.length <= EMAIL_BYTES_MAX ? memrchr(email.at, '@', email.length) : NULL;
+    const char *at =
+        email.length && email.length <= EMAIL_BYTES_MAX ? memrchr(email.at, '@', email.length) : NULL;
     if (!at)
         return false;
     struct text local = {email.at, (size_t)(at - email.at)};
@@ -120,7 +121,8 @@ static bool email_valid(struct text email)
     if (local.length == 0 || local.length > EMAIL_LOCAL_BYTES_MAX || domain.length == 0)
         return false;
     bool quoted = local.length >= 2 && local.at[0] == '"' && local.at[local.length - 1] == '"';
-    if (quoted ? !quoted_string_valid((struct text){local.at + 1, local.length - 2}) : !dot_string_valid(local))
+    if (quoted ? !quoted_string_valid((struct text){local.at + 1, local.length - 2})
+               : !dot_string_valid(local))
         return false;
     return domain.at[0] == '[' ? address_literal_valid(domain) : domain_valid(domain);
 }
@@ -128,8 +130,9 @@ static bool email_valid(struct text email)
 /* ---- RFC 5646, 2.1: a well-formed language tag */
 
 static const char *const grandfathered[] = {
-    "en-GB-oed", "i-ami",     "i-bnn",     "i-default",  "i-enochian", "i-hak",    "i-klingon", "i-lux",   "i-mingo",
-    "i-navajo",  "i-pwn",     "i-tao",     "i-tay",      "i-tsu",      "sgn-BE-FR", "sgn-BE-NL", "sgn-CH-DE",
+    "en-GB-oed", "i-ami", "i-bnn",     "i-default", "i-enochian", "i-hak",
+    "i-klingon", "i-lux", "i-mingo",   "i-navajo",  "i-pwn",      "i-tao",
+    "i-tay",     "i-tsu", "sgn-BE-FR", "sgn-BE-NL", "sgn-CH-DE",
 };
 
 /* Subtags one after another; at the end .subtag is empty. */
@@ -188,7 +191,8 @@ static bool locale_valid(struct text locale)
         tag_next(&tag);
     if (tag.subtag.length == 4 && all(tag.subtag, is_alpha))
         tag_next(&tag);
-    if ((tag.subtag.length == 2 && all(tag.subtag, is_alpha)) || (tag.subtag.length == 3 && all(tag.subtag, is_digit)))
+    if ((tag.subtag.length == 2 && all(tag.subtag, is_alpha)) ||
+        (tag.subtag.length == 3 && all(tag.subtag, is_digit)))
         tag_next(&tag);
     while (is_variant(tag.subtag))
         tag_next(&tag);
@@ -220,7 +224,8 @@ static bool total(const struct order_placed *order, int64_t *ret)
     *ret = 0;
     for (size_t i = 0; i < order->items_count; i++) {
         int64_t price;
-        if (__builtin_mul_overflow(order->items[i].unit_price_minor, (int64_t)order->items[i].quantity, &price) ||
+        if (__builtin_mul_overflow(order->items[i].unit_price_minor, (int64_t)order->items[i].quantity,
+                                   &price) ||
             __builtin_add_overflow(*ret, price, ret))
             return false;
     }

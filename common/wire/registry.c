@@ -87,8 +87,9 @@ static enum outcome files_load(struct registry *registry, struct error *error)
 enum outcome registry_open(const char *url, struct registry **ret, struct error *error)
 {
     if (url && *url) {
-        enum outcome outcome = error_fatal(error, "registry", "SCHEMA_REGISTRY_URL: not supported by this version; "
-                                                              "without it the files in schemas/ are used");
+        enum outcome outcome = error_fatal(error, "registry",
+                                           "SCHEMA_REGISTRY_URL: not supported by this version; "
+                                           "without it the files in schemas/ are used");
         if (error)
             error->exit_code = EXIT_CONFIG;
         return outcome;

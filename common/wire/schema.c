@@ -10,7 +10,7 @@
 
 enum {
     NAME_BYTES_MAX = 1024,
-    NODES_MAX = 16384,           /* with every named type counted where it is used */
+    NODES_MAX = 16384, /* with every named type counted where it is used */
     FIXED_BYTES_MAX = 1 << 20,
     NAMED_MAX = SCHEMA_FIELDS_MAX,
     TEXT_SIZE = sizeof(struct text),
@@ -72,7 +72,7 @@ struct parser {
 };
 
 #define INVALID(parser, ...) error_reject((parser)->error, "schema-invalid", __VA_ARGS__)
-#define NO_MEMORY(parser) error_retry((parser)->error, "memory", "out of memory for a schema")
+#define NO_MEMORY(parser)    error_retry((parser)->error, "memory", "out of memory for a schema")
 
 static enum outcome parse(struct parser *parser, const json_t *json, struct text space,
                           const struct schema **ret);
@@ -127,7 +127,8 @@ static struct text full_name(struct parser *parser, struct text name, struct tex
 static struct text name_space(struct text full_name)
 {
     struct text name = schema_short_name(full_name);
-    return (struct text){full_name.at, name.length == full_name.length ? 0 : full_name.length - name.length - 1};
+    return (struct text){full_name.at,
+                         name.length == full_name.length ? 0 : full_name.length - name.length - 1};
 }
 
 static size_t align_up(size_t size, size_t align)
@@ -514,8 +515,8 @@ static enum outcome parse(struct parser *parser, const json_t *json, struct text
                           const struct schema **ret)
 {
     if (json_is_string(json))
-        return parse_reference(parser, (struct text){json_string_value(json), json_string_length(json)}, space,
-                               ret);
+        return parse_reference(parser, (struct text){json_string_value(json), json_string_length(json)},
+                               space, ret);
     if (json_is_array(json))
         return parse_union(parser, json, space, ret);
     if (json_is_object(json))

@@ -136,8 +136,8 @@ static enum outcome encode_map(const struct schema *schema, const json_t *json, 
     return OK;
 }
 
-enum outcome schema_default_encode(const struct schema *schema, const struct json_t *json, struct buffer *into,
-                                   struct error *error)
+enum outcome schema_default_encode(const struct schema *schema, const struct json_t *json,
+                                   struct buffer *into, struct error *error)
 {
     switch (schema->kind) {
     case SCHEMA_NULL:

@@ -53,8 +53,8 @@ struct schema_field {
 
 struct schema {
     enum schema_kind kind;
-    struct text name;    /* full name of a record, enum or fixed; else the type's word */
-    struct text logical; /* logicalType where it fits the type, else empty */
+    struct text name;           /* full name of a record, enum or fixed; else the type's word */
+    struct text logical;        /* logicalType where it fits the type, else empty */
     const struct text *aliases; /* full names */
     size_t alias_count;
     size_t count; /* of fields, symbols or branches */

@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 static const struct topic topics[TOPIC_COUNT] = {
-#define TOPIC(id, name, key, partitions, days, compacted) \
+#define TOPIC(id, name, key, partitions, days, compacted)                                                    \
     [TOPIC_##id] = {name, key, partitions, days, compacted},
 #include "wire/topics.def"
 #undef TOPIC
@@ -40,7 +40,8 @@ static uint32_t murmur2(struct text key)
     size_t left = key.length;
     uint32_t hash = seed ^ (uint32_t)key.length;
     for (; left >= 4; at += 4, left -= 4) {
-        uint32_t word = (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+        uint32_t word =
+            (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
         word *= multiplier;
         word ^= word >> 24;
         hash = (hash * multiplier) ^ (word * multiplier);

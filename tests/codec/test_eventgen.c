@@ -11,8 +11,8 @@ enum { BYTES_MAX = 8 << 20, VALUES = 2000 };
 
 struct fixture {
     struct arena *arena;
-    const struct schema *schema;      /* the same at run time */
-    const struct codec_type *table;   /* without straight-line code */
+    const struct schema *schema;    /* the same at run time */
+    const struct codec_type *table; /* without straight-line code */
     const struct codec_plan *straight_plan;
     const struct codec_plan *table_plan;
 };
@@ -25,9 +25,11 @@ static int set_up(void **state)
     struct text text = text_of(everything_type.schemas[everything_type.version - 1]);
     assert_int_equal(schema_parse(text, fixture.arena, &fixture.schema, &error), OK);
     fixture.table = codec_type_new(fixture.schema, fixture.arena);
-    assert_int_equal(codec_plan_new(fixture.schema, fixture.table, fixture.arena, &fixture.table_plan, &error), OK);
     assert_int_equal(
-        codec_plan_new(fixture.schema, everything_type.codec, fixture.arena, &fixture.straight_plan, &error), OK);
+        codec_plan_new(fixture.schema, fixture.table, fixture.arena, &fixture.table_plan, &error), OK);
+    assert_int_equal(
+        codec_plan_new(fixture.schema, everything_type.codec, fixture.arena, &fixture.straight_plan, &error),
+        OK);
     *state = &fixture;
     return 0;
 }
@@ -79,8 +81,10 @@ static void straight_code_writes_and_reads_as_the_table_does(void **state)
         struct everything direct;
         assert_ptr_equal(everything_type.codec->decode(begin, end, fixture->arena, &direct), end);
         assert_true(samples_same(fixture->schema, value, &direct));
-        assert_int_equal(codec_decode(fixture->straight_plan, buffer_text(&table), fixture->arena, &one, &error), OK);
-        assert_int_equal(codec_decode(fixture->table_plan, buffer_text(&table), fixture->arena, &other, &error), OK);
+        assert_int_equal(
+            codec_decode(fixture->straight_plan, buffer_text(&table), fixture->arena, &one, &error), OK);
+        assert_int_equal(
+            codec_decode(fixture->table_plan, buffer_text(&table), fixture->arena, &other, &error), OK);
         assert_true(samples_same(fixture->schema, value, one));
         assert_true(samples_same(fixture->schema, value, other));
         arena_rewind(fixture->arena, mark);

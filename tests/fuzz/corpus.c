@@ -1,6 +1,6 @@
 /*
- * corpus: runs a fuzz target without libFuzzer, in every build: each file of its corpus, then seeded mutations
- * of them, the same on every run.
+ * corpus: runs a fuzz target without libFuzzer, in every build: each file of its corpus, then seeded
+ * mutations of them, the same on every run.
  *
  *     <target> CORPUS MUTATIONS
  */

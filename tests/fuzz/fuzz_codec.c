@@ -17,35 +17,45 @@ enum { BYTES_MAX = 64 << 20, EVENTS_MAX = 64 };
 /* Writer, reader: between them every step of a plan. */
 static const char *const resolutions[][2] = {
     {"{\"type\":\"record\",\"name\":\"R\",\"fields\":["
-     "{\"name\":\"n\",\"type\":\"int\"},{\"name\":\"s\",\"type\":\"string\"},{\"name\":\"b\",\"type\":\"bytes\"},"
-     "{\"name\":\"f\",\"type\":\"float\"},{\"name\":\"e\",\"type\":{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\",\"C\"]}},"
+     "{\"name\":\"n\",\"type\":\"int\"},{\"name\":\"s\",\"type\":\"string\"},{\"name\":\"b\",\"type\":"
+     "\"bytes\"},"
+     "{\"name\":\"f\",\"type\":\"float\"},{\"name\":\"e\",\"type\":{\"type\":\"enum\",\"name\":\"E\","
+     "\"symbols\":[\"A\",\"B\",\"C\"]}},"
      "{\"name\":\"u\",\"type\":[\"null\",\"int\",\"string\",{\"type\":\"array\",\"items\":\"boolean\"}]}]}",
      "{\"type\":\"record\",\"name\":\"R\",\"fields\":["
      "{\"name\":\"u\",\"type\":[\"double\",\"null\",\"bytes\",{\"type\":\"array\",\"items\":\"boolean\"}]},"
-     "{\"name\":\"e\",\"type\":{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"C\",\"A\"],\"default\":\"A\"}},"
-     "{\"name\":\"f\",\"type\":\"double\"},{\"name\":\"b\",\"type\":\"string\"},{\"name\":\"s\",\"type\":\"bytes\"},"
+     "{\"name\":\"e\",\"type\":{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"C\",\"A\"],\"default\":\"A\"}"
+     "},"
+     "{\"name\":\"f\",\"type\":\"double\"},{\"name\":\"b\",\"type\":\"string\"},{\"name\":\"s\",\"type\":"
+     "\"bytes\"},"
      "{\"name\":\"m\",\"aliases\":[\"n\"],\"type\":[\"null\",\"long\"]},"
      "{\"name\":\"d\",\"type\":{\"type\":\"map\",\"values\":\"long\"},\"default\":{\"x\":1}}]}"},
     /* everything skipped */
     {"{\"type\":\"record\",\"name\":\"R\",\"fields\":["
-     "{\"name\":\"a\",\"type\":{\"type\":\"array\",\"items\":{\"type\":\"map\",\"values\":[\"null\",\"string\",\"double\"]}}},"
+     "{\"name\":\"a\",\"type\":{\"type\":\"array\",\"items\":{\"type\":\"map\",\"values\":[\"null\","
+     "\"string\",\"double\"]}}},"
      "{\"name\":\"x\",\"type\":{\"type\":\"fixed\",\"name\":\"F\",\"size\":3}},"
-     "{\"name\":\"r\",\"type\":{\"type\":\"record\",\"name\":\"Q\",\"fields\":[{\"name\":\"o\",\"type\":\"boolean\"},"
-     "{\"name\":\"l\",\"type\":\"long\"},{\"name\":\"f\",\"type\":\"float\"},{\"name\":\"b\",\"type\":\"bytes\"}]}},"
+     "{\"name\":\"r\",\"type\":{\"type\":\"record\",\"name\":\"Q\",\"fields\":[{\"name\":\"o\",\"type\":"
+     "\"boolean\"},"
+     "{\"name\":\"l\",\"type\":\"long\"},{\"name\":\"f\",\"type\":\"float\"},{\"name\":\"b\",\"type\":"
+     "\"bytes\"}]}},"
      "{\"name\":\"e\",\"type\":{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}},"
      "{\"name\":\"keep\",\"type\":\"int\"}]}",
      "{\"type\":\"record\",\"name\":\"R\",\"fields\":[{\"name\":\"keep\",\"type\":\"long\"}]}"},
     /* small items become large ones */
     {"{\"type\":\"array\",\"items\":\"boolean\"}",
      "{\"type\":\"array\",\"items\":[\"boolean\",{\"type\":\"record\",\"name\":\"R\",\"fields\":["
-     "{\"name\":\"a\",\"type\":\"string\"},{\"name\":\"b\",\"type\":\"string\"},{\"name\":\"c\",\"type\":\"string\"}]}]}"},
-    {"[\"null\",{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":\"int\"}}}]",
-     "[{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":\"long\"}}},\"null\"]"},
+     "{\"name\":\"a\",\"type\":\"string\"},{\"name\":\"b\",\"type\":\"string\"},{\"name\":\"c\",\"type\":"
+     "\"string\"}]}]}"},
+    {"[\"null\",{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":"
+     "\"int\"}}}]",
+     "[{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":\"long\"}}},"
+     "\"null\"]"},
 };
 enum { RESOLUTIONS = sizeof(resolutions) / sizeof(resolutions[0]) };
 
-/* At most so much memory a byte: the largest item for the fewest bytes, doubled by lists that grow and again by
- * what they grew from; and the struct itself. */
+/* At most so much memory a byte: the largest item for the fewest bytes, doubled by lists that grow and again
+ * by what they grew from; and the struct itself. */
 enum { MEMORY_PER_BYTE_MAX = 4 * 64, MEMORY_FIXED_BYTES_MAX = 4096 };
 
 static struct arena *arena;

@@ -18,7 +18,8 @@
 enum { BYTES_MAX = 64 << 20 };
 
 /* A bytes value read from JSON is base64 decoded: the codec does it, so that nothing here must. */
-static enum outcome from_base64(const json_t *json, struct arena *arena, struct text *ret, struct error *error)
+static enum outcome from_base64(const json_t *json, struct arena *arena, struct text *ret,
+                                struct error *error)
 {
     const struct schema *schema;
     void *data;

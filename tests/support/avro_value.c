@@ -160,7 +160,8 @@ bool avro_value_same(const struct schema *schema, const void *data, avro_value_t
     case SCHEMA_RECORD:
         for (size_t i = 0; i < schema->count; i++)
             if (avro_value_get_by_index(value, i, &part, NULL) ||
-                !avro_value_same(schema->fields[i].schema, (const char *)data + schema->fields[i].offset, &part))
+                !avro_value_same(schema->fields[i].schema, (const char *)data + schema->fields[i].offset,
+                                 &part))
                 return false;
         return true;
     case SCHEMA_ARRAY:

@@ -141,7 +141,8 @@ static int64_t random_long(struct samples *samples)
 
 static struct text random_text(struct samples *samples, size_t length, bool utf8, struct arena *arena)
 {
-    static const char *const pieces[] = {"a", "Z", "0", " ", "\"", "\\", "\n", "\x7f", "ß", "€", "𝄞", "\xef\xbf\xbf"};
+    static const char *const pieces[] = {"a",  "Z",    "0", " ", "\"", "\\",
+                                         "\n", "\x7f", "ß", "€", "𝄞",  "\xef\xbf\xbf"};
     char *at = arena_take(arena, length + 4);
     assert(at);
     size_t i = 0;
@@ -174,7 +175,8 @@ static void random_list(struct samples *samples, const struct schema *schema, st
     *to = (struct schema_list){entry, count};
     for (size_t i = 0; i < count; i++, entry += schema->entry_size) {
         if (schema->kind == SCHEMA_MAP)
-            *(struct text *)(void *)entry = text_of(arena_print(arena, "key%zu-%zu", i, samples_below(samples, 9)));
+            *(struct text *)(void *)entry =
+                text_of(arena_print(arena, "key%zu-%zu", i, samples_below(samples, 9)));
         random_into(samples, schema->items, entry + schema->value_offset, arena);
     }
 }
@@ -294,9 +296,10 @@ static unsigned json_shapes(const struct schema *schema)
 {
     enum { NOTHING = 1, BOOLEAN = 2, NUMBER = 4, STRING = 8, ARRAY = 16, OBJECT = 32 };
     static const unsigned shapes[SCHEMA_KIND_COUNT] = {
-        [SCHEMA_NULL] = NOTHING,  [SCHEMA_BOOLEAN] = BOOLEAN, [SCHEMA_INT] = NUMBER,   [SCHEMA_LONG] = NUMBER,
-        [SCHEMA_FLOAT] = NUMBER,  [SCHEMA_DOUBLE] = NUMBER,   [SCHEMA_BYTES] = STRING, [SCHEMA_STRING] = STRING,
-        [SCHEMA_RECORD] = OBJECT, [SCHEMA_ENUM] = STRING,     [SCHEMA_FIXED] = STRING, [SCHEMA_ARRAY] = ARRAY,
+        [SCHEMA_NULL] = NOTHING, [SCHEMA_BOOLEAN] = BOOLEAN, [SCHEMA_INT] = NUMBER,
+        [SCHEMA_LONG] = NUMBER,  [SCHEMA_FLOAT] = NUMBER,    [SCHEMA_DOUBLE] = NUMBER,
+        [SCHEMA_BYTES] = STRING, [SCHEMA_STRING] = STRING,   [SCHEMA_RECORD] = OBJECT,
+        [SCHEMA_ENUM] = STRING,  [SCHEMA_FIXED] = STRING,    [SCHEMA_ARRAY] = ARRAY,
         [SCHEMA_MAP] = OBJECT,
     };
     return schema_is_timestamp_micros(schema) ? NUMBER | STRING : shapes[schema->kind];

@@ -88,9 +88,14 @@ static void golden_bytes(void **state)
         int64_t value;
         struct text bytes;
     } numbers[] = {
-        {0, TEXT_INIT("\x00")},   {-1, TEXT_INIT("\x01")},      {1, TEXT_INIT("\x02")},
-        {-2, TEXT_INIT("\x03")},  {2, TEXT_INIT("\x04")},       {-64, TEXT_INIT("\x7f")},
-        {64, TEXT_INIT("\x80\x01")}, {INT64_MIN, TEXT_INIT("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")},
+        {0, TEXT_INIT("\x00")},
+        {-1, TEXT_INIT("\x01")},
+        {1, TEXT_INIT("\x02")},
+        {-2, TEXT_INIT("\x03")},
+        {2, TEXT_INIT("\x04")},
+        {-64, TEXT_INIT("\x7f")},
+        {64, TEXT_INIT("\x80\x01")},
+        {INT64_MIN, TEXT_INIT("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")},
         {INT64_MAX, TEXT_INIT("\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01")},
     };
     struct error error;
@@ -101,8 +106,11 @@ static void golden_bytes(void **state)
         assert_true(*(const int64_t *)decoded("\"long\"", numbers[i].bytes) == numbers[i].value);
         buffer_free(&bytes);
     }
-    assert_true(text_is(*(const struct text *)decoded("\"string\"", TEXT("\x06""foo")), "foo"));
-    const struct schema_list *list = decoded("{\"type\":\"array\",\"items\":\"long\"}", TEXT("\x04\x06\x36\x00"));
+    assert_true(text_is(*(const struct text *)decoded("\"string\"", TEXT("\x06"
+                                                                         "foo")),
+                        "foo"));
+    const struct schema_list *list =
+        decoded("{\"type\":\"array\",\"items\":\"long\"}", TEXT("\x04\x06\x36\x00"));
     assert_int_equal(list->count, 2);
     assert_true(((const int64_t *)list->at)[0] == 3 && ((const int64_t *)list->at)[1] == 27);
 }
@@ -118,9 +126,15 @@ static const struct order_placed order = {
     .items_count = 2,
     .placed_at = 1,
 };
-static const char order_bytes[] = "\x48""01937a5e-5c1e-7b60-a1d4-7a0c5b6e9f11"
-                                  "\x02""c\x24k\xc3\xa4the@example.com\x04""de\x06""EUR\x84\x02\x04"
-                                  "\x02""A\x02\xc8\x01\x02""B\x06\x14\x00\x02";
+static const char order_bytes[] = "\x48"
+                                  "01937a5e-5c1e-7b60-a1d4-7a0c5b6e9f11"
+                                  "\x02"
+                                  "c\x24k\xc3\xa4the@example.com\x04"
+                                  "de\x06"
+                                  "EUR\x84\x02\x04"
+                                  "\x02"
+                                  "A\x02\xc8\x01\x02"
+                                  "B\x06\x14\x00\x02";
 
 static void golden_order(void **state)
 {
@@ -131,7 +145,8 @@ static void golden_order(void **state)
     assert_int_equal(codec_encode(order_placed_type.codec, &order, &bytes, &error), OK);
     assert_int_equal(bytes.length, sizeof(order_bytes) - 1);
     assert_memory_equal(bytes.at, order_bytes, bytes.length);
-    assert_int_equal(codec_decode(own_plan(&order_placed_type), buffer_text(&bytes), arena, &data, &error), OK);
+    assert_int_equal(codec_decode(own_plan(&order_placed_type), buffer_text(&bytes), arena, &data, &error),
+                     OK);
     assert_true(samples_same(order_placed_type.codec->schema, &order, data));
     /* text lies in the record, not in a copy */
     const struct order_placed *read = data;
@@ -195,13 +210,16 @@ static void numbers_that_are_none_are_refused(void **state)
     refused("\"long\"", TEXT("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "avro-invalid", "not a long");
     refused("\"int\"", TEXT("\x80\x80\x80\x80\x10"), "avro-invalid", "not a int");
     assert_int_equal(*(const int32_t *)decoded("\"int\"", TEXT("\xff\xff\xff\xff\x0f")), INT32_MIN);
-    assert_int_equal(*(const int32_t *)decoded("\"int\"", TEXT("\x82\x80\x00")), 1); /* longer than it need be */
+    assert_int_equal(*(const int32_t *)decoded("\"int\"", TEXT("\x82\x80\x00")),
+                     1); /* longer than it need be */
     refused("\"boolean\"", TEXT("\2"), "avro-invalid", "boolean");
     refused("\"float\"", TEXT("\0\0\0"), "avro-truncated", "float");
     refused("\"double\"", TEXT("\0\0\0\0\0\0\0"), "avro-truncated", "double");
     refused("{\"type\":\"fixed\",\"name\":\"F\",\"size\":4}", TEXT("abc"), "avro-truncated", "fixed");
-    refused("{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}", TEXT("\4"), "avro-invalid", "enum");
-    refused("{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}", TEXT("\1"), "avro-invalid", "enum");
+    refused("{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}", TEXT("\4"), "avro-invalid",
+            "enum");
+    refused("{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}", TEXT("\1"), "avro-invalid",
+            "enum");
     refused("[\"null\",\"int\"]", TEXT("\4\0"), "avro-invalid", "union");
     refused("[\"null\",\"int\"]", TEXT("\1\0"), "avro-invalid", "union");
 }
@@ -209,17 +227,31 @@ static void numbers_that_are_none_are_refused(void **state)
 static void declared_length_is_not_believed(void **state)
 {
     (void)state;
-    refused("\"string\"", TEXT("\x80\x80\x80\x80\x08" "x"), "avro-truncated", "where 1 are left");
-    refused("\"bytes\"", TEXT("\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "avro-truncated", "where 0 are left");
-    refused("\"bytes\"", TEXT("\x01" "x"), "avro-invalid", "bytes of -1");
-    refused("\"bytes\"", TEXT("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "avro-invalid", "bytes of -9223372036854775808");
+    refused("\"string\"",
+            TEXT("\x80\x80\x80\x80\x08"
+                 "x"),
+            "avro-truncated", "where 1 are left");
+    refused("\"bytes\"", TEXT("\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "avro-truncated",
+            "where 0 are left");
+    refused("\"bytes\"",
+            TEXT("\x01"
+                 "x"),
+            "avro-invalid", "bytes of -1");
+    refused("\"bytes\"", TEXT("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "avro-invalid",
+            "bytes of -9223372036854775808");
 }
 
 static void strings_are_utf8_and_bytes_are_anything(void **state)
 {
     (void)state;
-    const struct text wrong[] = {TEXT("\4\xc3("), TEXT("\2\xff"), TEXT("\4\xc0\x80"), TEXT("\6\xed\xa0\x80"),
-                                 TEXT("\x1e""aaaaaaaaaaaaaa\xc3"), TEXT("\x10\x80""aaaaaaa")};
+    const struct text wrong[] = {TEXT("\4\xc3("),
+                                 TEXT("\2\xff"),
+                                 TEXT("\4\xc0\x80"),
+                                 TEXT("\6\xed\xa0\x80"),
+                                 TEXT("\x1e"
+                                      "aaaaaaaaaaaaaa\xc3"),
+                                 TEXT("\x10\x80"
+                                      "aaaaaaa")};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         refused("\"string\"", wrong[i], "avro-utf8", "byte 0 is not UTF-8");
         decoded("\"bytes\"", wrong[i]);
@@ -233,11 +265,11 @@ static void blocks_are_read_in_every_form(void **state)
 {
     (void)state;
     const struct text forms[] = {
-        TEXT("\6\2\4\6\0"),               /* one block                    */
-        TEXT("\2\2\2\4\2\6\0"),           /* three                        */
-        TEXT("\5\6\2\4\6\0"),             /* with its size in bytes       */
-        TEXT("\3\4\2\4\1\2\6\0"),         /* both sized                   */
-        TEXT("\2\2\3\4\4\6\0"),           /* one plain, one sized         */
+        TEXT("\6\2\4\6\0"),       /* one block                    */
+        TEXT("\2\2\2\4\2\6\0"),   /* three                        */
+        TEXT("\5\6\2\4\6\0"),     /* with its size in bytes       */
+        TEXT("\3\4\2\4\1\2\6\0"), /* both sized                   */
+        TEXT("\2\2\3\4\4\6\0"),   /* one plain, one sized         */
     };
     for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
         const struct schema_list *list = decoded(INTS, forms[i]);
@@ -252,8 +284,9 @@ static void blocks_that_lie_are_refused(void **state)
     (void)state;
     refused(INTS, TEXT("\x80\x80\x80\x80\x08\2"), "avro-invalid", "cannot hold");
     refused(INTS, TEXT("\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "avro-invalid", "cannot hold");
-    refused(INTS, TEXT("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\0\0"), "avro-invalid", "cannot hold"); /* smallest */
-    refused(INTS, TEXT("\1\1\2\0"), "avro-invalid", "cannot hold");  /* of -1 bytes */
+    refused(INTS, TEXT("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\0\0"), "avro-invalid",
+            "cannot hold");                                           /* smallest */
+    refused(INTS, TEXT("\1\1\2\0"), "avro-invalid", "cannot hold");   /* of -1 bytes */
     refused(INTS, TEXT("\1\x10\2\0"), "avro-invalid", "cannot hold"); /* of 8 bytes  */
     refused(INTS, TEXT("\1\4\2\0"), "avro-invalid", "not as long as it says");
     refused(INTS, TEXT("\1\0\2\0"), "avro-invalid", "not as long as it says");
@@ -282,12 +315,16 @@ static void many_small_blocks_cost_no_more_than_one(void **state)
 static void skipped_blocks_are_jumped_over_or_walked(void **state)
 {
     (void)state;
-    const char *writer = "{\"type\":\"record\",\"name\":\"R\",\"fields\":[{\"name\":\"gone\",\"type\":{\"type\":\"map\",\"values\":[\"null\",\"long\"]}},"
+    const char *writer = "{\"type\":\"record\",\"name\":\"R\",\"fields\":[{\"name\":\"gone\",\"type\":{"
+                         "\"type\":\"map\",\"values\":[\"null\",\"long\"]}},"
                          "{\"name\":\"kept\",\"type\":\"int\"}]}";
-    const struct codec_type *reader = type_of("{\"type\":\"record\",\"name\":\"R\",\"fields\":[{\"name\":\"kept\",\"type\":\"int\"}]}");
+    const struct codec_type *reader =
+        type_of("{\"type\":\"record\",\"name\":\"R\",\"fields\":[{\"name\":\"kept\",\"type\":\"int\"}]}");
     const struct codec_plan *plan = plan_of(writer, reader);
-    const struct text good[] = {TEXT("\2\2a\0\0\x0e"), TEXT("\1\6\2a\0\0\x0e"), TEXT("\1\2\xff\0\x0e"), TEXT("\0\x0e")};
-    const struct text bad[] = {TEXT("\2\2a\4\0\x0e"), TEXT("\2\2\xff\0\0\x0e"), TEXT("\1\x40\2a\0\0\x0e"), TEXT("\2\2a\0")};
+    const struct text good[] = {TEXT("\2\2a\0\0\x0e"), TEXT("\1\6\2a\0\0\x0e"), TEXT("\1\2\xff\0\x0e"),
+                                TEXT("\0\x0e")};
+    const struct text bad[] = {TEXT("\2\2a\4\0\x0e"), TEXT("\2\2\xff\0\0\x0e"), TEXT("\1\x40\2a\0\0\x0e"),
+                               TEXT("\2\2a\0")};
     struct error error;
     const void *data;
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
@@ -354,13 +391,15 @@ static void encoding_keeps_to_its_bounds(void **state)
     assert_int_equal(codec_encode(stock_released_type.codec, &released, &large, &error), OK);
     assert_int_equal(large.length, CODEC_ENCODED_BYTES_MAX);
     const void *data;
-    assert_int_equal(codec_decode(own_plan(&stock_released_type), buffer_text(&large), arena, &data, &error), OK);
+    assert_int_equal(codec_decode(own_plan(&stock_released_type), buffer_text(&large), arena, &data, &error),
+                     OK);
     released.reason.length++;
     assert_int_equal(codec_encode(stock_released_type.codec, &released, &large, &error), REJECT);
     assert_string_equal(error.cause, "avro-too-long");
     assert_int_equal(large.length, CODEC_ENCODED_BYTES_MAX);
     buffer_add_char(&large, 0);
-    assert_int_equal(codec_decode(own_plan(&stock_released_type), buffer_text(&large), arena, &data, &error), REJECT);
+    assert_int_equal(codec_decode(own_plan(&stock_released_type), buffer_text(&large), arena, &data, &error),
+                     REJECT);
     assert_string_equal(error.cause, "avro-too-long");
     free(reason);
     buffer_free(&large);
@@ -384,8 +423,8 @@ static void copy_lives_on_its_own(void **state)
 
 /* ---- JSON */
 
-static enum outcome from_json(const struct codec_type *type, const char *text, void **ret, struct codec_faults *faults,
-                              struct error *error)
+static enum outcome from_json(const struct codec_type *type, const char *text, void **ret,
+                              struct codec_faults *faults, struct error *error)
 {
     json_t *json;
     assert_int_equal(json_read(text_of(text), &json, error), OK);
@@ -404,7 +443,8 @@ static void json_of_an_order(void **state)
     struct error error;
     void *data;
     const char *expected =
-        "{\"order_id\":\"01937a5e-5c1e-7b60-a1d4-7a0c5b6e9f11\",\"customer_id\":\"c\",\"email\":\"käthe@example.com\","
+        "{\"order_id\":\"01937a5e-5c1e-7b60-a1d4-7a0c5b6e9f11\",\"customer_id\":\"c\",\"email\":\"käthe@"
+        "example.com\","
         "\"locale\":\"de\",\"currency\":\"EUR\",\"total_minor\":130,\"items\":[{\"sku\":\"A\",\"quantity\":1,"
         "\"unit_price_minor\":100},{\"sku\":\"B\",\"quantity\":3,\"unit_price_minor\":10}],"
         "\"placed_at\":\"1970-01-01T00:00:00.000001Z\"}";
@@ -422,7 +462,8 @@ static void absent_field_takes_its_default(void **state)
     struct error error;
     void *data;
     assert_int_equal(from_json(order_placed_type.codec,
-                               "{\"order_id\":\"x\",\"customer_id\":\"c\",\"email\":\"e\",\"currency\":\"EUR\",\"total_minor\":0,"
+                               "{\"order_id\":\"x\",\"customer_id\":\"c\",\"email\":\"e\",\"currency\":"
+                               "\"EUR\",\"total_minor\":0,"
                                "\"items\":[],\"placed_at\":1795262400123456}",
                                &data, &faults, &error),
                      OK);
@@ -438,12 +479,14 @@ static void every_fault_is_named_by_its_path(void **state)
     struct codec_faults faults;
     struct error error;
     void *data;
-    assert_int_equal(from_json(order_placed_type.codec,
-                               "{\"order_id\":7,\"customer_id\":\"c\",\"currency\":null,\"total_minor\":1.0,"
-                               "\"items\":[{\"sku\":\"A\",\"quantity\":2147483648,\"unit_price_minor\":1,\"gift\":true},[]],"
-                               "\"placed_at\":\"yesterday\",\"extra\":{}}",
-                               &data, &faults, &error),
-                     REJECT);
+    assert_int_equal(
+        from_json(
+            order_placed_type.codec,
+            "{\"order_id\":7,\"customer_id\":\"c\",\"currency\":null,\"total_minor\":1.0,"
+            "\"items\":[{\"sku\":\"A\",\"quantity\":2147483648,\"unit_price_minor\":1,\"gift\":true},[]],"
+            "\"placed_at\":\"yesterday\",\"extra\":{}}",
+            &data, &faults, &error),
+        REJECT);
     static const char *const expected[][2] = {
         {"order_id", "must be a string"},
         {"email", "is missing"},
@@ -536,12 +579,15 @@ static void values_of_every_type_in_json(void **state)
         {"[\"int\"]", "null", NULL},
         {"[\"int\",\"string\",{\"type\":\"array\",\"items\":\"int\"}]", "[1,2]", "[1,2]"},
         {"[\"int\",\"string\",{\"type\":\"array\",\"items\":\"int\"}]", "[1,\"2\"]", NULL},
-        {"[{\"type\":\"map\",\"values\":\"int\"},{\"type\":\"record\",\"name\":\"R\",\"fields\":[{\"name\":\"a\",\"type\":\"string\"}]}]",
+        {"[{\"type\":\"map\",\"values\":\"int\"},{\"type\":\"record\",\"name\":\"R\",\"fields\":[{\"name\":"
+         "\"a\",\"type\":\"string\"}]}]",
          "{\"a\":\"b\"}", "{\"a\":\"b\"}"},
         {"{\"type\":\"long\",\"logicalType\":\"timestamp-micros\"}", "\"2026-11-21T12:00:00.5+01:00\"",
          "\"2026-11-21T11:00:00.500000Z\""},
-        {"{\"type\":\"long\",\"logicalType\":\"timestamp-micros\"}", "-62135596800000001", "-62135596800000001"},
-        {"{\"type\":\"long\",\"logicalType\":\"timestamp-micros\"}", "253402300800000000", "253402300800000000"},
+        {"{\"type\":\"long\",\"logicalType\":\"timestamp-micros\"}", "-62135596800000001",
+         "-62135596800000001"},
+        {"{\"type\":\"long\",\"logicalType\":\"timestamp-micros\"}", "253402300800000000",
+         "253402300800000000"},
         {"{\"type\":\"long\",\"logicalType\":\"timestamp-micros\"}", "\"2026-13-21T12:00:00Z\"", NULL},
         {"{\"type\":\"int\",\"logicalType\":\"timestamp-micros\"}", "5", "5"},
     };
@@ -574,11 +620,12 @@ static void json_without_memory_is_retry(void **state)
     for (size_t room = 0; room <= 2048; room += 16) {
         void *data;
         arena = arena_new(room);
-        enum outcome outcome = from_json(order_placed_type.codec,
-                                         "{\"order_id\":\"x\",\"customer_id\":\"c\",\"email\":\"e\",\"currency\":\"EUR\","
-                                         "\"total_minor\":0,\"items\":[{\"sku\":\"a\",\"quantity\":1,\"unit_price_minor\":1}],"
-                                         "\"placed_at\":0}",
-                                         &data, &faults, &error);
+        enum outcome outcome =
+            from_json(order_placed_type.codec,
+                      "{\"order_id\":\"x\",\"customer_id\":\"c\",\"email\":\"e\",\"currency\":\"EUR\","
+                      "\"total_minor\":0,\"items\":[{\"sku\":\"a\",\"quantity\":1,\"unit_price_minor\":1}],"
+                      "\"placed_at\":0}",
+                      &data, &faults, &error);
         assert_true(outcome == OK || outcome == RETRY);
         if (room == 0)
             assert_int_equal(outcome, RETRY);

@@ -35,8 +35,10 @@ static void event_types_are_in_the_order_of_their_numbers(void **state)
 static void last_header_of_a_name_counts(void **state)
 {
     (void)state;
-    const struct header headers[] = {
-        {TEXT("ce_id"), TEXT("1")}, {TEXT("ce_type"), TEXT("t")}, {TEXT("ce_id"), TEXT("2")}, {TEXT("CE_ID"), TEXT("3")}};
+    const struct header headers[] = {{TEXT("ce_id"), TEXT("1")},
+                                     {TEXT("ce_type"), TEXT("t")},
+                                     {TEXT("ce_id"), TEXT("2")},
+                                     {TEXT("CE_ID"), TEXT("3")}};
     assert_ptr_equal(header_find(headers, 4, HEADER_ID), &headers[2]);
     assert_ptr_equal(header_find(headers, 2, HEADER_ID), &headers[0]);
     assert_null(header_find(headers, 4, HEADER_TRACEPARENT));
@@ -47,7 +49,7 @@ static void traceparent_is_checked_as_w3c_says(void **state)
 {
     (void)state;
 #define TRACE "0af7651916cd43dd8448eb211c80319c"
-#define SPAN "b7ad6b7169203331"
+#define SPAN  "b7ad6b7169203331"
     assert_true(traceparent_valid(TEXT("00-" TRACE "-" SPAN "-01")));
     assert_true(traceparent_valid(TEXT("00-" TRACE "-" SPAN "-ff")));
     assert_true(traceparent_valid(TEXT("cc-" TRACE "-" SPAN "-01")));
@@ -86,7 +88,8 @@ static void new_trace_is_the_same_for_the_same_id(void **state)
     struct id id, zero = {{0}}, half = {{1}};
     char into[HEADER_TRACEPARENT_BYTES + 1];
     assert_true(id_parse(TEXT("01937a5e-5c1e-7b60-a1d4-7a0c5b6e9f11"), &id));
-    assert_true(text_is(traceparent_next(TEXT("junk"), id, into), "00-01937a5e5c1e7b60a1d47a0c5b6e9f11-a1d47a0c5b6e9f11-01"));
+    assert_true(text_is(traceparent_next(TEXT("junk"), id, into),
+                        "00-01937a5e5c1e7b60a1d47a0c5b6e9f11-a1d47a0c5b6e9f11-01"));
     assert_true(traceparent_valid(traceparent_next(TEXT(""), zero, into)));
     assert_true(traceparent_valid(traceparent_next(TEXT(""), half, into)));
 }
@@ -113,7 +116,11 @@ static void frame_goes_there_and_back(void **state)
 static void what_is_not_framed_is_rejected(void **state)
 {
     (void)state;
-    const struct text values[] = {{NULL, 0}, TEXT("\0\0\0\1"), TEXT("\1\0\0\0\1x"), TEXT("{\"order_id\":1}"), TEXT("\0\xff\xff\xff\xff")};
+    const struct text values[] = {{NULL, 0},
+                                  TEXT("\0\0\0\1"),
+                                  TEXT("\1\0\0\0\1x"),
+                                  TEXT("{\"order_id\":1}"),
+                                  TEXT("\0\xff\xff\xff\xff")};
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
         struct error error;
         struct text datum;

@@ -63,18 +63,24 @@ static void canonical_form_keeps_what_the_bytes_depend_on(void **state)
 {
     (void)state;
     struct buffer form = buffer_of(BYTES_MAX);
-    schema_canonical(parsed("{ \"namespace\": \"x.y\", \"doc\": \"d\", \"type\": \"record\", \"aliases\": [\"old\"], \"fields\": ["
-                            "{\"default\": 1, \"type\": {\"type\": \"long\", \"logicalType\": \"timestamp-micros\"}, \"name\": \"a\"},"
-                            "{\"name\": \"e\", \"type\": {\"name\": \"E\", \"symbols\": [\"A\"], \"type\": \"enum\"}},"
-                            "{\"name\": \"f\", \"type\": [\"null\", {\"type\": \"fixed\", \"name\": \"z.F\", \"size\": 5}, \"E\"]},"
-                            "{\"name\": \"m\", \"type\": {\"type\": \"map\", \"values\": {\"type\": \"array\", \"items\": \"z.F\"}}}"
-                            "], \"name\": \"R\"}"),
-                     &form);
-    assert_true(text_is(buffer_text(&form),
-                        "{\"name\":\"x.y.R\",\"type\":\"record\",\"fields\":[{\"name\":\"a\",\"type\":\"long\"},"
-                        "{\"name\":\"e\",\"type\":{\"name\":\"x.y.E\",\"type\":\"enum\",\"symbols\":[\"A\"]}},"
-                        "{\"name\":\"f\",\"type\":[\"null\",{\"name\":\"z.F\",\"type\":\"fixed\",\"size\":5},\"x.y.E\"]},"
-                        "{\"name\":\"m\",\"type\":{\"type\":\"map\",\"values\":{\"type\":\"array\",\"items\":\"z.F\"}}}]}"));
+    schema_canonical(
+        parsed("{ \"namespace\": \"x.y\", \"doc\": \"d\", \"type\": \"record\", \"aliases\": [\"old\"], "
+               "\"fields\": ["
+               "{\"default\": 1, \"type\": {\"type\": \"long\", \"logicalType\": \"timestamp-micros\"}, "
+               "\"name\": \"a\"},"
+               "{\"name\": \"e\", \"type\": {\"name\": \"E\", \"symbols\": [\"A\"], \"type\": \"enum\"}},"
+               "{\"name\": \"f\", \"type\": [\"null\", {\"type\": \"fixed\", \"name\": \"z.F\", \"size\": "
+               "5}, \"E\"]},"
+               "{\"name\": \"m\", \"type\": {\"type\": \"map\", \"values\": {\"type\": \"array\", \"items\": "
+               "\"z.F\"}}}"
+               "], \"name\": \"R\"}"),
+        &form);
+    assert_true(text_is(
+        buffer_text(&form),
+        "{\"name\":\"x.y.R\",\"type\":\"record\",\"fields\":[{\"name\":\"a\",\"type\":\"long\"},"
+        "{\"name\":\"e\",\"type\":{\"name\":\"x.y.E\",\"type\":\"enum\",\"symbols\":[\"A\"]}},"
+        "{\"name\":\"f\",\"type\":[\"null\",{\"name\":\"z.F\",\"type\":\"fixed\",\"size\":5},\"x.y.E\"]},"
+        "{\"name\":\"m\",\"type\":{\"type\":\"map\",\"values\":{\"type\":\"array\",\"items\":\"z.F\"}}}]}"));
     buffer_free(&form);
 }
 
@@ -91,7 +97,8 @@ static void names_take_the_namespace_around_them(void **state)
 {
     (void)state;
     const struct schema *schema =
-        parsed("{\"type\":\"record\",\"name\":\"a.b.R\",\"aliases\":[\"Old\",\"c.Older\"],\"namespace\":\"ignored\",\"fields\":["
+        parsed("{\"type\":\"record\",\"name\":\"a.b.R\",\"aliases\":[\"Old\",\"c.Older\"],\"namespace\":"
+               "\"ignored\",\"fields\":["
                "{\"name\":\"x\",\"type\":{\"type\":\"fixed\",\"name\":\"F\",\"size\":1}},"
                "{\"name\":\"y\",\"type\":{\"type\":\"fixed\",\"name\":\"F\",\"namespace\":\"\",\"size\":1}},"
                "{\"name\":\"z\",\"type\":\"F\"}]}");
@@ -142,18 +149,26 @@ static void what_avro_refuses_is_refused(void **state)
 static void default_must_fit_its_field(void **state)
 {
     (void)state;
-    refused(RECORD("{\"name\":\"a\",\"type\":\"int\",\"default\":2147483648}"), "R: field 'a': default: must be an integer of 32 bits");
+    refused(RECORD("{\"name\":\"a\",\"type\":\"int\",\"default\":2147483648}"),
+            "R: field 'a': default: must be an integer of 32 bits");
     refused(RECORD("{\"name\":\"a\",\"type\":\"int\",\"default\":1.5}"), "integer");
     refused(RECORD("{\"name\":\"a\",\"type\":\"string\",\"default\":null}"), "string");
     refused(RECORD("{\"name\":\"a\",\"type\":\"boolean\",\"default\":0}"), "true or false");
     refused(RECORD("{\"name\":\"a\",\"type\":[\"null\",\"int\"],\"default\":1}"), "null");
     refused(RECORD("{\"name\":\"a\",\"type\":\"bytes\",\"default\":\"\\u0100\"}"), "255");
-    refused(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"fixed\",\"name\":\"F\",\"size\":2},\"default\":\"a\"}"), "2 bytes");
-    refused(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\"]},\"default\":\"B\"}"), "symbols");
-    refused(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"array\",\"items\":\"int\"},\"default\":[1,\"2\"]}"), "integer");
-    refused(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"record\",\"name\":\"Q\",\"fields\":[{\"name\":\"b\",\"type\":\"int\"}]},\"default\":{}}"),
+    refused(
+        RECORD("{\"name\":\"a\",\"type\":{\"type\":\"fixed\",\"name\":\"F\",\"size\":2},\"default\":\"a\"}"),
+        "2 bytes");
+    refused(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\"]},"
+                   "\"default\":\"B\"}"),
+            "symbols");
+    refused(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"array\",\"items\":\"int\"},\"default\":[1,\"2\"]}"),
+            "integer");
+    refused(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"record\",\"name\":\"Q\",\"fields\":[{\"name\":\"b\","
+                   "\"type\":\"int\"}]},\"default\":{}}"),
             "b: is missing");
-    const struct schema *schema = parsed(RECORD("{\"name\":\"a\",\"type\":\"bytes\",\"default\":\"\\u00ff\\u0000A\"}"));
+    const struct schema *schema =
+        parsed(RECORD("{\"name\":\"a\",\"type\":\"bytes\",\"default\":\"\\u00ff\\u0000A\"}"));
     assert_true(text_equal(schema->fields[0].default_bytes, TEXT("\6\xff\0A")));
 }
 
@@ -161,7 +176,8 @@ static void what_records_could_be_made_hostile_with_is_refused(void **state)
 {
     (void)state;
     refused("{\"type\":\"array\",\"items\":\"null\"}", "take no bytes");
-    refused("{\"type\":\"array\",\"items\":" RECORD("{\"name\":\"n\",\"type\":\"null\"}") "}", "take no bytes");
+    refused("{\"type\":\"array\",\"items\":" RECORD("{\"name\":\"n\",\"type\":\"null\"}") "}",
+            "take no bytes");
     refused("{\"type\":\"array\",\"items\":{\"type\":\"fixed\",\"name\":\"F\",\"size\":0}}", "take no bytes");
     parsed("{\"type\":\"array\",\"items\":[\"null\"]}");
     refused(RECORD("{\"name\":\"next\",\"type\":[\"null\",\"R\"]}"), "recursive");
@@ -171,16 +187,19 @@ static void what_records_could_be_made_hostile_with_is_refused(void **state)
 static void depth_and_size_are_bounded(void **state)
 {
     (void)state;
-    char deep[4096] = "";
+    struct buffer deep = buffer_of(BYTES_MAX), deeper = buffer_of(BYTES_MAX);
     for (int i = 0; i < SCHEMA_DEPTH_MAX - 1; i++)
-        strcat(deep, "{\"type\":\"map\",\"values\":");
-    strcat(deep, "\"int\"");
+        buffer_add_string(&deep, "{\"type\":\"map\",\"values\":");
+    buffer_add_string(&deep, "\"int\"");
     for (int i = 0; i < SCHEMA_DEPTH_MAX - 1; i++)
-        strcat(deep, "}");
-    assert_int_equal(parsed(deep)->depth, SCHEMA_DEPTH_MAX);
-    char deeper[4200];
-    snprintf(deeper, sizeof(deeper), "{\"type\":\"map\",\"values\":%s}", deep);
-    refused(deeper, "deeper than");
+        buffer_add_char(&deep, '}');
+    buffer_add_char(&deep, '\0');
+    assert_int_equal(parsed(deep.at)->depth, SCHEMA_DEPTH_MAX);
+    buffer_print(&deeper, "{\"type\":\"map\",\"values\":%s}", deep.at);
+    buffer_add_char(&deeper, '\0');
+    refused(deeper.at, "deeper than");
+    buffer_free(&deep);
+    buffer_free(&deeper);
 
     /* Each record has the one before twice: 2^15 leaves in a page of text. */
     struct buffer doubling = buffer_of(BYTES_MAX);
@@ -244,15 +263,16 @@ static void compatibility_looks_at_all_that_may_be_written(void **state)
     reader("\"int\"", "\"long\"", "cannot be read as int");
     reader("[\"null\",\"int\"]", "\"int\"", NULL);
     reader("\"int\"", "[\"null\",\"int\"]", "branch null");
-    reader("{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\"]}", "{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}",
-           "symbol 'B'");
+    reader("{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\"]}",
+           "{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}", "symbol 'B'");
     reader("{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\"],\"default\":\"A\"}",
            "{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"A\",\"B\"]}", NULL);
     reader(RECORD("{\"name\":\"a\",\"type\":\"int\",\"default\":1}"), RECORD(""), NULL);
     reader(RECORD("{\"name\":\"a\",\"type\":\"int\"}"), RECORD(""), "a: the writer does not write it");
     reader(RECORD(""), RECORD("{\"name\":\"a\",\"type\":\"int\"}"), NULL);
     reader(RECORD("{\"name\":\"a\",\"type\":{\"type\":\"array\",\"items\":\"int\"}}"),
-           RECORD("{\"name\":\"a\",\"type\":{\"type\":\"array\",\"items\":\"string\"}}"), "a: items: the writer's string");
+           RECORD("{\"name\":\"a\",\"type\":{\"type\":\"array\",\"items\":\"string\"}}"),
+           "a: items: the writer's string");
 }
 
 static void nested_unions_do_not_make_resolution_explode(void **state)
@@ -263,7 +283,9 @@ static void nested_unions_do_not_make_resolution_explode(void **state)
     int names = 0;
     for (int i = 0; i < 12; i++) {
         buffer_print(&writer, "[\"null\",{\"type\":\"array\",\"items\":");
-        buffer_print(&other, "[{\"type\":\"record\",\"name\":\"N%d\",\"fields\":[]},{\"type\":\"array\",\"items\":", names++);
+        buffer_print(
+            &other,
+            "[{\"type\":\"record\",\"name\":\"N%d\",\"fields\":[]},{\"type\":\"array\",\"items\":", names++);
     }
     buffer_add_string(&writer, "\"int\"");
     buffer_add_string(&other, "\"string\"");
@@ -285,7 +307,8 @@ static void embedded_schemas_are_what_the_types_say(void **state)
         const struct schema *schema = parsed(event_types[i]->schemas[event_types[i]->version - 1]);
         assert_true(text_is(schema_full_name(schema), event_types[i]->full_name));
         for (int version = 0; version < event_types[i]->version; version++)
-            reader(event_types[i]->schemas[event_types[i]->version - 1], event_types[i]->schemas[version], NULL);
+            reader(event_types[i]->schemas[event_types[i]->version - 1], event_types[i]->schemas[version],
+                   NULL);
         for (size_t f = 0; f < schema->count; f++) {
             struct text name = schema->fields[f].name;
             bool at = name.length > 3 && memcmp(name.at + name.length - 3, "_at", 3) == 0;

@@ -29,8 +29,8 @@ static void other_topics_are_not_found(void **state)
 {
     (void)state;
     enum topic_id id;
-    const struct text names[] = {TEXT(""), TEXT("order"), TEXT("orders2"), TEXT("Orders"), TEXT("dlq.order"),
-                                 TEXT("retry.order.2s"), TEXT("orders\0")};
+    const struct text names[] = {TEXT(""),          TEXT("order"),          TEXT("orders2"), TEXT("Orders"),
+                                 TEXT("dlq.order"), TEXT("retry.order.2s"), TEXT("orders\0")};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         assert_null(topic_find(names[i], &id));
 }
@@ -85,10 +85,10 @@ static void retry_topic_is_named_by_the_shortest_form_of_its_delay(void **state)
         int64_t ms;
         const char *name;
     } cases[] = {
-        {2000, "retry.order.2s"},       {90000, "retry.order.90s"},      {1500, "retry.order.1500ms"},
-        {300000, "retry.order.5min"},   {60000, "retry.order.1min"},     {1, "retry.order.1ms"},
-        {3600000, "retry.order.1h"},    {5400000, "retry.order.90min"},  {86400000, "retry.order.1d"},
-        {90000000, "retry.order.25h"},  {0, "retry.order.0s"},
+        {2000, "retry.order.2s"},      {90000, "retry.order.90s"},     {1500, "retry.order.1500ms"},
+        {300000, "retry.order.5min"},  {60000, "retry.order.1min"},    {1, "retry.order.1ms"},
+        {3600000, "retry.order.1h"},   {5400000, "retry.order.90min"}, {86400000, "retry.order.1d"},
+        {90000000, "retry.order.25h"}, {0, "retry.order.0s"},
     };
     char into[TOPIC_NAME_BYTES_MAX];
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
