@@ -1,5 +1,5 @@
 /*
- * service: what every service wears. A service is one constant struct; main.c is service_main(&SERVICE, argc, argv).
+ * service: what every service wears. A service is one constant struct; main.c is service_main(&WEIR_SERVICE, argc, argv).
  *
  * Verbs: serve (default), config, check, --help, --version. service_main() makes settings, log, signals, store, Kafka, loop, HTTP, health and
  * metrics, drains on SIGTERM, and returns the exit code.

@@ -1,0 +1,170 @@
+#include "service/check.h"
+
+#include "kafka/admin.h"
+#include "service/http.h"
+#include "store/store.h"
+#include "wire/event.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { LINE_BYTES = 1024, URL_BYTES = 512 };
+
+/* service->check() is given a function without an owner. One check a process. */
+static bool failed;
+
+static void say(const char *part, enum outcome outcome, const char *text)
+{
+    failed |= outcome != OK;
+    printf("%-4s %-9s %s\n", outcome == OK ? "ok" : "FAIL", part, text);
+    fflush(stdout);
+}
+
+static int partitions_of(const struct admin_topic *topics, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(topics[i].name, name) == 0)
+            return topics[i].partitions;
+    return 0;
+}
+
+static void check_topics(const struct service *service, const struct admin_topic *topics, size_t count)
+{
+    char dead[TOPIC_NAME_BYTES_MAX];
+    const char *names[TOPIC_COUNT + 1];
+    for (int topic = 0; topic < TOPIC_COUNT; topic++)
+        names[topic] = topic_get((enum topic_id)topic)->name;
+    names[TOPIC_COUNT] = topic_dlq(service->name, dead);
+
+    struct buffer there = buffer_of(LINE_BYTES), missing = buffer_of(LINE_BYTES);
+    for (size_t i = 0; i < TOPIC_COUNT + 1; i++) {
+        int partitions = partitions_of(topics, count, names[i]);
+        if (partitions)
+            buffer_print(&there, "%s%s (%d)", there.length ? ", " : "", names[i], partitions);
+        else
+            buffer_print(&missing, "%s%s", missing.length ? ", " : "", names[i]);
+    }
+    char line[LINE_BYTES];
+    if (missing.length)
+        snprintf(line, sizeof(line), "missing: %.*s; make them with: weir topics create", TEXT_ARG(buffer_text(&missing)));
+    else
+        snprintf(line, sizeof(line), "%.*s", TEXT_ARG(buffer_text(&there)));
+    say("topics", missing.length ? OUTAGE : OK, line);
+    buffer_free(&there);
+    buffer_free(&missing);
+}
+
+static void check_kafka(const struct service *service, const struct client_settings *client)
+{
+    struct admin *admin = NULL;
+    struct admin_topic *topics = NULL;
+    size_t count = 0;
+    struct error error;
+    char line[LINE_BYTES];
+    enum outcome outcome = admin_open(client, &admin, &error);
+    if (outcome == OK)
+        outcome = admin_topics(admin, CHECK_TIMEOUT_MS, &topics, &count, &error);
+    if (outcome == OK)
+        snprintf(line, sizeof(line), "%s answers", client->bootstrap_servers);
+    else
+        snprintf(line, sizeof(line), "%s: %s; is the broker up, and KAFKA_BOOTSTRAP_SERVERS right?", client->bootstrap_servers,
+                 error.text);
+    say("kafka", outcome, line);
+    if (outcome == OK)
+        check_topics(service, topics, count);
+    free(topics);
+    if (admin)
+        admin_close(admin);
+}
+
+static void check_database(const struct service *service, const struct config *config)
+{
+    struct store *store = NULL;
+    struct error error;
+    const char *url = config_text(config, "DATABASE_URL");
+    enum outcome outcome = store_open(url, service->name, &store, &error);
+    if (outcome == OK)
+        outcome = store_probe(store, &error);
+    /* The URL itself may hold a password. */
+    say("database", outcome, outcome != OK ? error.text : strncmp(url, "sqlite:", 7) == 0 ? url : "answers, and can be written to");
+    store_close(store);
+}
+
+static void check_port(const struct config *config)
+{
+    struct server *server = NULL;
+    struct error error;
+    char line[LINE_BYTES];
+    const struct server_settings settings = {.listen = config_text(config, "HTTP_LISTEN")};
+    enum outcome outcome = http_open(&settings, &server, &error);
+    snprintf(line, sizeof(line), "%s is free", settings.listen);
+    say("http", outcome, outcome == OK ? line : error.text);
+    http_close(server);
+}
+
+struct waited {
+    pthread_mutex_t lock;
+    pthread_cond_t answered;
+    bool done;
+    enum outcome outcome;
+    char text[LINE_BYTES];
+};
+
+static void on_answer(void *owner, const struct net_result *result)
+{
+    struct waited *waited = owner;
+    pthread_mutex_lock(&waited->lock);
+    waited->outcome = result->outcome;
+    snprintf(waited->text, sizeof(waited->text), "%s", result->outcome == OK ? "answers" : result->text);
+    waited->done = true;
+    pthread_cond_signal(&waited->answered);
+    pthread_mutex_unlock(&waited->lock);
+}
+
+static void check_registry(const struct config *config)
+{
+    const char *base = config_text(config, "SCHEMA_REGISTRY_URL");
+    if (!base) {
+        say("schemas", OK, "built in (SCHEMA_REGISTRY_URL is not set)");
+        return;
+    }
+    char url[URL_BYTES];
+    size_t length = strlen(base);
+    snprintf(url, sizeof(url), "%s%ssubjects", base, length && base[length - 1] == '/' ? "" : "/");
+    struct waited waited = {.outcome = OUTAGE};
+    pthread_mutex_init(&waited.lock, NULL);
+    pthread_cond_init(&waited.answered, NULL);
+    struct net *net = NULL;
+    struct error error;
+    const struct net_http http = {.method = "GET", .url = url, .timeout_ms = CHECK_TIMEOUT_MS};
+    enum outcome outcome = net_open(1, &net, &error);
+    if (outcome == OK)
+        outcome = net_http(net, &http, on_answer, &waited, &error);
+    if (outcome == OK) {
+        pthread_mutex_lock(&waited.lock);
+        while (!waited.done) /* the net bounds it by timeout_ms */
+            pthread_cond_wait(&waited.answered, &waited.lock);
+        pthread_mutex_unlock(&waited.lock);
+        outcome = waited.outcome;
+    }
+    say("schemas", outcome, waited.done ? waited.text : error.text);
+    net_close(net);
+    pthread_cond_destroy(&waited.answered);
+    pthread_mutex_destroy(&waited.lock);
+}
+
+int check_run(const struct service *service, const struct config *config, const struct client_settings *client)
+{
+    struct error error;
+    failed = false;
+    check_kafka(service, client);
+    check_database(service, config);
+    check_registry(config);
+    check_port(config);
+    bool failed_before = failed;
+    failed = false;
+    if (service->check && service->check(config, say, &error) != OK && !failed)
+        say(service->name, OUTAGE, error.text);
+    return failed || failed_before ? EXIT_UNREACHABLE : 0;
+}

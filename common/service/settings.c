@@ -1,0 +1,56 @@
+#include "service/settings.h"
+
+#include "flow/dispatch.h"
+#include "kafka/client.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <strings.h>
+
+static const struct setting common[] = {
+    {"HTTP_LISTEN", SETTING_LISTEN, NULL, 0, 0, NULL, "Where HTTP is served, host:port; port 0 picks one and logs it."},
+    {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL,
+     "This service's own database: sqlite:PATH (relative to the working directory) or postgresql://…."},
+    {"SCHEMA_REGISTRY_URL", SETTING_URL, NULL, 0, 0, NULL,
+     "A Confluent-compatible schema registry; without it the project's own schema files are used."},
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
+     "The delays before the second, third, … attempt; after the last one the record goes to the dead letters."},
+    {"DRAIN_TIMEOUT", SETTING_DURATION, "10s", 100, INT64_C(10) * 60 * 1000, NULL,
+     "How long work in hand may take to finish after SIGTERM; what is not finished then is delivered again."},
+    {"LOG_LEVEL", SETTING_CHOICE, "info", 0, 0, "debug|info|warn|error", "Least level that is logged."},
+    {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text", "Form of log lines; where not set, text on a terminal and JSON elsewhere."},
+};
+_Static_assert(sizeof(common) / sizeof(common[0]) < SETTINGS_COMMON_MAX, "room for SETTINGS_END");
+
+void settings_of(const struct service *service, struct settings *settings)
+{
+    *settings = (struct settings){.table_count = 0};
+    memcpy(settings->common, common, sizeof(common));
+    snprintf(settings->listen, sizeof(settings->listen), "127.0.0.1:%d", service->http_port);
+    snprintf(settings->database_url, sizeof(settings->database_url), "sqlite:weir-%s.db", service->name);
+    settings->common[0].fallback = settings->listen;
+    settings->common[1].fallback = settings->database_url;
+    settings->tables[settings->table_count++] = settings->common;
+    if (service->settings)
+        settings->tables[settings->table_count++] = service->settings;
+    settings->tables[settings->table_count++] = kafka_settings;
+    settings->tables[settings->table_count++] = flow_settings;
+    assert(settings->table_count <= sizeof(settings->tables) / sizeof(settings->tables[0]));
+}
+
+const char *settings_group_id(const struct config *config, const struct service *service, char *into, size_t into_bytes)
+{
+    const char *given = config_text(config, "KAFKA_GROUP_ID");
+    snprintf(into, into_bytes, "%s%s", given ? "" : "weir-", given ? given : service->name);
+    return into;
+}
+
+int64_t settings_backlog_max(const struct config *config, const struct service *service)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "%s_BACKLOG_MAX", service->name);
+    for (const struct setting *setting = service->settings; setting && setting->name; setting++)
+        if (strcasecmp(setting->name, name) == 0)
+            return config_int(config, setting->name);
+    return INT64_MAX;
+}

@@ -1,0 +1,28 @@
+/*
+ * settings: the tables of settings that a service reads: what all have in common, with this service's own defaults, then Kafka's, the
+ * flow's, and its own.
+ */
+#ifndef SERVICE_SETTINGS_H
+#define SERVICE_SETTINGS_H
+
+#include "base/config.h"
+#include "service/service.h"
+
+enum { SETTINGS_COMMON_MAX = 10, SETTINGS_TABLES = 4 };
+
+struct settings {
+    struct setting common[SETTINGS_COMMON_MAX];
+    char listen[32];
+    char database_url[64];
+    const struct setting *tables[SETTINGS_TABLES];
+    size_t table_count;
+};
+/* Fills *settings, which the config made of it then points into. */
+void settings_of(const struct service *service, struct settings *settings);
+
+/* KAFKA_GROUP_ID, or weir-<service>. */
+const char *settings_group_id(const struct config *config, const struct service *service, char *into, size_t into_bytes);
+/* <SERVICE>_BACKLOG_MAX, where the service has such a setting: the bound of its routes with .backlog; else no bound. */
+int64_t settings_backlog_max(const struct config *config, const struct service *service);
+
+#endif
