@@ -110,7 +110,8 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
     struct order_row *row = order_row(work, order->order_id);
     if (row->placed) /* made here, or sent again */
         return OK;
-    struct codec_faults faults = {0};
+    struct codec_faults faults; /* large, and nearly always empty: not cleared */
+    faults.count = 0;
     if (order_placed_valid(order, &faults)) {
         enum outcome outcome = order_fill(work, row, order, error);
         if (outcome != OK)
