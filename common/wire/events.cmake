@@ -12,10 +12,12 @@ function(weir_eventgen target stem schemas table)
   file(GLOB files CONFIGURE_DEPENDS ${schemas}/*.avsc ${schemas}/history/*.avsc)
   set(folder ${CMAKE_CURRENT_BINARY_DIR}/events/wire)
   file(MAKE_DIRECTORY ${folder})
+  # Written when it changes: that a file is gone shows only here.
+  file(CONFIGURE OUTPUT ${folder}/../${stem}s.files CONTENT "${files}\n")
   add_custom_command(
     OUTPUT ${folder}/${stem}s.h ${folder}/${stem}s.c
     COMMAND ${target} ${stem} ${schemas} ${folder}
-    DEPENDS ${target} ${files}
+    DEPENDS ${target} ${files} ${folder}/../${stem}s.files
     COMMENT "Generating wire/${stem}s.h"
     VERBATIM)
 endfunction()
