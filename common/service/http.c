@@ -252,32 +252,6 @@ void http_answer(struct exchange *exchange, const struct answer *answer)
 
 /* ---- requests */
 
-/* The library calls this with the request's line, before it has decoded anything of it. */
-static void *on_target(void *owner, const char *target, struct MHD_Connection *mhd)
-{
-    struct server *server = owner;
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct connection *connection = info ? info->socket_context : NULL;
-    if (!connection)
-        return NULL;
-    assert(!connection->exchange);
-    size_t length = strnlen(target, TARGET_BYTES_MAX + 1);
-    struct exchange *exchange = calloc(1, sizeof(*exchange) + length);
-    if (!exchange)
-        return NULL;
-    exchange->server = server;
-    exchange->connection = connection;
-    exchange->mhd = mhd;
-    exchange->begun_us = clock_monotonic_us();
-    exchange->body = buffer_of(REQUEST_BODY_BYTES_MAX);
-    memcpy(exchange->target_bytes, target, length);
-    exchange->target = (struct text){exchange->target_bytes, length};
-    connection->exchange = exchange;
-    if (!guard_enter(server->guard, &connection->guarded, GUARD_READING))
-        exchange->status = 408; /* exchange_begin() will see that it is over */
-    return exchange;
-}
-
 static void exchange_free(struct exchange *exchange)
 {
     struct server *server = exchange->server;
@@ -298,6 +272,33 @@ static void exchange_free(struct exchange *exchange)
     free(exchange);
 }
 
+/* The library calls this with the request's line, before it has decoded anything of it. */
+static void *on_target(void *owner, const char *target, struct MHD_Connection *mhd)
+{
+    struct server *server = owner;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct connection *connection = info ? info->socket_context : NULL;
+    if (!connection)
+        return NULL;
+    if (connection->exchange) /* its end was not told */
+        exchange_free(connection->exchange);
+    size_t length = strnlen(target, TARGET_BYTES_MAX + 1);
+    struct exchange *exchange = calloc(1, sizeof(*exchange) + length);
+    if (!exchange)
+        return NULL;
+    exchange->server = server;
+    exchange->connection = connection;
+    exchange->mhd = mhd;
+    exchange->begun_us = clock_monotonic_us();
+    exchange->body = buffer_of(REQUEST_BODY_BYTES_MAX);
+    memcpy(exchange->target_bytes, target, length);
+    exchange->target = (struct text){exchange->target_bytes, length};
+    connection->exchange = exchange;
+    if (!guard_enter(server->guard, &connection->guarded, GUARD_READING))
+        exchange->status = 408; /* exchange_begin() will see that it is over */
+    return exchange;
+}
+
 static void on_completed(void *owner, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode how)
 {
     struct exchange *exchange = *context;
@@ -305,8 +306,8 @@ static void on_completed(void *owner, struct MHD_Connection *mhd, void **context
     *context = NULL;
     if (!exchange)
         return;
-    if (!guard_enter(exchange->server->guard, &exchange->connection->guarded, GUARD_IDLE))
-        (void)0; /* it was shut down; the library will see that */
+    bool open = guard_enter(exchange->server->guard, &exchange->connection->guarded, GUARD_IDLE);
+    (void)open; /* where not, the library will see that */
     exchange_free(exchange);
 }
 

@@ -357,7 +357,6 @@ static void check_tells_part_by_part(void **state)
     expect_exit(RUN("check", SETTINGS(broker_bootstrap(broker))), 0, "orders (2)");
     expect_exit(RUN("check", SETTINGS(broker_bootstrap(broker))), 0, "ok   database");
     expect_exit(RUN("check", SETTINGS(nobody)), 69, "FAIL kafka");
-    expect_exit(RUN("check", SETTINGS(nobody)), 69, "ok   http");
     int port;
     struct process *process = serve(broker_bootstrap(broker), &port);
     expect_exit(RUN("check", SETTINGS(broker_bootstrap(broker))), 69, "FAIL database");
