@@ -491,8 +491,9 @@ static bool exchange_json(struct exchange *exchange)
         exchange_refuse(exchange, 400, "the body is not a JSON object", 0);
         return false;
     }
-    if (request->content_type.length && !media_type_is_json(request->content_type)) {
-        /* JSON under another name: a browser would send that across sites without asking. */
+    bool from_page = request_header(request, "origin").length > 0;
+    if (from_page && request->content_type.length && !media_type_is_json(request->content_type)) {
+        /* JSON under another name: a browser would send that across sites without asking. From all others (curl -d) it is welcome. */
         exchange_refuse(exchange, 415, "Content-Type: application/json is wanted", 0);
         return false;
     }

@@ -371,7 +371,7 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
         {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\n{\"a\":1,\"a\":2}", "\"status\":400"},
         {400, POST_THING "Idempotency-Key: \"a\r\n\r\n" THING, "Idempotency-Key"},
         {400, POST_THING "Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n" THING, "Idempotency-Key"},
-        {415, POST_THING "Content-Type: text/plain\r\n\r\n" THING, "application/json"},
+        {415, POST_THING "Origin: http://elsewhere.example\r\nContent-Type: text/plain\r\n\r\n" THING, "application/json"},
         {401, "POST /v1/secret HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "no secret"},
         {200, "POST /v1/secret HTTP/1.1\r\nHost: h\r\nX-Secret: s\r\nContent-Length: 0\r\n\r\n", "/v1/secret"},
     };
