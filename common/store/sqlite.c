@@ -1083,8 +1083,8 @@ static enum outcome lock_take(struct sqlite *sqlite, struct error *error)
     }
     int length = snprintf(pid, sizeof(pid), "%ld", (long)getpid());
     /* The number is for people; the lock holds without it, also on a full disk. */
-    if (ftruncate(sqlite->lock_fd, 0) == 0 && pwrite(sqlite->lock_fd, pid, (size_t)length, 0) < 0)
-        (void)ftruncate(sqlite->lock_fd, 0);
+    bool noted = ftruncate(sqlite->lock_fd, 0) == 0 && pwrite(sqlite->lock_fd, pid, (size_t)length, 0) == length;
+    (void)noted;
     return OK;
 }
 
