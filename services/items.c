@@ -57,7 +57,8 @@ static bool take_item(struct text *from, struct order_item *ret)
     ret->sku = (struct text){from->at, (size_t)length};
     from->at += length;
     from->length -= (size_t)length;
-    if (!take_number(from, &quantity) || quantity > INT32_MAX || !take_number(from, &price) || price > INT64_MAX)
+    if (!take_number(from, &quantity) || quantity > INT32_MAX || !take_number(from, &price) ||
+        price > INT64_MAX)
         return false;
     ret->quantity = (int32_t)quantity;
     ret->unit_price_minor = (int64_t)price;

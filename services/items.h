@@ -1,8 +1,9 @@
 /*
- * items: an order's items as a service keeps them in a row until the order is decided: a few bytes an item instead of
- * a table of their own.
+ * items: an order's items as a service keeps them in a row until the order is decided: a few bytes an item
+ * instead of a table of their own.
  *
- * A count, then for each item SKU length, SKU, quantity and unit price; numbers are 7 bits a byte, lowest first. Pure, any thread.
+ * A count, then for each item SKU length, SKU, quantity and unit price; numbers are 7 bits a byte, lowest
+ * first. Pure, any thread.
  */
 #ifndef SERVICES_ITEMS_H
 #define SERVICES_ITEMS_H

@@ -4,8 +4,8 @@
 #include "service/http.h"
 
 static const struct rows_table *const analytics_tables[] = {
-    &facts_table,     &payments_table, &days_table,      &money_table, &customers_table, &sales_table,
-    &durations_table, &jobs_table,     &job_parts_table, NULL,
+    &facts_table, &payments_table,  &days_table, &money_table,     &customers_table,
+    &sales_table, &durations_table, &jobs_table, &job_parts_table, NULL,
 };
 
 static const struct tick analytics_ticks[] = {
@@ -18,7 +18,11 @@ static const struct route analytics_routes[] = {
     {.method = "GET", .path = "/v1/figures", .kind = ROUTE_READ, .handle = figures_show},
     {.method = "POST", .path = "/v1/reports", .kind = ROUTE_WRITE, .json = true, .handle = jobs_add},
     {.method = "GET", .path = "/v1/jobs/{id}", .kind = ROUTE_READ, .keys = jobs_keys, .handle = jobs_show},
-    {.method = "GET", .path = "/v1/jobs/{id}/result", .kind = ROUTE_READ, .keys = jobs_keys, .handle = jobs_result},
+    {.method = "GET",
+     .path = "/v1/jobs/{id}/result",
+     .kind = ROUTE_READ,
+     .keys = jobs_keys,
+     .handle = jobs_result},
     {0},
 };
 
@@ -46,8 +50,8 @@ static void analytics_stop(void *owner)
 
 static enum outcome analytics_start(void *owner, const struct service_start *start, struct error *error)
 {
-    static const char *const report_paths[PERIOD_KINDS] = {
-        "/v1/reports/daily", "/v1/reports/weekly", "/v1/reports/monthly"};
+    static const char *const report_paths[PERIOD_KINDS] = {"/v1/reports/daily", "/v1/reports/weekly",
+                                                           "/v1/reports/monthly"};
     struct analytics_state *state = owner;
     pthread_mutex_init(&state->live.lock, NULL);
     pthread_mutex_init(&state->desk.lock, NULL);

@@ -1,11 +1,12 @@
 /*
  * analytics: what happened, counted in the windows of its own time.
  *
- * Every figure is a sum over facts that are each counted once: an order by its id, a payment by order and payment id, a customer by
- * day. A fact goes into the window of the time that its event names (placed_at, captured_at, …), however late it comes. What
- * needs two facts (a sale: the items of OrderPlaced and the fact of OrderConfirmed; the time between two steps) is counted when
- * the later of the two arrives. So the figures do not depend on the order in which topics are read, and a recount
- * from their beginning gives the same ones.
+ * Every figure is a sum over facts that are each counted once: an order by its id, a payment by order and
+ * payment id, a customer by day. A fact goes into the window of the time that its event names (placed_at,
+ * captured_at, …), however late it comes. What needs two facts (a sale: the items of OrderPlaced and the fact
+ * of OrderConfirmed; the time between two steps) is counted when the later of the two arrives. So the figures
+ * do not depend on the order in which topics are read, and a recount from their beginning gives the same
+ * ones.
  */
 #ifndef ANALYTICS_ANALYTICS_H
 #define ANALYTICS_ANALYTICS_H
@@ -92,8 +93,8 @@ struct job_part_row {
     struct text bytes;
 };
 
-extern const struct rows_table facts_table, payments_table, days_table, money_table, customers_table, sales_table,
-    durations_table, jobs_table, job_parts_table;
+extern const struct rows_table facts_table, payments_table, days_table, money_table, customers_table,
+    sales_table, durations_table, jobs_table, job_parts_table;
 
 /* ---- facts.c */
 extern const struct subscription analytics_subscriptions[];
@@ -105,14 +106,15 @@ int64_t duration_bucket_middle_us(int64_t bucket);
 enum { BEST_SELLERS_MAX = 10, CURRENCIES_MAX = 200, DURATION_BUCKETS_MAX = 512, LIVE_INTERVAL_MS = 1000 };
 /* GET /v1/figures and the stream say the same. */
 void figures_write(struct work *work, struct buffer *into);
-enum outcome figures_show(struct work *work, const struct request *request, struct answer *answer, struct error *error);
+enum outcome figures_show(struct work *work, const struct request *request, struct answer *answer,
+                          struct error *error);
 enum outcome figures_on_live(struct work *work, bool *ret_again, struct error *error); /* tick */
 
 /* The last figures, for streams. */
 struct live {
     pthread_mutex_t lock;
-    struct buffer json;           /* under lock; empty until somebody watches */
-    _Atomic int64_t watched_us;   /* monotonic, when a stream last asked      */
+    struct buffer json;         /* under lock; empty until somebody watches */
+    _Atomic int64_t watched_us; /* monotonic, when a stream last asked      */
 };
 void live_next(void *owner, struct buffer *into); /* for http_add_stream(); owner: struct live */
 
@@ -134,7 +136,12 @@ char *day_print(int64_t day, char into[DAY_BYTES]);
 
 /* ---- report.c */
 enum report_format { REPORT_JSON, REPORT_CSV, REPORT_FORMATS };
-enum { REPORT_ROWS_MAX = 400, REPORT_JOB_ROWS_MAX = 10000, REPORT_BYTES_MAX = 4 << 20, REPORT_CURRENCIES_MAX = 64 };
+enum {
+    REPORT_ROWS_MAX = 400,
+    REPORT_JOB_ROWS_MAX = 10000,
+    REPORT_BYTES_MAX = 4 << 20,
+    REPORT_CURRENCIES_MAX = 64
+};
 struct report_range {
     enum period_kind kind;
     int64_t from_day, to_day; /* both included */
@@ -143,12 +150,13 @@ struct report_range {
 bool report_range_read(struct text from, struct text to, int64_t rows_max, struct report_range *range,
                        struct codec_faults *faults);
 /*
- * Reads and writes a whole report, in each format whose buffer is given. progress is called with 0 to 100 and gives false to
- * end early (RETRY). REJECT: larger than a buffer.
+ * Reads and writes a whole report, in each format whose buffer is given. progress is called with 0 to 100 and
+ * gives false to end early (RETRY). REJECT: larger than a buffer.
  */
 MUST_CHECK enum outcome report_write(struct store_reader *reader, const struct report_range *range,
-                                     struct buffer *into[REPORT_FORMATS], bool (*progress)(void *owner, int percent),
-                                     void *owner, struct error *error);
+                                     struct buffer *into[REPORT_FORMATS],
+                                     bool (*progress)(void *owner, int percent), void *owner,
+                                     struct error *error);
 bool accepts_csv(const struct request *request);
 
 /* Reports answered on the HTTP thread, over a connection of their own. */
@@ -160,13 +168,15 @@ struct report_page {
     struct report_desk *desk;
     enum period_kind kind;
 };
-void report_page_fill(void *owner, const struct request *request, struct answer *answer, struct buffer *body); /* owner: struct report_page */
+void report_page_fill(void *owner, const struct request *request, struct answer *answer,
+                      struct buffer *body); /* owner: struct report_page */
 
 /* ---- jobs.c */
 enum {
     JOBS_OPEN_MAX = 100,
     JOB_ATTEMPTS_MAX = 5,
     JOB_PART_BYTES = 256 << 10,
+    JOB_PARTS_MAX = REPORT_BYTES_MAX / JOB_PART_BYTES + 1,
     JOB_KEPT_DAYS = 7,
 };
 /* One report at a time, on a thread of its own; the loop hands it over and takes the result. */
@@ -187,10 +197,16 @@ struct job_worker {
 };
 MUST_CHECK enum outcome jobs_start(struct job_worker *worker, const char *database_url, struct error *error);
 void jobs_stop(struct job_worker *worker);
+struct job_row *job_find(struct work *work, struct text job_id);                    /* NULL: none */
 enum outcome jobs_on_tick(struct work *work, bool *ret_again, struct error *error); /* tick */
-enum outcome jobs_add(struct work *work, const struct request *request, struct answer *answer, struct error *error);
-enum outcome jobs_show(struct work *work, const struct request *request, struct answer *answer, struct error *error);
-enum outcome jobs_result(struct work *work, const struct request *request, struct answer *answer, struct error *error);
+
+/* ---- jobs_http.c */
+enum outcome jobs_add(struct work *work, const struct request *request, struct answer *answer,
+                      struct error *error);
+enum outcome jobs_show(struct work *work, const struct request *request, struct answer *answer,
+                       struct error *error);
+enum outcome jobs_result(struct work *work, const struct request *request, struct answer *answer,
+                         struct error *error);
 void jobs_keys(struct work *work, const struct request *request);
 
 struct analytics_state {

@@ -3,69 +3,6 @@
 
 #include "items.h"
 
-#define TABLE(variable, table, columns_, keys, ...) \
-    const struct rows_table variable = {            \
-        .name = (table),                            \
-        .columns = (columns_),                      \
-        .column_count = sizeof(columns_) / sizeof((columns_)[0]), \
-        .key_count = (keys),                        \
-        __VA_ARGS__}
-
-static const struct rows_column fact_columns[] = {
-    ROWS_COLUMN(fact_row, order_id, ROWS_TEXT),    ROWS_COLUMN(fact_row, placed_at, ROWS_INT),
-    ROWS_COLUMN(fact_row, reserved_at, ROWS_INT),  ROWS_COLUMN(fact_row, captured_at, ROWS_INT),
-    ROWS_COLUMN(fact_row, confirmed_at, ROWS_INT), ROWS_COLUMN(fact_row, final, ROWS_INT),
-    ROWS_COLUMN(fact_row, currency, ROWS_TEXT),    ROWS_COLUMN(fact_row, items, ROWS_BYTES),
-};
-TABLE(facts_table, "facts", fact_columns, 1, .row_bytes = sizeof(struct fact_row));
-
-static const struct rows_column payment_columns[] = {
-    ROWS_COLUMN(payment_row, order_id, ROWS_TEXT),
-    ROWS_COLUMN(payment_row, payment_id, ROWS_TEXT),
-    ROWS_COLUMN(payment_row, captured, ROWS_INT),
-    ROWS_COLUMN(payment_row, refunded, ROWS_INT),
-};
-TABLE(payments_table, "payments", payment_columns, 2, .row_bytes = sizeof(struct payment_row));
-
-static const struct rows_column day_columns[] = {
-    ROWS_COLUMN(day_row, day, ROWS_INT),         ROWS_COLUMN(day_row, placed, ROWS_INT),
-    ROWS_COLUMN(day_row, reserved, ROWS_INT),    ROWS_COLUMN(day_row, captured, ROWS_INT),
-    ROWS_COLUMN(day_row, confirmed, ROWS_INT),   ROWS_COLUMN(day_row, rejected, ROWS_INT),
-    ROWS_COLUMN(day_row, cancelled, ROWS_INT),   ROWS_COLUMN(day_row, customers, ROWS_INT),
-    ROWS_COLUMN(day_row, emails_sent, ROWS_INT), ROWS_COLUMN(day_row, emails_failed, ROWS_INT),
-};
-TABLE(days_table, "days", day_columns, 1, .row_bytes = sizeof(struct day_row));
-
-static const struct rows_column money_columns[] = {
-    ROWS_COLUMN(money_row, day, ROWS_INT),
-    ROWS_COLUMN(money_row, currency, ROWS_TEXT),
-    ROWS_COLUMN(money_row, captured_minor, ROWS_INT),
-    ROWS_COLUMN(money_row, refunded_minor, ROWS_INT),
-};
-TABLE(money_table, "money", money_columns, 2, .row_bytes = sizeof(struct money_row));
-
-static const struct rows_column customer_columns[] = {
-    ROWS_COLUMN(customer_row, day, ROWS_INT),
-    ROWS_COLUMN(customer_row, customer_id, ROWS_TEXT),
-    ROWS_COLUMN(customer_row, orders, ROWS_INT),
-};
-TABLE(customers_table, "customers", customer_columns, 2, .row_bytes = sizeof(struct customer_row));
-
-static const struct rows_column sale_columns[] = {
-    ROWS_COLUMN(sale_row, day, ROWS_INT),       ROWS_COLUMN(sale_row, sku, ROWS_TEXT),
-    ROWS_COLUMN(sale_row, currency, ROWS_TEXT), ROWS_COLUMN(sale_row, units, ROWS_INT),
-    ROWS_COLUMN(sale_row, revenue_minor, ROWS_INT),
-};
-TABLE(sales_table, "sales", sale_columns, 3, .row_bytes = sizeof(struct sale_row), .indexes = {"day, units"});
-
-static const struct rows_column duration_columns[] = {
-    ROWS_COLUMN(duration_row, step, ROWS_INT),
-    ROWS_COLUMN(duration_row, bucket, ROWS_INT),
-    ROWS_COLUMN(duration_row, count, ROWS_INT),
-    ROWS_COLUMN(duration_row, total_us, ROWS_INT),
-};
-TABLE(durations_table, "durations", duration_columns, 2, .row_bytes = sizeof(struct duration_row));
-
 /* ---- windows */
 
 /* From 1970 to 9999, so that a senseless time makes no senseless window; never 0, which is "not known". */
@@ -93,15 +30,18 @@ static struct fact_row *fact_of(struct work *work, struct text order_id)
     return row_of(work, &facts_table, &(struct fact_row){.order_id = order_id});
 }
 
-/* The window of a time, and the one of all. */
-#define EACH_WINDOW(day, at)                                                            \
-    for (int64_t windows_[] = {DAY_ALL, (at) / DAY_US}, i_ = 0, day = windows_[0]; i_ < 2; \
-         day = ++i_ < 2 ? windows_[i_] : 0)
+/* Everything is counted in the window of its day, and in the one of all. */
+enum { WINDOWS = 2 };
+
+static int64_t window_day(int window, int64_t at)
+{
+    return window == 0 ? DAY_ALL : at / DAY_US;
+}
 
 static void count(struct work *work, int64_t at, size_t member)
 {
-    EACH_WINDOW (day, at) {
-        char *row = row_of(work, &days_table, &(struct day_row){.day = day});
+    for (int window = 0; window < WINDOWS; window++) {
+        char *row = row_of(work, &days_table, &(struct day_row){.day = window_day(window, at)});
         add_up((int64_t *)(void *)(row + member), 1);
     }
 }
@@ -115,12 +55,14 @@ static bool currency_valid(struct text currency)
     return currency.length == 3;
 }
 
-static void count_money(struct work *work, int64_t at, struct text currency, int64_t captured, int64_t refunded)
+static void count_money(struct work *work, int64_t at, struct text currency, int64_t captured,
+                        int64_t refunded)
 {
     if (!currency_valid(currency) || captured < 0 || refunded < 0) /* no money, whatever it was */
         return;
-    EACH_WINDOW (day, at) {
-        struct money_row *row = row_of(work, &money_table, &(struct money_row){.day = day, .currency = currency});
+    for (int window = 0; window < WINDOWS; window++) {
+        const struct money_row key = {.day = window_day(window, at), .currency = currency};
+        struct money_row *row = row_of(work, &money_table, &key);
         add_up(&row->captured_minor, captured);
         add_up(&row->refunded_minor, refunded);
     }
@@ -128,11 +70,11 @@ static void count_money(struct work *work, int64_t at, struct text currency, int
 
 static void count_customer(struct work *work, int64_t at, struct text customer_id)
 {
-    EACH_WINDOW (day, at) {
-        const struct customer_row key = {.day = day, .customer_id = customer_id};
+    for (int window = 0; window < WINDOWS; window++) {
+        const struct customer_row key = {.day = window_day(window, at), .customer_id = customer_id};
         struct customer_row *row = row_of(work, &customers_table, &key);
         if (row->orders++ == 0) {
-            struct day_row *sums = row_of(work, &days_table, &(struct day_row){.day = day});
+            struct day_row *sums = row_of(work, &days_table, &(struct day_row){.day = key.day});
             sums->customers++;
         }
     }
@@ -196,9 +138,11 @@ static enum outcome settle_items(struct work *work, struct fact_row *fact, struc
     fact->items = (struct text){NULL, 0};
     if (fact->final != FINAL_CONFIRMED)
         return OK;
-    for (size_t i = 0; i < item_count; i++)
-        EACH_WINDOW (day, fact->confirmed_at) {
-            const struct sale_row key = {.day = day, .sku = items[i].sku, .currency = fact->currency};
+    for (int window = 0; window < WINDOWS; window++)
+        for (size_t i = 0; i < item_count; i++) {
+            const struct sale_row key = {.day = window_day(window, fact->confirmed_at),
+                                         .sku = items[i].sku,
+                                         .currency = fact->currency};
             struct sale_row *row = row_of(work, &sales_table, &key);
             add_up(&row->units, items[i].quantity);
             add_up(&row->revenue_minor, items[i].quantity * items[i].unit_price_minor);
@@ -286,7 +230,8 @@ static enum outcome on_stock_reserved(struct work *work, const struct event *eve
 
 static struct payment_row *payment_of(struct work *work, struct text order_id, struct text payment_id)
 {
-    return row_of(work, &payments_table, &(struct payment_row){.order_id = order_id, .payment_id = payment_id});
+    return row_of(work, &payments_table,
+                  &(struct payment_row){.order_id = order_id, .payment_id = payment_id});
 }
 
 static enum outcome on_payment_captured(struct work *work, const struct event *event, struct error *error)
@@ -334,7 +279,8 @@ static enum outcome on_email_failed(struct work *work, const struct event *event
     return OK;
 }
 
-/* ---- keys: rows that are one for each order; windows are few, and in hand after their first use in a batch */
+/* ---- keys: rows that are one for each order; windows are few, and in hand after their first use in a batch
+ */
 
 static void fact_keys(struct work *work, const struct event *event)
 {
@@ -345,21 +291,26 @@ static void placed_keys(struct work *work, const struct event *event)
 {
     const struct order_placed *order = event->data;
     fact_keys(work, event);
-    EACH_WINDOW (day, sane_time(order->placed_at))
-        rows_want(work, &customers_table, &(struct customer_row){.day = day, .customer_id = order->customer_id});
+    for (int window = 0; window < WINDOWS; window++) {
+        const struct customer_row key = {.day = window_day(window, sane_time(order->placed_at)),
+                                         .customer_id = order->customer_id};
+        rows_want(work, &customers_table, &key);
+    }
 }
 
 static void captured_keys(struct work *work, const struct event *event)
 {
     const struct payment_captured *data = event->data;
     fact_keys(work, event);
-    rows_want(work, &payments_table, &(struct payment_row){.order_id = data->order_id, .payment_id = data->payment_id});
+    rows_want(work, &payments_table,
+              &(struct payment_row){.order_id = data->order_id, .payment_id = data->payment_id});
 }
 
 static void refunded_keys(struct work *work, const struct event *event)
 {
     const struct payment_refunded *data = event->data;
-    rows_want(work, &payments_table, &(struct payment_row){.order_id = data->order_id, .payment_id = data->payment_id});
+    rows_want(work, &payments_table,
+              &(struct payment_row){.order_id = data->order_id, .payment_id = data->payment_id});
 }
 
 const struct subscription analytics_subscriptions[] = {

@@ -32,8 +32,8 @@ static void put_best_sellers(struct work *work, struct json_writer *writer)
 {
     const struct store_value all[] = {STORE_INT(DAY_ALL)};
     void **rows;
-    size_t count = rows_find(work, &sales_table, "day = $1 ORDER BY units DESC, sku, currency", all, 1, BEST_SELLERS_MAX,
-                             &rows);
+    size_t count = rows_find(work, &sales_table, "day = $1 ORDER BY units DESC, sku, currency", all, 1,
+                             BEST_SELLERS_MAX, &rows);
     json_key(writer, "best_sellers");
     json_array_begin(writer);
     for (size_t i = 0; i < count; i++) {
@@ -159,7 +159,8 @@ void figures_write(struct work *work, struct buffer *into)
     json_object_end(&writer);
 }
 
-enum outcome figures_show(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+enum outcome figures_show(struct work *work, const struct request *request, struct answer *answer,
+                          struct error *error)
 {
     (void)request;
     (void)error;
@@ -169,7 +170,8 @@ enum outcome figures_show(struct work *work, const struct request *request, stru
     return OK;
 }
 
-/* ---- the stream: the loop works the figures out once, however many watch, and not at all where nobody does */
+/* ---- the stream: the loop works the figures out once, however many watch, and not at all where nobody does
+ */
 
 enum outcome figures_on_live(struct work *work, bool *ret_again, struct error *error)
 {

@@ -22,11 +22,11 @@ struct report {
     const struct report_range *range;
     struct row *rows;
     size_t count;
-    size_t at;                  /* reading goes by day, so by row */
-    char (*currencies)[4];      /* all there are, in order */
+    size_t at;             /* reading goes by day, so by row */
+    char (*currencies)[4]; /* all there are, in order */
     size_t currency_count;
-    struct money *money;        /* of row r and currency c: [r * currency_count + c] */
-    int64_t number;             /* of a query that gives one */
+    struct money *money; /* of row r and currency c: [r * currency_count + c] */
+    int64_t number;      /* of a query that gives one */
 };
 
 bool report_range_read(struct text from, struct text to, int64_t rows_max, struct report_range *range,
@@ -42,8 +42,10 @@ bool report_range_read(struct text from, struct text to, int64_t rows_max, struc
     if (range->to_day < range->from_day)
         codec_fault_add(faults, "must not be before from", "to");
     else if (period_count(range->kind, range->from_day, range->to_day) > rows_max)
-        codec_fault_add(faults, rows_max == REPORT_ROWS_MAX ? "more than 400 rows: ask for a job with POST /v1/reports"
-                                                            : "more than 10000 rows",
+        codec_fault_add(faults,
+                        rows_max == REPORT_ROWS_MAX
+                            ? "more than 400 rows: ask for a job with POST /v1/reports"
+                            : "more than 10000 rows",
                         "to");
     return faults->count == before;
 }
@@ -110,27 +112,29 @@ static bool each_number(void *owner, const struct store_row *from)
     return true;
 }
 
-static enum outcome read_money(struct store_reader *reader, struct report *report, const struct store_value range[2],
-                               struct error *error)
+static enum outcome read_money(struct store_reader *reader, struct report *report,
+                               const struct store_value range[2], struct error *error)
 {
     enum outcome outcome = store_read(
-        reader, "SELECT DISTINCT currency FROM money WHERE day >= $1 AND day <= $2 ORDER BY currency", range, 2,
-        each_currency, report, error);
+        reader, "SELECT DISTINCT currency FROM money WHERE day >= $1 AND day <= $2 ORDER BY currency", range,
+        2, each_currency, report, error);
     if (outcome != OK || !report->currency_count)
         return outcome;
     report->money = calloc(report->count * report->currency_count, sizeof(*report->money));
     if (!report->money)
         return error_retry(error, "memory", "no memory for a report of %zu rows", report->count);
     report->at = 0;
-    return store_read(reader,
-                      "SELECT day, currency, captured_minor, refunded_minor FROM money WHERE day >= $1 AND day <= $2 "
-                      "ORDER BY day",
-                      range, 2, each_money, report, error);
+    return store_read(
+        reader,
+        "SELECT day, currency, captured_minor, refunded_minor FROM money WHERE day >= $1 AND day <= $2 "
+        "ORDER BY day",
+        range, 2, each_money, report, error);
 }
 
 /* Who ordered on several days of a period is one customer of it. */
 static enum outcome read_customers(struct store_reader *reader, struct report *report,
-                                   bool (*progress)(void *owner, int percent), void *owner, struct error *error)
+                                   bool (*progress)(void *owner, int percent), void *owner,
+                                   struct error *error)
 {
     for (size_t i = 0; i < report->count && report->range->kind != PERIOD_DAILY; i++) {
         struct row *row = &report->rows[i];
@@ -139,9 +143,9 @@ static enum outcome read_customers(struct store_reader *reader, struct report *r
         if (!row->sums.customers || row->period.from == row->period.to)
             continue;
         const struct store_value period[] = {STORE_INT(row->period.from), STORE_INT(row->period.to)};
-        enum outcome outcome =
-            store_read(reader, "SELECT count(DISTINCT customer_id) FROM customers WHERE day >= $1 AND day <= $2", period,
-                       2, each_number, report, error);
+        enum outcome outcome = store_read(
+            reader, "SELECT count(DISTINCT customer_id) FROM customers WHERE day >= $1 AND day <= $2", period,
+            2, each_number, report, error);
         if (outcome != OK)
             return outcome;
         row->sums.customers = report->number;
@@ -164,10 +168,11 @@ static enum outcome report_read(struct store_reader *reader, struct report *repo
         day = report->rows[i].period.to + 1;
     }
     const struct store_value days[] = {STORE_INT(range->from_day), STORE_INT(range->to_day)};
-    enum outcome outcome = store_read(reader,
-                                      "SELECT day, placed, confirmed, rejected, cancelled, customers, emails_sent, "
-                                      "emails_failed FROM days WHERE day >= $1 AND day <= $2 ORDER BY day",
-                                      days, 2, each_day, report, error);
+    enum outcome outcome =
+        store_read(reader,
+                   "SELECT day, placed, confirmed, rejected, cancelled, customers, emails_sent, "
+                   "emails_failed FROM days WHERE day >= $1 AND day <= $2 ORDER BY day",
+                   days, 2, each_day, report, error);
     if (outcome == OK)
         outcome = read_money(reader, report, days, error);
     if (outcome == OK)
@@ -230,34 +235,40 @@ static void json_report(const struct report *report, struct buffer *into)
     json_object_end(&writer);
 }
 
-/* A line a period; two columns for each currency there is, so that every column can be summed. Nothing needs quotes. */
+/* A line a period; two columns for each currency there is, so that every column can be summed. Nothing needs
+ * quotes. */
 static void csv_report(const struct report *report, struct buffer *into)
 {
-    buffer_add_string(into, "period,from,to,placed,confirmed,rejected,cancelled,customers,emails_sent,emails_failed");
+    buffer_add_string(
+        into, "period,from,to,placed,confirmed,rejected,cancelled,customers,emails_sent,emails_failed");
     for (size_t c = 0; c < report->currency_count; c++)
-        buffer_print(into, ",captured_minor_%s,refunded_minor_%s", report->currencies[c], report->currencies[c]);
+        buffer_print(into, ",captured_minor_%s,refunded_minor_%s", report->currencies[c],
+                     report->currencies[c]);
     buffer_add_string(into, "\r\n");
     for (size_t i = 0; i < report->count; i++) {
         const struct row *row = &report->rows[i];
         const struct sums *sums = &row->sums;
         char from[DAY_BYTES], to[DAY_BYTES];
         buffer_print(into, "%s,%s,%s,%lld,%lld,%lld,%lld,%lld,%lld,%lld", row->period.name,
-                     day_print(row->period.from, from), day_print(row->period.to, to), (long long)sums->placed,
-                     (long long)sums->confirmed, (long long)sums->rejected, (long long)sums->cancelled,
-                     (long long)sums->customers, (long long)sums->emails_sent, (long long)sums->emails_failed);
+                     day_print(row->period.from, from), day_print(row->period.to, to),
+                     (long long)sums->placed, (long long)sums->confirmed, (long long)sums->rejected,
+                     (long long)sums->cancelled, (long long)sums->customers, (long long)sums->emails_sent,
+                     (long long)sums->emails_failed);
         for (size_t c = 0; c < report->currency_count; c++) {
             const struct money *money = &report->money[i * report->currency_count + c];
-            buffer_print(into, ",%lld,%lld", (long long)money->captured_minor, (long long)money->refunded_minor);
+            buffer_print(into, ",%lld,%lld", (long long)money->captured_minor,
+                         (long long)money->refunded_minor);
         }
         buffer_add_string(into, "\r\n");
     }
 }
 
 enum outcome report_write(struct store_reader *reader, const struct report_range *range,
-                          struct buffer *into[REPORT_FORMATS], bool (*progress)(void *owner, int percent), void *owner,
-                          struct error *error)
+                          struct buffer *into[REPORT_FORMATS], bool (*progress)(void *owner, int percent),
+                          void *owner, struct error *error)
 {
-    static void (*const write[REPORT_FORMATS])(const struct report *, struct buffer *) = {json_report, csv_report};
+    static void (*const write[REPORT_FORMATS])(const struct report *, struct buffer *) = {json_report,
+                                                                                          csv_report};
     struct report report = {.range = range};
     enum outcome outcome = report_read(reader, &report, progress, owner, error);
     for (int format = 0; format < REPORT_FORMATS && outcome == OK; format++) {
@@ -265,8 +276,9 @@ enum outcome report_write(struct store_reader *reader, const struct report_range
             continue;
         write[format](&report, into[format]);
         if (into[format]->failed)
-            outcome = error_reject(error, "report-size", "the report has more than %zu bytes: ask for fewer days",
-                                   into[format]->bytes_max);
+            outcome =
+                error_reject(error, "report-size", "the report has more than %zu bytes: ask for fewer days",
+                             into[format]->bytes_max);
     }
     free(report.rows);
     free(report.currencies);

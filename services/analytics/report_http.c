@@ -1,7 +1,9 @@
-/* report_http: short reports, answered at once on the HTTP thread over a connection of their own, so that the loop never waits for them. */
+/* report_http: short reports, answered at once on the HTTP thread over a connection of their own, so that the
+ * loop never waits for them. */
 #include "analytics/analytics.h"
 
-/* text/csv is named, and not with a quality of nothing; JSON where both are named is for who names it first. */
+/* text/csv is named, and not with a quality of nothing; JSON where both are named is for who names it first.
+ */
 bool accepts_csv(const struct request *request)
 {
     struct text accept = request_header(request, "accept");
@@ -12,8 +14,8 @@ bool accepts_csv(const struct request *request)
     return csv && (!json || csv < json);
 }
 
-static void problem(struct answer *answer, struct buffer *body, int status, const char *title, const char *detail,
-                    const struct codec_faults *faults)
+static void problem(struct answer *answer, struct buffer *body, int status, const char *title,
+                    const char *detail, const struct codec_faults *faults)
 {
     struct json_writer writer = json_writer(body);
     buffer_clear(body);
@@ -41,12 +43,14 @@ void report_page_fill(void *owner, const struct request *request, struct answer 
     struct report_range range = {.kind = page->kind};
     struct codec_faults faults = {0};
     struct error error;
-    if (!report_range_read(request_query(request, "from"), request_query(request, "to"), REPORT_ROWS_MAX, &range, &faults)) {
+    if (!report_range_read(request_query(request, "from"), request_query(request, "to"), REPORT_ROWS_MAX,
+                           &range, &faults)) {
         problem(answer, body, 422, "Unprocessable Content", "this range cannot be reported", &faults);
         return;
     }
     bool csv = accepts_csv(request);
-    struct buffer *into[REPORT_FORMATS] = {[REPORT_JSON] = csv ? NULL : body, [REPORT_CSV] = csv ? body : NULL};
+    struct buffer *into[REPORT_FORMATS] = {
+        [REPORT_JSON] = csv ? NULL : body, [REPORT_CSV] = csv ? body : NULL};
     pthread_mutex_lock(&desk->lock);
     enum outcome outcome = report_write(desk->reader, &range, into, NULL, NULL, &error);
     pthread_mutex_unlock(&desk->lock);

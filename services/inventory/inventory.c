@@ -18,7 +18,8 @@ static const struct setting inventory_settings[] = {
 };
 
 static const struct metric_family inventory_metrics[] = {
-    {"weir_stock_short_total", METRIC_COUNTER, "", "Orders confirmed after their stock was given back and sold.", NULL},
+    {"weir_stock_short_total", METRIC_COUNTER, "",
+     "Orders confirmed after their stock was given back and sold.", NULL},
     {0},
 };
 

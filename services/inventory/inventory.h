@@ -1,12 +1,13 @@
 /*
  * inventory: units of stock by SKU, and what is set aside for orders.
  *
- * available: free to sell. Reserving moves units from `available` to `reserved`, confirming takes them out of `reserved`, releasing
- * moves them back. Neither is ever below zero, and no unit is made or lost on the way: what was put in by hand is
- * available + reserved + confirmed, at any moment.
+ * available: free to sell. Reserving moves units from `available` to `reserved`, confirming takes them out of
+ * `reserved`, releasing moves them back. Neither is ever below zero, and no unit is made or lost on the way:
+ * what was put in by hand is available + reserved + confirmed, at any moment.
  *
- * The first of OrderConfirmed, OrderRejected, OrderCancelled in the log of `orders` counts. Topics have no order between
- * them, so that a decision or a payment may be seen before OrderPlaced: it is kept in the reservation's row.
+ * The first of OrderConfirmed, OrderRejected, OrderCancelled in the log of `orders` counts. Topics have no
+ * order between them, so that a decision or a payment may be seen before OrderPlaced: it is kept in the
+ * reservation's row.
  */
 #ifndef INVENTORY_INVENTORY_H
 #define INVENTORY_INVENTORY_H
@@ -17,6 +18,7 @@ struct stock_row {
     struct text sku;
     int64_t available;
     int64_t reserved;
+    int64_t put_in; /* by hand, ever: available + reserved + what was shipped */
     int64_t changed_at;
     int64_t told_at; /* when StockLevel last went out */
     int64_t due_at;  /* when the next one goes out; 0: nothing has changed */
@@ -25,11 +27,11 @@ extern const struct rows_table stock_table;
 
 /* Kept in the database: numbers never change meaning. */
 enum reservation_state {
-    RESERVATION_NONE,      /* OrderPlaced was not seen yet */
-    RESERVATION_HELD,      /* units are in `reserved` */
-    RESERVATION_TAKEN,     /* confirmed, the units are gone */
-    RESERVATION_RELEASED,  /* the units were given back */
-    RESERVATION_REJECTED,  /* some item was short, nothing was set aside */
+    RESERVATION_NONE,     /* OrderPlaced was not seen yet */
+    RESERVATION_HELD,     /* units are in `reserved` */
+    RESERVATION_TAKEN,    /* confirmed, the units are gone */
+    RESERVATION_RELEASED, /* the units were given back */
+    RESERVATION_REJECTED, /* some item was short, nothing was set aside */
 };
 enum reservation_final { FINAL_NONE, FINAL_CONFIRMED, FINAL_REJECTED, FINAL_CANCELLED };
 
@@ -61,7 +63,8 @@ struct inventory_state {
 };
 
 /* ---- stock.c */
-struct stock_row *stock_find(struct work *work, struct text sku); /* NULL: never heard of, nothing is available */
+struct stock_row *stock_find(struct work *work,
+                             struct text sku); /* NULL: never heard of, nothing is available */
 /* After a change: StockLevel is due, at once or when the last one is old enough. */
 void stock_changed(struct work *work, struct stock_row *stock);
 void stock_want(struct work *work, struct text sku);

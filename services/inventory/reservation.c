@@ -6,8 +6,9 @@
 
 #define COLUMN(member, type) ROWS_COLUMN(reservation_row, member, type)
 static const struct rows_column reservation_columns[] = {
-    COLUMN(order_id, ROWS_TEXT), COLUMN(state, ROWS_INT),          COLUMN(final, ROWS_INT),      COLUMN(paid, ROWS_INT),
-    COLUMN(items, ROWS_BYTES),   COLUMN(reserved_until, ROWS_INT), COLUMN(expires_at, ROWS_INT),
+    COLUMN(order_id, ROWS_TEXT),  COLUMN(state, ROWS_INT),   COLUMN(final, ROWS_INT),
+    COLUMN(paid, ROWS_INT),       COLUMN(items, ROWS_BYTES), COLUMN(reserved_until, ROWS_INT),
+    COLUMN(expires_at, ROWS_INT),
 };
 #undef COLUMN
 
@@ -38,7 +39,8 @@ struct line {
     const struct order_item *item;
 };
 
-static struct line *lines_find(struct work *work, const struct order_item *items, size_t count, struct error *error)
+static struct line *lines_find(struct work *work, const struct order_item *items, size_t count,
+                               struct error *error)
 {
     struct line *lines = arena_take(work_arena(work), count * sizeof(*lines));
     if (!lines)
@@ -48,8 +50,8 @@ static struct line *lines_find(struct work *work, const struct order_item *items
     return lines;
 }
 
-static enum outcome lines_of(struct work *work, const struct reservation_row *row, struct line **ret, size_t *ret_count,
-                             struct error *error)
+static enum outcome lines_of(struct work *work, const struct reservation_row *row, struct line **ret,
+                             size_t *ret_count, struct error *error)
 {
     struct order_item *items;
     if (!items_unpack(work_arena(work), row->items, &items, ret_count))
@@ -67,7 +69,8 @@ static const struct line *lines_short(const struct line *lines, size_t count)
     return NULL;
 }
 
-/* Units out of `available`, into `reserved`; signs as they are. Rows that were there stay there: none is deleted. */
+/* Units out of `available`, into `reserved`; signs as they are. Rows that were there stay there: none is
+ * deleted. */
 static void lines_move(struct work *work, const struct line *lines, size_t count, int available, int reserved)
 {
     for (size_t i = 0; i < count; i++) {
@@ -125,7 +128,8 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
     if (!order_placed_valid(order, &faults)) /* order answers it */
         return OK;
     struct reservation_row *row = reservation_row(work, order->order_id);
-    if (row->state != RESERVATION_NONE || row->final != FINAL_NONE) /* sent again, or decided before it came */
+    if (row->state != RESERVATION_NONE ||
+        row->final != FINAL_NONE) /* sent again, or decided before it came */
         return OK;
     struct line *lines = lines_find(work, order->items, order->items_count, error);
     row->items = items_pack(work_arena(work), order->items, order->items_count);
@@ -141,7 +145,8 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
 
 /* ---- the decision */
 
-static void release(struct work *work, struct reservation_row *row, const struct line *lines, size_t count, struct text reason)
+static void release(struct work *work, struct reservation_row *row, const struct line *lines, size_t count,
+                    struct text reason)
 {
     lines_move(work, lines, count, 1, -1);
     row->state = RESERVATION_RELEASED;
@@ -152,7 +157,8 @@ static void release(struct work *work, struct reservation_row *row, const struct
 }
 
 /* *ret_row is NULL where an earlier decision counts. */
-static struct reservation_row *take_final(struct work *work, struct text order_id, enum reservation_final final)
+static struct reservation_row *take_final(struct work *work, struct text order_id,
+                                          enum reservation_final final)
 {
     struct reservation_row *row = reservation_row(work, order_id);
     if (row->final != FINAL_NONE)
@@ -163,8 +169,9 @@ static struct reservation_row *take_final(struct work *work, struct text order_i
 }
 
 /*
- * The units leave. Where they are not set aside any more (the decision was made in time and came late), they are taken
- * again if they are there; if not, the order is sold short: stock does not go below zero, somebody has to look at it.
+ * The units leave. Where they are not set aside any more (the decision was made in time and came late), they
+ * are taken again if they are there; if not, the order is sold short: stock does not go below zero, somebody
+ * has to look at it.
  */
 static enum outcome on_order_confirmed(struct work *work, const struct event *event, struct error *error)
 {
@@ -191,8 +198,8 @@ static enum outcome on_order_confirmed(struct work *work, const struct event *ev
     return OK;
 }
 
-static enum outcome give_back(struct work *work, struct text order_id, enum reservation_final final, struct text reason,
-                              struct error *error)
+static enum outcome give_back(struct work *work, struct text order_id, enum reservation_final final,
+                              struct text reason, struct error *error)
 {
     struct reservation_row *row = take_final(work, order_id, final);
     if (!row || row->state != RESERVATION_HELD)
@@ -242,8 +249,9 @@ enum outcome reservation_on_expiry(struct work *work, bool *ret_again, struct er
 {
     const struct store_value now[] = {STORE_INT(work_now_us(work))};
     void **rows;
-    size_t count = rows_find(work, &reservations_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at", now, 1,
-                             RESERVATION_EXPIRED_BATCH_MAX, &rows);
+    size_t count =
+        rows_find(work, &reservations_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at", now,
+                  1, RESERVATION_EXPIRED_BATCH_MAX, &rows);
     for (size_t i = 0; i < count; i++) {
         struct reservation_row *row = rows[i];
         struct line *lines;

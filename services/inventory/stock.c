@@ -3,8 +3,9 @@
 
 #define COLUMN(member, type) ROWS_COLUMN(stock_row, member, type)
 static const struct rows_column stock_columns[] = {
-    COLUMN(sku, ROWS_TEXT),       COLUMN(available, ROWS_INT), COLUMN(reserved, ROWS_INT),
-    COLUMN(changed_at, ROWS_INT), COLUMN(told_at, ROWS_INT),   COLUMN(due_at, ROWS_INT),
+    COLUMN(sku, ROWS_TEXT),   COLUMN(available, ROWS_INT),  COLUMN(reserved, ROWS_INT),
+    COLUMN(put_in, ROWS_INT), COLUMN(changed_at, ROWS_INT), COLUMN(told_at, ROWS_INT),
+    COLUMN(due_at, ROWS_INT),
 };
 #undef COLUMN
 

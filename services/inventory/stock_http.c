@@ -26,7 +26,8 @@ static enum outcome answer_stock(struct work *work, struct answer *answer, const
     return OK;
 }
 
-static enum outcome on_show(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome on_show(struct work *work, const struct request *request, struct answer *answer,
+                            struct error *error)
 {
     (void)error;
     const struct stock_row *stock = stock_find(work, request->parameters[0]);
@@ -36,7 +37,8 @@ static enum outcome on_show(struct work *work, const struct request *request, st
     return OK;
 }
 
-static enum outcome on_list(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome on_list(struct work *work, const struct request *request, struct answer *answer,
+                            struct error *error)
 {
     (void)error;
     struct text limit_text = request_query(request, "limit");
@@ -81,16 +83,18 @@ static void check_sku(const struct request *request, struct codec_faults *faults
 }
 
 /* Members other than these two are faults; allowed2 may be NULL. */
-static void check_members(const json_t *json, const char *allowed, const char *allowed2, struct codec_faults *faults)
+static void check_members(const json_t *json, const char *allowed, const char *allowed2,
+                          struct codec_faults *faults)
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)json, name, value)
-        if (strcmp(name, allowed) != 0 && (!allowed2 || strcmp(name, allowed2) != 0))
-            codec_fault_add(faults, "is not known here", "%.64s", name);
+    json_object_foreach((json_t *)(uintptr_t)json, name,
+                        value) if (strcmp(name, allowed) != 0 && (!allowed2 || strcmp(name, allowed2) != 0))
+        codec_fault_add(faults, "is not known here", "%.64s", name);
 }
 
-static void check_int(const json_t *json, const char *name, int64_t min, int64_t max, int64_t *ret, struct codec_faults *faults)
+static void check_int(const json_t *json, const char *name, int64_t min, int64_t max, int64_t *ret,
+                      struct codec_faults *faults)
 {
     const json_t *value = json_object_get(json, name);
     *ret = json_is_integer(value) ? json_integer_value(value) : 0;
@@ -104,7 +108,8 @@ static struct stock_row *stock_row(struct work *work, struct text sku)
     return stock ? stock : rows_add(work, &stock_table, &(struct stock_row){.sku = sku});
 }
 
-static enum outcome on_set(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome on_set(struct work *work, const struct request *request, struct answer *answer,
+                           struct error *error)
 {
     (void)error;
     struct codec_faults faults = {0};
@@ -117,12 +122,14 @@ static enum outcome on_set(struct work *work, const struct request *request, str
         return OK;
     }
     struct stock_row *stock = stock_row(work, request->parameters[0]);
+    stock->put_in += available - stock->available;
     stock->available = available;
     stock_changed(work, stock);
     return answer_stock(work, answer, stock);
 }
 
-static enum outcome on_adjust(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome on_adjust(struct work *work, const struct request *request, struct answer *answer,
+                              struct error *error)
 {
     (void)error;
     struct codec_faults faults = {0};
@@ -148,6 +155,7 @@ static enum outcome on_adjust(struct work *work, const struct request *request, 
         return OK;
     }
     struct stock_row *stock = stock_row(work, request->parameters[0]);
+    stock->put_in += available - stock->available;
     stock->available = available;
     stock_changed(work, stock);
     return answer_stock(work, answer, stock);
@@ -156,8 +164,17 @@ static enum outcome on_adjust(struct work *work, const struct request *request, 
 const struct route inventory_routes[] = {
     {.method = "GET", .path = "/v1/stock/{sku}", .kind = ROUTE_READ, .keys = sku_keys, .handle = on_show},
     {.method = "GET", .path = "/v1/stock", .kind = ROUTE_READ, .handle = on_list},
-    {.method = "PUT", .path = "/v1/stock/{sku}", .kind = ROUTE_WRITE, .json = true, .keys = sku_keys, .handle = on_set},
-    {.method = "POST", .path = "/v1/stock/{sku}/adjust", .kind = ROUTE_WRITE, .json = true, .keys = sku_keys,
+    {.method = "PUT",
+     .path = "/v1/stock/{sku}",
+     .kind = ROUTE_WRITE,
+     .json = true,
+     .keys = sku_keys,
+     .handle = on_set},
+    {.method = "POST",
+     .path = "/v1/stock/{sku}/adjust",
+     .kind = ROUTE_WRITE,
+     .json = true,
+     .keys = sku_keys,
      .handle = on_adjust},
     {0},
 };

@@ -3,13 +3,13 @@
 
 #define COLUMN(member, type) ROWS_COLUMN(order_row, member, type)
 static const struct rows_column order_columns[] = {
-    COLUMN(order_id, ROWS_TEXT),     COLUMN(status, ROWS_INT),         COLUMN(placed, ROWS_INT),
-    COLUMN(decided, ROWS_INT),       COLUMN(final, ROWS_INT),          COLUMN(stock, ROWS_INT),
-    COLUMN(payment, ROWS_INT),       COLUMN(reserved_at, ROWS_INT),    COLUMN(reserved_until, ROWS_INT),
-    COLUMN(expires_at, ROWS_INT),    COLUMN(fault, ROWS_TEXT),         COLUMN(customer_id, ROWS_TEXT),
-    COLUMN(email, ROWS_TEXT),        COLUMN(locale, ROWS_TEXT),        COLUMN(currency, ROWS_TEXT),
-    COLUMN(total_minor, ROWS_INT),   COLUMN(items, ROWS_BYTES),        COLUMN(payment_id, ROWS_TEXT),
-    COLUMN(reason, ROWS_TEXT),       COLUMN(placed_at, ROWS_INT),      COLUMN(ended_at, ROWS_INT),
+    COLUMN(order_id, ROWS_TEXT),   COLUMN(status, ROWS_INT),      COLUMN(placed, ROWS_INT),
+    COLUMN(decided, ROWS_INT),     COLUMN(final, ROWS_INT),       COLUMN(stock, ROWS_INT),
+    COLUMN(payment, ROWS_INT),     COLUMN(reserved_at, ROWS_INT), COLUMN(reserved_until, ROWS_INT),
+    COLUMN(expires_at, ROWS_INT),  COLUMN(fault, ROWS_TEXT),      COLUMN(customer_id, ROWS_TEXT),
+    COLUMN(email, ROWS_TEXT),      COLUMN(locale, ROWS_TEXT),     COLUMN(currency, ROWS_TEXT),
+    COLUMN(total_minor, ROWS_INT), COLUMN(items, ROWS_BYTES),     COLUMN(payment_id, ROWS_TEXT),
+    COLUMN(reason, ROWS_TEXT),     COLUMN(placed_at, ROWS_INT),   COLUMN(ended_at, ROWS_INT),
     COLUMN(updated_at, ROWS_INT),
 };
 #undef COLUMN
@@ -42,12 +42,28 @@ static const struct setting order_settings[] = {
 };
 
 static const struct route order_routes[] = {
-    {.method = "POST", .path = "/v1/orders", .kind = ROUTE_WRITE, .json = true, .backlog = true,
-     .keys = order_http_place_keys, .handle = order_http_place},
-    {.method = "GET", .path = "/v1/orders/{id}", .kind = ROUTE_READ, .keys = order_http_keys, .handle = order_http_show},
-    {.method = "POST", .path = "/v1/orders/{id}/cancel", .kind = ROUTE_WRITE, .keys = order_http_keys,
+    {.method = "POST",
+     .path = "/v1/orders",
+     .kind = ROUTE_WRITE,
+     .json = true,
+     .backlog = true,
+     .keys = order_http_place_keys,
+     .handle = order_http_place},
+    {.method = "GET",
+     .path = "/v1/orders/{id}",
+     .kind = ROUTE_READ,
+     .keys = order_http_keys,
+     .handle = order_http_show},
+    {.method = "POST",
+     .path = "/v1/orders/{id}/cancel",
+     .kind = ROUTE_WRITE,
+     .keys = order_http_keys,
      .handle = order_http_cancel},
-    {.method = "POST", .path = "/v1/events", .kind = ROUTE_WRITE, .backlog = true, .admit = order_events_admit,
+    {.method = "POST",
+     .path = "/v1/events",
+     .kind = ROUTE_WRITE,
+     .backlog = true,
+     .admit = order_events_admit,
      .handle = order_events_take},
     {0},
 };

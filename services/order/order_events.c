@@ -1,7 +1,8 @@
 /*
- * order_events: POST /v1/events, the door for upstream systems that speak HTTP. CloudEvents 1.0, binary mode (ce-… headers, the body is
- * the data: JSON, or Avro framed as on Kafka) and structured mode (application/cloudevents+json). What comes in is put
- * onto its topic under the sender's id and source, where every service, this one included, reads it as any other event.
+ * order_events: POST /v1/events, the door for upstream systems that speak HTTP. CloudEvents 1.0, binary mode
+ * (ce-… headers, the body is the data: JSON, or Avro framed as on Kafka) and structured mode
+ * (application/cloudevents+json). What comes in is put onto its topic under the sender's id and source, where
+ * every service, this one included, reads it as any other event.
  */
 #include "order/order.h"
 
@@ -16,8 +17,8 @@ int order_events_admit(const void *state, const struct request *request, const c
     const struct order_state *order = state;
     if (!order->events_secret)
         return 0;
-    if (digest_signature_valid(text_of(order->events_secret), request_header(request, "weir-signature"), request->body,
-                               clock_wall_us() / 1000000))
+    if (digest_signature_valid(text_of(order->events_secret), request_header(request, "weir-signature"),
+                               request->body, clock_wall_us() / 1000000))
         return 0;
     *ret_detail = "Weir-Signature is missing, wrong or older than 300 s";
     return 401;
@@ -82,7 +83,8 @@ static bool read_json(struct reading *reading)
     struct error error;
     if (json_read(reading->request->body, &reading->json, &error) == OK && json_is_object(reading->json))
         return true;
-    answer_problem(reading->work, reading->answer, 400, "%s", reading->json ? "not a JSON object" : error.text);
+    answer_problem(reading->work, reading->answer, 400, "%s",
+                   reading->json ? "not a JSON object" : error.text);
     return false;
 }
 
@@ -107,7 +109,8 @@ static void read_structured(struct reading *reading, struct envelope *envelope)
         .data = json_object_get(reading->json, "data"),
     };
     if (envelope->content_type.length && !is_json_type(envelope->content_type))
-        codec_fault_add(&reading->faults, "must be JSON in a structured event; Avro goes in binary mode", "datacontenttype");
+        codec_fault_add(&reading->faults, "must be JSON in a structured event; Avro goes in binary mode",
+                        "datacontenttype");
     if (!json_is_object(envelope->data))
         codec_fault_add(&reading->faults, "must be an object", "data");
 }
@@ -151,22 +154,24 @@ static void check_envelope(struct reading *reading, const struct envelope *envel
         ret_as->traceparent = envelope->traceparent;
 }
 
-static void check_avro_type(struct reading *reading, const struct envelope *envelope, const struct event_type *type)
+static void check_avro_type(struct reading *reading, const struct envelope *envelope,
+                            const struct event_type *type)
 {
     if (envelope->type.length && event_type_find(envelope->type) != type)
         codec_fault_add(&reading->faults, "contradicts the schema of the body", "type");
 }
 
 /* The data of the event. *ret_data stays NULL where there are faults. */
-static enum outcome read_data(struct reading *reading, const struct envelope *envelope, const struct event_type **ret_type,
-                              const void **ret_data, struct error *error)
+static enum outcome read_data(struct reading *reading, const struct envelope *envelope,
+                              const struct event_type **ret_type, const void **ret_data, struct error *error)
 {
     struct arena *arena = work_arena(reading->work);
     enum outcome outcome;
     if (!envelope->avro) {
         const struct event_type *type = event_type_find(envelope->type);
         if (!type)
-            codec_fault_add(&reading->faults, envelope->type.length ? "is no event of this system" : "is missing", "type");
+            codec_fault_add(&reading->faults,
+                            envelope->type.length ? "is no event of this system" : "is missing", "type");
         if (!type || reading->faults.count)
             return OK;
         void *data;
@@ -229,14 +234,16 @@ static bool read_envelope(struct reading *reading, struct envelope *envelope)
 {
     const struct request *request = reading->request;
     if (request->body.length > EVENT_BODY_BYTES_MAX) {
-        answer_problem(reading->work, reading->answer, 413, "an event has at most %d bytes", EVENT_BODY_BYTES_MAX);
+        answer_problem(reading->work, reading->answer, 413, "an event has at most %d bytes",
+                       EVENT_BODY_BYTES_MAX);
         return false;
     }
     bool structured = text_is(request->content_type, "application/cloudevents+json");
     bool avro = text_is(request->content_type, "application/avro");
     if (!structured && !avro && !is_json_type(request->content_type)) {
-        answer_problem(reading->work, reading->answer, 422,
-                       "Content-Type must be application/cloudevents+json, application/json or application/avro");
+        answer_problem(
+            reading->work, reading->answer, 422,
+            "Content-Type must be application/cloudevents+json, application/json or application/avro");
         return false;
     }
     if (!avro && !read_json(reading))
@@ -249,7 +256,8 @@ static bool read_envelope(struct reading *reading, struct envelope *envelope)
     return true;
 }
 
-enum outcome order_events_take(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+enum outcome order_events_take(struct work *work, const struct request *request, struct answer *answer,
+                               struct error *error)
 {
     struct reading reading = {.work = work, .request = request, .answer = answer};
     struct envelope envelope;

@@ -29,8 +29,8 @@ static int64_t order_total(const struct order_placed *order)
 }
 
 /* The body as the event that it asks for. RETRY when out of memory, REJECT with faults added. */
-static enum outcome order_read(struct work *work, const json_t *body, struct order_placed **ret, struct codec_faults *faults,
-                               struct error *error)
+static enum outcome order_read(struct work *work, const json_t *body, struct order_placed **ret,
+                               struct codec_faults *faults, struct error *error)
 {
     static const char *const ours[] = {"total_minor", "placed_at"};
     json_t *json = json_copy((json_t *)(uintptr_t)body); /* shallow: members are set, none is changed */
@@ -47,7 +47,8 @@ static enum outcome order_read(struct work *work, const json_t *body, struct ord
         json_object_set_new(json, "order_id", json_stringn(text.at, text.length));
     }
     void *data;
-    enum outcome outcome = codec_from_json(order_placed_type.codec, json, work_arena(work), &data, faults, error);
+    enum outcome outcome =
+        codec_from_json(order_placed_type.codec, json, work_arena(work), &data, faults, error);
     json_decref(json);
     if (outcome != OK)
         return outcome;
@@ -59,13 +60,15 @@ static enum outcome order_read(struct work *work, const json_t *body, struct ord
     return OK;
 }
 
-/* An id that is heard of but not placed is free, unless that hearsay can only come from an order placed elsewhere. */
+/* An id that is heard of but not placed is free, unless that hearsay can only come from an order placed
+ * elsewhere. */
 static bool order_id_taken(const struct order_row *row)
 {
     return row && (row->placed || row->final || row->stock != ORDER_STOCK_NONE);
 }
 
-enum outcome order_http_place(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+enum outcome order_http_place(struct work *work, const struct request *request, struct answer *answer,
+                              struct error *error)
 {
     struct codec_faults faults = {0};
     struct order_placed *order;
@@ -159,7 +162,8 @@ static struct order_row *order_known(struct work *work, const struct request *re
     return NULL;
 }
 
-enum outcome order_http_show(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+enum outcome order_http_show(struct work *work, const struct request *request, struct answer *answer,
+                             struct error *error)
 {
     const struct order_row *row = order_known(work, request, answer);
     if (!row)
@@ -194,7 +198,8 @@ enum outcome order_http_show(struct work *work, const struct request *request, s
 /* ---- POST /v1/orders/{id}/cancel */
 
 /* A body is optional. False: answered. */
-static bool read_reason(struct work *work, const struct request *request, struct answer *answer, struct text *ret)
+static bool read_reason(struct work *work, const struct request *request, struct answer *answer,
+                        struct text *ret)
 {
     *ret = (struct text){NULL, 0};
     if (!request->body.length)
@@ -224,7 +229,8 @@ static bool read_reason(struct work *work, const struct request *request, struct
     return faults.count == 0;
 }
 
-enum outcome order_http_cancel(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+enum outcome order_http_cancel(struct work *work, const struct request *request, struct answer *answer,
+                               struct error *error)
 {
     (void)error;
     struct text reason;
@@ -234,7 +240,8 @@ enum outcome order_http_cancel(struct work *work, const struct request *request,
     if (!row)
         return OK;
     if (row->status == ORDER_CONFIRMED || row->status == ORDER_REJECTED) {
-        answer_problem(work, answer, 409, "order %.*s is %s already", TEXT_ARG(row->order_id), order_status_name(row->status));
+        answer_problem(work, answer, 409, "order %.*s is %s already", TEXT_ARG(row->order_id),
+                       order_status_name(row->status));
         return OK;
     }
     if (row->status != ORDER_CANCELLED) {

@@ -72,7 +72,8 @@ void order_step(struct work *work, struct order_row *row)
             .order_id = row->order_id, .payment_id = row->payment_id, .confirmed_at = now_us};
         work_emit(work, &event);
     } else if (decision == ORDER_REJECTED) {
-        const struct order_rejected event = {.order_id = row->order_id, .reason = reason, .rejected_at = now_us};
+        const struct order_rejected event = {
+            .order_id = row->order_id, .reason = reason, .rejected_at = now_us};
         work_emit(work, &event);
     }
     if (decision != ORDER_UNKNOWN) {
@@ -87,7 +88,8 @@ void order_step(struct work *work, struct order_row *row)
     row->updated_at = now_us;
 }
 
-enum outcome order_fill(struct work *work, struct order_row *row, const struct order_placed *order, struct error *error)
+enum outcome order_fill(struct work *work, struct order_row *row, const struct order_placed *order,
+                        struct error *error)
 {
     row->items = items_pack(work_arena(work), order->items, order->items_count);
     if (!row->items.at)
@@ -125,7 +127,8 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
     return OK;
 }
 
-static void take_final(struct work *work, struct text order_id, enum order_status final, struct text reason, int64_t at)
+static void take_final(struct work *work, struct text order_id, enum order_status final, struct text reason,
+                       int64_t at)
 {
     struct order_row *row = order_row(work, order_id);
     if (row->final)
@@ -199,8 +202,8 @@ static enum outcome on_stock_rejected(struct work *work, const struct event *eve
 }
 
 /*
- * Inventory gives stock back for a decision that it has read in `orders` ("rejected", "cancelled"), which is then on its way
- * to here as well; anything else ends an order that is still open.
+ * Inventory gives stock back for a decision that it has read in `orders` ("rejected", "cancelled"), which is
+ * then on its way to here as well; anything else ends an order that is still open.
  */
 static enum outcome on_stock_released(struct work *work, const struct event *event, struct error *error)
 {
@@ -212,8 +215,9 @@ static enum outcome on_stock_released(struct work *work, const struct event *eve
     bool decided = text_is(stock->reason, "rejected") || text_is(stock->reason, "cancelled");
     if (!decided) {
         row->stock = ORDER_STOCK_RELEASED;
-        set_fault(row, text_is(stock->reason, "expired") ? TEXT("reservation expired")
-                                                          : reason_print(work, "stock released", stock->reason));
+        set_fault(row, text_is(stock->reason, "expired")
+                           ? TEXT("reservation expired")
+                           : reason_print(work, "stock released", stock->reason));
     }
     order_step(work, row);
     return OK;
@@ -247,7 +251,8 @@ static enum outcome on_payment_failed(struct work *work, const struct event *eve
     return OK;
 }
 
-/* The money that was to cover the order has gone back; the refund of a second payment does not matter here. */
+/* The money that was to cover the order has gone back; the refund of a second payment does not matter here.
+ */
 static enum outcome on_payment_refunded(struct work *work, const struct event *event, struct error *error)
 {
     (void)error;
@@ -282,14 +287,15 @@ const struct subscription order_subscriptions[] = {
 
 /* ---- the clock */
 
-/* Order ends what was not paid in time; inventory lets go by itself only a while later, if this never came. */
+/* Order ends what was not paid in time; inventory lets go by itself only a while later, if this never came.
+ */
 static enum outcome on_expiry(struct work *work, bool *ret_again, struct error *error)
 {
     (void)error;
     const struct store_value now[] = {STORE_INT(work_now_us(work))};
     void **rows;
-    size_t count = rows_find(work, &orders_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at", now, 1,
-                             ORDER_EXPIRED_BATCH_MAX, &rows);
+    size_t count = rows_find(work, &orders_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at",
+                             now, 1, ORDER_EXPIRED_BATCH_MAX, &rows);
     for (size_t i = 0; i < count; i++)
         order_step(work, rows[i]);
     *ret_again = count == ORDER_EXPIRED_BATCH_MAX;

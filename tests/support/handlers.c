@@ -21,7 +21,8 @@ struct handlers *handlers_open(const struct service *service, void *state)
     struct error error;
     assert(handlers);
     clock_hold((int64_t)HANDLERS_START_S * 1000000);
-    snprintf(handlers->folder, sizeof(handlers->folder), "%s/handlers.XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
+    snprintf(handlers->folder, sizeof(handlers->folder), "%s/handlers.XXXXXX",
+             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
     assert(mkdtemp(handlers->folder));
     snprintf(handlers->url, sizeof(handlers->url), "sqlite:%s/test.db", handlers->folder);
     handlers->service = service;
@@ -29,7 +30,8 @@ struct handlers *handlers_open(const struct service *service, void *state)
     size_t count = 0;
     while (service->tables[count])
         count++;
-    must(store_migrate(handlers->store, service->tables, count, service->migrations, 0, &error), &error, "migrate");
+    must(store_migrate(handlers->store, service->tables, count, service->migrations, 0, &error), &error,
+         "migrate");
     must(work_new(handlers->store, WORK_BYTES_MAX, &handlers->work, &error), &error, "work");
     handlers->arena = arena_new(KEPT_BYTES_MAX);
     handlers->context = (struct context){
@@ -71,7 +73,8 @@ int64_t handlers_now_us(void)
     return clock_wall_us();
 }
 
-static const struct subscription *subscription_of(const struct handlers *handlers, const struct event_type *type)
+static const struct subscription *subscription_of(const struct handlers *handlers,
+                                                  const struct event_type *type)
 {
     const struct subscription *subscription = handlers->service->subscriptions;
     while (subscription->type && subscription->type != type)
@@ -152,8 +155,8 @@ static void keep(struct handlers *handlers, const struct outbox_row *row)
     const struct header *id = header_find(row->headers, row->header_count, HEADER_ID);
     const struct header *source = header_find(row->headers, row->header_count, HEADER_SOURCE);
     assert(id && source);
-    handlers->said[handlers->said_count++] = (struct said){
-        type, data, text_copy(handlers->arena, id->value), text_copy(handlers->arena, source->value)};
+    handlers->said[handlers->said_count++] = (struct said){type, data, text_copy(handlers->arena, id->value),
+                                                           text_copy(handlers->arena, source->value)};
 }
 
 void handlers_commit(struct handlers *handlers)
@@ -238,8 +241,8 @@ static const struct route *route_of(const struct handlers *handlers, const char 
     return route;
 }
 
-int handlers_request(struct handlers *handlers, const char *method, const char *path, const char *parameter, const char *body,
-                     struct text *ret_body)
+int handlers_request(struct handlers *handlers, const char *method, const char *path, const char *parameter,
+                     const char *body, struct text *ret_body)
 {
     struct request request = {.route = route_of(handlers, method, path), .id = id_new()};
     struct error error;
@@ -255,8 +258,8 @@ int handlers_request(struct handlers *handlers, const char *method, const char *
     return status;
 }
 
-int handlers_post(struct handlers *handlers, const char *path, const char *content_type, const struct header *headers,
-                  size_t header_count, struct text body, struct text *ret_body)
+int handlers_post(struct handlers *handlers, const char *path, const char *content_type,
+                  const struct header *headers, size_t header_count, struct text body, struct text *ret_body)
 {
     struct request request = {
         .route = route_of(handlers, "POST", path),

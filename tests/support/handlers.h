@@ -1,8 +1,10 @@
 /*
- * handlers: a service's handlers over a real SQLite store, without Kafka and without HTTP: the test is the loop.
+ * handlers: a service's handlers over a real SQLite store, without Kafka and without HTTP: the test is the
+ * loop.
  *
- * Failures of the machinery (a store that does not open, a work that fails) end the test by assert; what handlers say and
- * answer is given back. Time stands still but for handlers_advance(). One at a time in a process.
+ * Failures of the machinery (a store that does not open, a work that fails) end the test by assert; what
+ * handlers say and answer is given back. Time stands still but for handlers_advance(). One at a time in a
+ * process.
  */
 #ifndef SUPPORT_HANDLERS_H
 #define SUPPORT_HANDLERS_H
@@ -24,10 +26,10 @@ struct handlers {
     struct context context;
     struct arena *arena; /* for what is kept until the end */
     char folder[64];
-    char url[128]; /* of the database, for readers */
-    bool in_work;        /* between begin and commit */
-    uint64_t items;      /* begun so far: makes the ids of what is handled */
-    struct said *said;   /* all that was committed, in order */
+    char url[128];     /* of the database, for readers */
+    bool in_work;      /* between begin and commit */
+    uint64_t items;    /* begun so far: makes the ids of what is handled */
+    struct said *said; /* all that was committed, in order */
     size_t said_count, said_capacity;
 };
 
@@ -55,13 +57,14 @@ enum outcome handlers_event(struct handlers *handlers, const struct event_type *
 void handlers_tick(struct handlers *handlers, const char *name);
 
 /*
- * A request to the route with this method and path pattern; parameter fills its first {…}. body: NULL for none. Within an open
- * work it is one more item of it, else a work of its own. Returns the status; *ret_body (may be NULL) lives until handlers_close().
+ * A request to the route with this method and path pattern; parameter fills its first {…}. body: NULL for
+ * none. Within an open work it is one more item of it, else a work of its own. Returns the status; *ret_body
+ * (may be NULL) lives until handlers_close().
  */
-int handlers_request(struct handlers *handlers, const char *method, const char *path, const char *parameter, const char *body,
-                     struct text *ret_body);
+int handlers_request(struct handlers *handlers, const char *method, const char *path, const char *parameter,
+                     const char *body, struct text *ret_body);
 /* The same with headers and a content type. */
-int handlers_post(struct handlers *handlers, const char *path, const char *content_type, const struct header *headers,
-                  size_t header_count, struct text body, struct text *ret_body);
+int handlers_post(struct handlers *handlers, const char *path, const char *content_type,
+                  const struct header *headers, size_t header_count, struct text body, struct text *ret_body);
 
 #endif

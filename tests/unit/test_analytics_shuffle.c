@@ -37,24 +37,31 @@ struct history {
     int64_t placed, confirmed;
 };
 
-static void add(struct history *history, const struct event_type *type, const void *data, size_t bytes, uint32_t order)
+static void add(struct history *history, const struct event_type *type, const void *data, size_t bytes,
+                uint32_t order)
 {
     assert_true(history->count < EVENTS_MAX);
     history->items[history->count++] =
         (struct item){type, arena_copy(history->arena, data, bytes), type->topic, order};
 }
-#define ADD(history, order, ...) add((history), EVENT_TYPE_OF(&(__VA_ARGS__)), &(__VA_ARGS__), sizeof(__VA_ARGS__), (order))
+#define ADD(history, order, ...)                                                                             \
+    add((history), EVENT_TYPE_OF(&(__VA_ARGS__)), &(__VA_ARGS__), sizeof(__VA_ARGS__), (order))
 
 static struct text name_of(struct history *history, const char *what, size_t number)
 {
     return text_of(arena_print(history->arena, what, (unsigned)number));
 }
 
-static void add_payment(struct history *history, uint32_t n, struct text id, size_t currency, int64_t amount, int64_t at)
+static void add_payment(struct history *history, uint32_t n, struct text id, size_t currency, int64_t amount,
+                        int64_t at)
 {
     struct text payment_id = name_of(history, "pay-%u", n);
-    const struct payment_captured captured = {
-        .payment_id = payment_id, .order_id = id, .amount_minor = amount, .currency = currencies[currency], .provider = TEXT("t"), .captured_at = at};
+    const struct payment_captured captured = {.payment_id = payment_id,
+                                              .order_id = id,
+                                              .amount_minor = amount,
+                                              .currency = currencies[currency],
+                                              .provider = TEXT("t"),
+                                              .captured_at = at};
     ADD(history, n, captured);
     history->captured[currency] += amount;
     if (n % 5 == 0) /* told twice, under another id */
@@ -62,8 +69,11 @@ static void add_payment(struct history *history, uint32_t n, struct text id, siz
     if (n % 7 == 0) { /* a second payment, given back */
         struct payment_captured second = captured;
         second.payment_id = name_of(history, "second-%u", n);
-        const struct payment_refunded refunded = {
-            .payment_id = second.payment_id, .order_id = id, .amount_minor = amount, .currency = currencies[currency], .refunded_at = at + DAY_US};
+        const struct payment_refunded refunded = {.payment_id = second.payment_id,
+                                                  .order_id = id,
+                                                  .amount_minor = amount,
+                                                  .currency = currencies[currency],
+                                                  .refunded_at = at + DAY_US};
         ADD(history, n, second);
         ADD(history, n, refunded);
         ADD(history, n, refunded);
@@ -75,12 +85,15 @@ static void add_payment(struct history *history, uint32_t n, struct text id, siz
 static void add_order(struct history *history, uint32_t n)
 {
     struct text id = name_of(history, "0193aaaa-0000-7000-8000-0000%08x", n);
-    int64_t at = ((int64_t)HANDLERS_START_S - 86400 * 40) * 1000000 + (int64_t)samples_below(&history->samples, (size_t)(40 * DAY_US));
+    int64_t at = ((int64_t)HANDLERS_START_S - 86400 * 40) * 1000000 +
+                 (int64_t)samples_below(&history->samples, (size_t)(40 * DAY_US));
     size_t currency = samples_below(&history->samples, 3);
     struct order_item *items = arena_take(history->arena, 2 * sizeof(*items));
     size_t sku = samples_below(&history->samples, 4);
     for (size_t i = 0; i < 2; i++)
-        items[i] = (struct order_item){.sku = skus[(sku + i) % 4], .quantity = 1 + (int32_t)samples_below(&history->samples, 5), .unit_price_minor = 125};
+        items[i] = (struct order_item){.sku = skus[(sku + i) % 4],
+                                       .quantity = 1 + (int32_t)samples_below(&history->samples, 5),
+                                       .unit_price_minor = 125};
     struct order_placed placed = {
         .order_id = id,
         .customer_id = name_of(history, "customer-%u", samples_below(&history->samples, CUSTOMERS)),
@@ -100,14 +113,16 @@ static void add_order(struct history *history, uint32_t n)
         placed.customer_id = TEXT("nobody");
         ADD(history, n, placed);
     }
-    const struct order_confirmed confirmed = {.order_id = id, .payment_id = TEXT("p"), .confirmed_at = at + 4000000 + n};
+    const struct order_confirmed confirmed = {
+        .order_id = id, .payment_id = TEXT("p"), .confirmed_at = at + 4000000 + n};
     const struct order_rejected rejected = {.order_id = id, .reason = TEXT("x"), .rejected_at = at + 3000000};
     const struct order_cancelled cancelled = {.order_id = id, .cancelled_at = at + DAY_US};
     if (n % 11 == 0) {
         ADD(history, n, rejected);
         return;
     }
-    const struct stock_reserved reserved = {.order_id = id, .reserved_until = at + 900000000, .reserved_at = at + 1000000 + n * 10};
+    const struct stock_reserved reserved = {
+        .order_id = id, .reserved_until = at + 900000000, .reserved_at = at + 1000000 + n * 10};
     ADD(history, n, reserved);
     if (n % 9 == 0) {
         ADD(history, n, cancelled);
@@ -119,8 +134,14 @@ static void add_order(struct history *history, uint32_t n)
     history->confirmed++;
     if (n % 13 == 0)
         ADD(history, n, cancelled);
-    const struct email_sent sent = {.order_id = id, .template = TEXT("order_confirmed"), .message_id = TEXT("<m>"), .sent_at = at + 5000000};
-    const struct email_failed failed = {.order_id = id, .template = TEXT("order_confirmed"), .reason = TEXT("550"), .failed_at = at + 5000000};
+    const struct email_sent sent = {.order_id = id,
+                                    .template = TEXT("order_confirmed"),
+                                    .message_id = TEXT("<m>"),
+                                    .sent_at = at + 5000000};
+    const struct email_failed failed = {.order_id = id,
+                                        .template = TEXT("order_confirmed"),
+                                        .reason = TEXT("550"),
+                                        .failed_at = at + 5000000};
     if (n % 8)
         ADD(history, n, sent);
     else
@@ -154,7 +175,8 @@ static void shuffle(const struct history *history, struct samples *samples, cons
         while (taken[at])
             at = (at + 1) % history->count;
         for (size_t before = 0; before < at; before++) /* the first of its stream that is left goes instead */
-            if (!taken[before] && history->items[before].topic == history->items[at].topic && history->items[before].order == history->items[at].order) {
+            if (!taken[before] && history->items[before].topic == history->items[at].topic &&
+                history->items[before].order == history->items[at].order) {
                 at = before;
                 break;
             }
@@ -168,7 +190,8 @@ static void add_report(struct store_reader *reader, enum period_kind kind, struc
     struct report_range range = {.kind = kind};
     struct codec_faults faults = {0};
     struct error error;
-    struct buffer json = buffer_of(REPORT_BYTES_MAX), csv = buffer_of(REPORT_BYTES_MAX), *both[REPORT_FORMATS] = {&json, &csv};
+    struct buffer json = buffer_of(REPORT_BYTES_MAX), csv = buffer_of(REPORT_BYTES_MAX),
+                  *both[REPORT_FORMATS] = {&json, &csv};
     assert_true(report_range_read(TEXT("2025-10-08"), TEXT("2025-11-25"), REPORT_ROWS_MAX, &range, &faults));
     assert_int_equal(report_write(reader, &range, both, NULL, NULL, &error), OK);
     buffer_add_text(into, buffer_text(&json));
@@ -302,19 +325,24 @@ static void a_range_that_is_none_is_named(void **nothing)
 {
     static const struct {
         const char *from, *to, *path;
-    } wrong[] = {{"", "2026-01-01", "from"}, {"2026-01-01", "2026-02-30", "to"}, {"2026-01-02", "2026-01-01", "to"},
-                 {"2025-01-01", "2026-02-05", "to"}, {"1969-12-31", "1970-01-01", "from"}};
+    } wrong[] = {{"", "2026-01-01", "from"},
+                 {"2026-01-01", "2026-02-30", "to"},
+                 {"2026-01-02", "2026-01-01", "to"},
+                 {"2025-01-01", "2026-02-05", "to"},
+                 {"1969-12-31", "1970-01-01", "from"}};
     (void)nothing;
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         struct report_range range = {.kind = PERIOD_DAILY};
         struct codec_faults faults = {0};
-        assert_false(report_range_read(text_of(wrong[i].from), text_of(wrong[i].to), REPORT_ROWS_MAX, &range, &faults));
+        assert_false(report_range_read(text_of(wrong[i].from), text_of(wrong[i].to), REPORT_ROWS_MAX, &range,
+                                       &faults));
         assert_int_equal(faults.count, 1);
         assert_string_equal(faults.fault[0].path, wrong[i].path);
     }
     struct report_range range = {.kind = PERIOD_DAILY};
     struct codec_faults faults = {0};
-    assert_true(report_range_read(TEXT("2025-01-01"), TEXT("2026-02-04"), REPORT_ROWS_MAX, &range, &faults)); /* 400 days */
+    assert_true(report_range_read(TEXT("2025-01-01"), TEXT("2026-02-04"), REPORT_ROWS_MAX, &range,
+                                  &faults)); /* 400 days */
 }
 
 /* ---- durations */
@@ -350,13 +378,19 @@ static void a_report_job_ends_with_its_result_and_survives_a_restart(void **noth
     struct handlers *handlers = handlers_open(&analytics_service, state);
     struct error error;
     struct text body;
-    const struct order_confirmed confirmed = {
-        .order_id = TEXT("0193aaaa-0000-7000-8000-000000000001"), .payment_id = TEXT("p"), .confirmed_at = handlers_now_us()};
+    const struct order_confirmed confirmed = {.order_id = TEXT("0193aaaa-0000-7000-8000-000000000001"),
+                                              .payment_id = TEXT("p"),
+                                              .confirmed_at = handlers_now_us()};
     assert_int_equal(handlers_give(handlers, &confirmed), OK);
-    assert_int_equal(handlers_request(handlers, "POST", "/v1/reports", NULL, "{\"kind\":\"hourly\",\"from\":\"x\",\"to\":\"2025-01-01\"}", &body), 422);
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/reports", NULL,
+                                      "{\"kind\":\"hourly\",\"from\":\"x\",\"to\":\"2025-01-01\"}", &body),
+                     422);
     assert_non_null(strstr(body.at, "\"kind\""));
     assert_non_null(strstr(body.at, "\"from\""));
-    assert_int_equal(handlers_request(handlers, "POST", "/v1/reports", NULL, "{\"kind\":\"daily\",\"from\":\"2020-01-01\",\"to\":\"2025-12-31\"}", &body), 202);
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/reports", NULL,
+                                      "{\"kind\":\"daily\",\"from\":\"2020-01-01\",\"to\":\"2025-12-31\"}",
+                                      &body),
+                     202);
     char id[ID_TEXT_BYTES + 1] = {0};
     memcpy(id, strstr(body.at, ":\"") + 2, ID_TEXT_BYTES);
 
@@ -370,12 +404,15 @@ static void a_report_job_ends_with_its_result_and_survives_a_restart(void **noth
     assert_int_equal(handlers_request(handlers, "GET", "/v1/jobs/{id}", id, NULL, &body), 200);
     assert_non_null(strstr(body.at, "\"progress\":100,\"attempts\":2"));
     assert_int_equal(handlers_request(handlers, "GET", "/v1/jobs/{id}/result", id, NULL, &body), 200);
-    assert_non_null(strstr(body.at, "{\"period\":\"2025-11-21\",\"from\":\"2025-11-21\",\"to\":\"2025-11-21\",\"orders\":{\"placed\":0,\"confirmed\":1,"));
+    assert_non_null(strstr(body.at, "{\"period\":\"2025-11-21\",\"from\":\"2025-11-21\",\"to\":\"2025-11-"
+                                    "21\",\"orders\":{\"placed\":0,\"confirmed\":1,"));
     json_t *report = NULL;
     assert_int_equal(json_read(body, &report, &error), OK);
     assert_int_equal(json_array_size(json_object_get(report, "rows")), 2192);
     json_decref(report);
-    assert_int_equal(handlers_request(handlers, "GET", "/v1/jobs/{id}/result", "0193aaaa-0000-7000-8000-000000000009", NULL, NULL), 404);
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/jobs/{id}/result",
+                                      "0193aaaa-0000-7000-8000-000000000009", NULL, NULL),
+                     404);
     jobs_stop(&state->worker);
     handlers_close(handlers);
     free(state);

@@ -16,7 +16,8 @@ extern const struct service inventory_service;
 
 enum { SKUS = 4, ORDERS = 120, STEPS = 4000, BATCH_MAX = 12 };
 
-static const struct text skus[SKUS] = {TEXT_INIT("cup"), TEXT_INIT("kettle"), TEXT_INIT("pot"), TEXT_INIT("tea")};
+static const struct text skus[SKUS] = {TEXT_INIT("cup"), TEXT_INIT("kettle"), TEXT_INIT("pot"),
+                                       TEXT_INIT("tea")};
 static const int64_t ttl_us = 60 * INT64_C(1000000);
 
 static struct inventory_state inventory_state(void)
@@ -108,7 +109,10 @@ static void give_random_event(struct books *books)
     const struct order_rejected rejected = {.order_id = book->order_id};
     const struct order_cancelled cancelled = {.order_id = book->order_id};
     switch (samples_below(&books->samples, 8)) {
-    case 0: case 1: case 2: case 3: /* also again and again */
+    case 0:
+    case 1:
+    case 2:
+    case 3: /* also again and again */
         assert_int_equal(handlers_take(handlers, &order_placed_type, &order), OK);
         break;
     case 4:
@@ -131,13 +135,15 @@ static void adjust_by_hand(struct books *books)
     int by = (int)samples_below(&books->samples, 15) - 5;
     char body[64];
     snprintf(body, sizeof(body), "{\"by\":%d,\"reason\":\"count\"}", by);
-    int status = handlers_request(books->handlers, "POST", "/v1/stock/{sku}/adjust", skus[which].at, body, NULL);
+    int status =
+        handlers_request(books->handlers, "POST", "/v1/stock/{sku}/adjust", skus[which].at, body, NULL);
     assert_true(status == 200 || (status == 409 && by < 0));
     if (status == 200)
         books->put_in[which] += by;
 }
 
-/* Every unit that was put in is available, reserved or taken, and what is reserved is what the held orders hold. */
+/* Every unit that was put in is available, reserved or taken, and what is reserved is what the held orders
+ * hold. */
 static void check_books(struct books *books)
 {
     struct handlers *handlers = books->handlers;
@@ -145,8 +151,8 @@ static void check_books(struct books *books)
     handlers_begin(handlers);
     for (size_t i = 0; i < ORDERS; i++) {
         const struct book *book = &books->orders[i];
-        const struct reservation_row *row =
-            rows_get(handlers->work, &reservations_table, &(struct reservation_row){.order_id = book->order_id});
+        const struct reservation_row *row = rows_get(handlers->work, &reservations_table,
+                                                     &(struct reservation_row){.order_id = book->order_id});
         if (!row)
             continue;
         assert_true(row->state != RESERVATION_HELD || row->final == FINAL_NONE);
@@ -194,7 +200,8 @@ static void no_unit_is_made_or_lost(void **nothing)
     (void)nothing;
     for (uint64_t seed = 1; seed <= 3; seed++) {
         struct inventory_state state = inventory_state();
-        struct books books = {.handlers = handlers_open(&inventory_service, &state), .samples = samples_of(seed)};
+        struct books books = {.handlers = handlers_open(&inventory_service, &state),
+                              .samples = samples_of(seed)};
         make_orders(&books);
         for (int step = 0; step < STEPS;) {
             size_t batch = 1 + samples_below(&books.samples, BATCH_MAX);
@@ -341,12 +348,19 @@ static void stock_is_set_adjusted_and_listed_page_by_page(void **nothing)
         set_stock(handlers, skus[s], "{\"available\":7}");
     assert_int_equal(handlers_request(handlers, "GET", "/v1/stock/{sku}", "cup", NULL, &body), 200);
     assert_string_equal(body.at, "{\"sku\":\"cup\",\"available\":7,\"reserved\":0}");
-    assert_int_equal(handlers_request(handlers, "POST", "/v1/stock/{sku}/adjust", "cup", "{\"by\":-8,\"reason\":\"x\"}", NULL), 409);
-    assert_int_equal(handlers_request(handlers, "POST", "/v1/stock/{sku}/adjust", "cup", "{\"by\":-7,\"reason\":\"x\"}", NULL), 200);
-    assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "cup", "{\"available\":-1}", &body), 422);
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/stock/{sku}/adjust", "cup",
+                                      "{\"by\":-8,\"reason\":\"x\"}", NULL),
+                     409);
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/stock/{sku}/adjust", "cup",
+                                      "{\"by\":-7,\"reason\":\"x\"}", NULL),
+                     200);
+    assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "cup", "{\"available\":-1}", &body),
+                     422);
     assert_non_null(strstr(body.at, "\"available\""));
-    assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "c up", "{\"available\":1}", NULL), 422);
-    assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "cup", "{\"available\":\"1\"}", NULL), 422);
+    assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "c up", "{\"available\":1}", NULL),
+                     422);
+    assert_int_equal(
+        handlers_request(handlers, "PUT", "/v1/stock/{sku}", "cup", "{\"available\":\"1\"}", NULL), 422);
     assert_int_equal(handlers_request(handlers, "GET", "/v1/stock", NULL, NULL, &body), 200);
     assert_non_null(strstr(body.at, "\"next\":null"));
     handlers_close(handlers);
@@ -356,7 +370,10 @@ static void items_are_packed_and_unpacked(void **nothing)
 {
     (void)nothing;
     struct arena *arena = arena_new(1 << 20);
-    struct order_item items[] = {{skus[0], 1, 0}, {skus[1], 10000, INT64_C(1000000000000)}, {skus[2], 128, 127}}, *again;
+    struct order_item items[] = {{skus[0], 1, 0},
+                                 {skus[1], 10000, INT64_C(1000000000000)},
+                                 {skus[2], 128, 127}},
+                      *again;
     size_t count;
     struct text packed = items_pack(arena, items, 3);
     assert_true(items_unpack(arena, packed, &again, &count));

@@ -1,4 +1,5 @@
-/* order: every interleaving of what can be heard about one order, against the promises that are made of it. */
+/* order: every interleaving of what can be heard about one order, against the promises that are made of it.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,8 +41,18 @@ static struct order_row *row_of(struct handlers *handlers, const char *order_id)
 /* ---- all interleavings */
 
 enum step {
-    PLACED, UPSTREAM_CANCELLED, RESERVED, STOCK_REJECTED, EXPIRED_RELEASE, CAPTURED, FAILED, REFUNDED, HTTP_CANCEL, CLOCK,
-    OWN_DECISION, STEP_NONE,
+    PLACED,
+    UPSTREAM_CANCELLED,
+    RESERVED,
+    STOCK_REJECTED,
+    EXPIRED_RELEASE,
+    CAPTURED,
+    FAILED,
+    REFUNDED,
+    HTTP_CANCEL,
+    CLOCK,
+    OWN_DECISION,
+    STEP_NONE,
 };
 
 enum { STREAMS_MAX = 6, STREAM_STEPS_MAX = 3, STEPS_MAX = 16, SEQUENCES_MAX = 200000 };
@@ -103,11 +114,13 @@ static void take_step(struct run *run, enum step step)
     case RESERVED:
         run->reserved = !run->stock_first;
         run->stock_first = true;
-        TAKE(run, (&(struct stock_reserved){.order_id = id, .reserved_until = run->base_us + ttl_us, .reserved_at = run->base_us}));
+        TAKE(run, (&(struct stock_reserved){
+                      .order_id = id, .reserved_until = run->base_us + ttl_us, .reserved_at = run->base_us}));
         break;
     case STOCK_REJECTED:
         run->stock_fault = true;
-        TAKE(run, (&(struct stock_rejected){.order_id = id, .sku = TEXT("tea"), .wanted = 2, .available = 1}));
+        TAKE(run,
+             (&(struct stock_rejected){.order_id = id, .sku = TEXT("tea"), .wanted = 2, .available = 1}));
         break;
     case EXPIRED_RELEASE:
         run->stock_fault = true;
@@ -116,7 +129,11 @@ static void take_step(struct run *run, enum step step)
     case CAPTURED:
         run->captured = !run->pay_first;
         run->pay_first = true;
-        TAKE(run, (&(struct payment_captured){.order_id = id, .payment_id = TEXT("p-1"), .amount_minor = 900, .currency = TEXT("EUR"), .provider = TEXT("test")}));
+        TAKE(run, (&(struct payment_captured){.order_id = id,
+                                              .payment_id = TEXT("p-1"),
+                                              .amount_minor = 900,
+                                              .currency = TEXT("EUR"),
+                                              .provider = TEXT("test")}));
         break;
     case FAILED:
         run->pay_fault = !run->captured;
@@ -125,17 +142,21 @@ static void take_step(struct run *run, enum step step)
         break;
     case REFUNDED:
         run->pay_fault = true;
-        TAKE(run, (&(struct payment_refunded){.order_id = id, .payment_id = TEXT("p-1"), .amount_minor = 900, .currency = TEXT("EUR")}));
+        TAKE(run,
+             (&(struct payment_refunded){
+                 .order_id = id, .payment_id = TEXT("p-1"), .amount_minor = 900, .currency = TEXT("EUR")}));
         break;
     case HTTP_CANCEL: {
-        int status = handlers_request(run->handlers, "POST", "/v1/orders/{id}/cancel", run->order_id, NULL, NULL);
+        int status =
+            handlers_request(run->handlers, "POST", "/v1/orders/{id}/cancel", run->order_id, NULL, NULL);
         if (status == 202)
             run->cancelled_202 = true;
         else
             assert_true(status == 404 ? !run->placed : status == 409);
         break;
     }
-    case CLOCK: { /* what the tick does with this row; rows of a batch that is not committed are not found by it */
+    case CLOCK: { /* what the tick does with this row; rows of a batch that is not committed are not found by
+                     it */
         run->expired = true;
         run->handlers->context.now_us = run->base_us + ttl_us + 1;
         struct order_row *row = row_of(run->handlers, run->order_id);
@@ -159,8 +180,8 @@ static void check_step(const struct run *run, int64_t decided_before)
     if (decided_before)
         assert_int_equal(row->decided, decided_before);
     else if (row->decided == ORDER_CONFIRMED)
-        assert_true(run->placed && run->reserved && run->captured && !run->stock_fault && !run->pay_fault && !run->cancelled_202 &&
-                    !run->expired && !run->first_final);
+        assert_true(run->placed && run->reserved && run->captured && !run->stock_fault && !run->pay_fault &&
+                    !run->cancelled_202 && !run->expired && !run->first_final);
     assert_int_equal(row->final, run->first_final);
     if (run->cancelled_202)
         assert_true(row->decided != ORDER_CONFIRMED);
@@ -180,7 +201,8 @@ static void check_end(const struct run *run)
     assert_true((row->expires_at > 0) == (row->status == ORDER_RESERVED));
 }
 
-/* One sequence. choices: which of the streams that can go on goes on, step by step; widths: how many could. */
+/* One sequence. choices: which of the streams that can go on goes on, step by step; widths: how many could.
+ */
 static size_t run_sequence(struct run *run, const struct scenario *scenario, const int *choices, int *widths)
 {
     size_t at[STREAMS_MAX] = {0}, steps = 0;
@@ -246,7 +268,7 @@ static void run_scenario(const struct scenario *scenario)
     memset(said, 0, sizeof(said));
     for (size_t i = 0; i < handlers->said_count; i++) {
         const struct event_type *type = handlers->said[i].type;
-        int8_t what = type == &order_confirmed_type ? ORDER_CONFIRMED
+        int8_t what = type == &order_confirmed_type  ? ORDER_CONFIRMED
                       : type == &order_rejected_type ? ORDER_REJECTED
                                                      : ORDER_CANCELLED;
         uint32_t order = order_number(*(const struct text *)handlers->said[i].data);
@@ -260,8 +282,10 @@ static void run_scenario(const struct scenario *scenario)
 
 static void an_order_is_decided_once_and_confirmed_only_when_reserved_and_captured(void **nothing)
 {
-    static const enum step stock[][STREAM_STEPS_MAX] = {
-        {STEP_NONE}, {RESERVED, STEP_NONE}, {STOCK_REJECTED, STEP_NONE}, {RESERVED, EXPIRED_RELEASE, STEP_NONE}};
+    static const enum step stock[][STREAM_STEPS_MAX] = {{STEP_NONE},
+                                                        {RESERVED, STEP_NONE},
+                                                        {STOCK_REJECTED, STEP_NONE},
+                                                        {RESERVED, EXPIRED_RELEASE, STEP_NONE}};
     static const enum step money[][STREAM_STEPS_MAX] = {
         {STEP_NONE}, {CAPTURED, STEP_NONE}, {FAILED, STEP_NONE}, {CAPTURED, REFUNDED, STEP_NONE}};
     enum { NO_CANCEL, UPSTREAM, HTTP, CANCELS };
@@ -290,10 +314,14 @@ static void a_reservation_that_ran_out_rejects_the_order(void **nothing)
     struct order_state state = {0};
     struct handlers *handlers = handlers_open(&order_service, &state);
     struct order_placed order = order_of("0193aaaa-0000-7000-8000-000000000001");
-    const struct stock_reserved reserved = {
-        .order_id = order.order_id, .reserved_until = handlers_now_us() + ttl_us, .reserved_at = handlers_now_us()};
-    const struct payment_captured captured = {
-        .order_id = order.order_id, .payment_id = TEXT("p"), .amount_minor = 900, .currency = TEXT("EUR"), .provider = TEXT("t")};
+    const struct stock_reserved reserved = {.order_id = order.order_id,
+                                            .reserved_until = handlers_now_us() + ttl_us,
+                                            .reserved_at = handlers_now_us()};
+    const struct payment_captured captured = {.order_id = order.order_id,
+                                              .payment_id = TEXT("p"),
+                                              .amount_minor = 900,
+                                              .currency = TEXT("EUR"),
+                                              .provider = TEXT("t")};
     assert_int_equal(handlers_give(handlers, &reserved), OK); /* its topic is ahead of the other */
     assert_int_equal(handlers_give(handlers, &order), OK);
     handlers_tick(handlers, "expiry");
@@ -302,7 +330,8 @@ static void a_reservation_that_ran_out_rejects_the_order(void **nothing)
     handlers_tick(handlers, "expiry");
     assert_int_equal(handlers->said_count, 1);
     assert_ptr_equal(handlers->said[0].type, &order_rejected_type);
-    assert_true(text_is(((const struct order_rejected *)handlers->said[0].data)->reason, "reservation expired"));
+    assert_true(
+        text_is(((const struct order_rejected *)handlers->said[0].data)->reason, "reservation expired"));
     assert_int_equal(handlers_give(handlers, &captured), OK);
     handlers_tick(handlers, "expiry");
     assert_int_equal(handlers->said_count, 1);
@@ -320,9 +349,11 @@ static void an_upstream_order_that_is_not_valid_is_rejected_with_the_field(void 
     order.total_minor = 0;
     assert_int_equal(handlers_give(handlers, &order), OK);
     assert_int_equal(handlers->said_count, 1);
-    assert_true(text_is(((const struct order_rejected *)handlers->said[0].data)->reason, "invalid: items[0].quantity"));
+    assert_true(text_is(((const struct order_rejected *)handlers->said[0].data)->reason,
+                        "invalid: items[0].quantity"));
     struct text body;
-    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}", order.order_id.at, NULL, &body), 200);
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}", order.order_id.at, NULL, &body),
+                     200);
     assert_non_null(strstr(body.at, "\"status\":\"rejected\""));
     handlers_close(handlers);
 }
@@ -338,7 +369,8 @@ static void an_order_by_http_is_placed_once_and_told(void **nothing)
     struct order_state state = {0};
     struct handlers *handlers = handlers_open(&order_service, &state);
     struct text body;
-    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL, "{" ORDER_BODY ITEMS_BODY "}", &body), 202);
+    assert_int_equal(
+        handlers_request(handlers, "POST", "/v1/orders", NULL, "{" ORDER_BODY ITEMS_BODY "}", &body), 202);
     assert_int_equal(handlers->said_count, 1);
     const struct order_placed *said = handlers->said[0].data;
     assert_int_equal(said->total_minor, 900);
@@ -349,12 +381,17 @@ static void an_order_by_http_is_placed_once_and_told(void **nothing)
     assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL, with_id, NULL), 202);
     assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL, with_id, NULL), 409);
     assert_int_equal(handlers->said_count, 2);
-    assert_int_equal(handlers_give(handlers, (const struct order_placed *)handlers->said[1].data), OK); /* it comes back */
+    assert_int_equal(handlers_give(handlers, (const struct order_placed *)handlers->said[1].data),
+                     OK); /* it comes back */
     assert_int_equal(handlers->said_count, 2);
-    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}", "0193aaaa-0000-7000-8000-000000000003", NULL, &body), 200);
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}",
+                                      "0193aaaa-0000-7000-8000-000000000003", NULL, &body),
+                     200);
     assert_non_null(strstr(body.at, "\"status\":\"accepted\""));
     assert_non_null(strstr(body.at, "\"quantity\":2"));
-    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}", "0193aaaa-0000-7000-8000-00000000ffff", NULL, NULL), 404);
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}",
+                                      "0193aaaa-0000-7000-8000-00000000ffff", NULL, NULL),
+                     404);
     handlers_close(handlers);
 }
 
@@ -365,8 +402,10 @@ static void what_is_wrong_with_an_order_is_named_by_its_path(void **nothing)
     } wrong[] = {
         {"{" ITEMS_BODY "}", "\"customer_id\""},
         {"{" ORDER_BODY "\"items\":[]}", "\"items\""},
-        {"{" ORDER_BODY "\"items\":[{\"sku\":\"tea\",\"quantity\":0,\"unit_price_minor\":450}]}", "\"items[0].quantity\""},
-        {"{" ORDER_BODY "\"items\":[{\"sku\":\"tea\",\"quantity\":\"2\",\"unit_price_minor\":1}]}", "\"items[0].quantity\""},
+        {"{" ORDER_BODY "\"items\":[{\"sku\":\"tea\",\"quantity\":0,\"unit_price_minor\":450}]}",
+         "\"items[0].quantity\""},
+        {"{" ORDER_BODY "\"items\":[{\"sku\":\"tea\",\"quantity\":\"2\",\"unit_price_minor\":1}]}",
+         "\"items[0].quantity\""},
         {"{\"order_id\":\"7\"," ORDER_BODY ITEMS_BODY "}", "\"order_id\""},
         {"{\"total_minor\":900," ORDER_BODY ITEMS_BODY "}", "\"total_minor\""},
         {"{\"gift\":true," ORDER_BODY ITEMS_BODY "}", "\"gift\""},
@@ -392,9 +431,12 @@ static void cancelling_says_so_once_and_stands(void **nothing)
     struct order_placed order = order_of(id);
     assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, NULL, NULL), 404);
     assert_int_equal(handlers_give(handlers, &order), OK);
-    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, "{\"why\":1}", NULL), 422);
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, "{\"why\":1}", NULL),
+                     422);
     assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, "[", NULL), 400);
-    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, "{\"reason\":\"changed my mind\"}", NULL), 202);
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id,
+                                      "{\"reason\":\"changed my mind\"}", NULL),
+                     202);
     assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, "", NULL), 202);
     assert_int_equal(handlers->said_count, 1);
     assert_true(text_is(((const struct order_cancelled *)handlers->said[0].data)->reason, "changed my mind"));
@@ -410,14 +452,15 @@ static void cancelling_says_so_once_and_stands(void **nothing)
 
 /* ---- POST /v1/events */
 
-#define CAPTURED_DATA \
-    "{\"payment_id\":\"p-1\",\"order_id\":\"0193aaaa-0000-7000-8000-000000000006\",\"amount_minor\":900,\"currency\":\"EUR\"," \
+#define CAPTURED_DATA                                                                                        \
+    "{\"payment_id\":\"p-1\",\"order_id\":\"0193aaaa-0000-7000-8000-000000000006\",\"amount_minor\":900,"    \
+    "\"currency\":\"EUR\","                                                                                  \
     "\"provider\":\"upstream\",\"captured_at\":\"2025-11-21T12:00:00Z\"}"
-#define STRUCTURED(type, data) \
+#define STRUCTURED(type, data)                                                                               \
     "{\"specversion\":\"1.0\",\"id\":\"e-1\",\"source\":\"/shop\",\"type\":\"" type "\",\"data\":" data "}"
 
-static int post_event(struct handlers *handlers, const char *content_type, const struct header *headers, size_t count,
-                      struct text body)
+static int post_event(struct handlers *handlers, const char *content_type, const struct header *headers,
+                      size_t count, struct text body)
 {
     return handlers_post(handlers, "/v1/events", content_type, headers, count, body, NULL);
 }
@@ -433,7 +476,9 @@ static void an_event_keeps_its_id_and_source_in_every_mode(void **nothing)
     (void)nothing;
     struct order_state state = {0};
     struct handlers *handlers = handlers_open(&order_service, &state);
-    assert_int_equal(post_event(handlers, "application/cloudevents+json", NULL, 0, TEXT(STRUCTURED("weir.PaymentCaptured", CAPTURED_DATA))), 202);
+    assert_int_equal(post_event(handlers, "application/cloudevents+json", NULL, 0,
+                                TEXT(STRUCTURED("weir.PaymentCaptured", CAPTURED_DATA))),
+                     202);
     assert_int_equal(post_event(handlers, "application/json", headers, 4, TEXT(CAPTURED_DATA)), 202);
     struct buffer avro = buffer_of(1000);
     struct error error;
@@ -472,9 +517,12 @@ static void an_event_that_is_none_is_refused(void **nothing)
     struct order_state state = {0};
     struct handlers *handlers = handlers_open(&order_service, &state);
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-        assert_int_equal(post_event(handlers, wrong[i].type, NULL, 0, text_of(wrong[i].body)), wrong[i].status);
+        assert_int_equal(post_event(handlers, wrong[i].type, NULL, 0, text_of(wrong[i].body)),
+                         wrong[i].status);
     state.events_secret = "secret";
-    assert_int_equal(post_event(handlers, "application/cloudevents+json", NULL, 0, TEXT(STRUCTURED("weir.PaymentCaptured", CAPTURED_DATA))), 401);
+    assert_int_equal(post_event(handlers, "application/cloudevents+json", NULL, 0,
+                                TEXT(STRUCTURED("weir.PaymentCaptured", CAPTURED_DATA))),
+                     401);
     assert_int_equal(handlers->said_count, 0);
     handlers_close(handlers);
 }
