@@ -2,7 +2,9 @@
  * service: what every service wears. A service is one constant struct; main.c is service_main(&WEIR_SERVICE, argc, argv).
  *
  * Verbs: serve (default), config, check, --help, --version. service_main() makes settings, log, signals, store, Kafka, loop, HTTP, health and
- * metrics, drains on SIGTERM, and returns the exit code.
+ * metrics, drains on SIGTERM, and returns the exit code. What is common to all (settings.h, health.h, check.h) comes by itself.
+ *
+ * A setting <SERVICE>_BACKLOG_MAX in its own table (ORDER_BACKLOG_MAX) bounds the outbox for its routes with .backlog.
  */
 #ifndef SERVICE_SERVICE_H
 #define SERVICE_SERVICE_H
