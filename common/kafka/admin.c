@@ -48,7 +48,8 @@ static enum outcome failed(struct error *error, rd_kafka_resp_err_t err, const c
     return handle_error(error, err, what, reason);
 }
 
-enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topic **ret, size_t *ret_count, struct error *error)
+enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topic **ret, size_t *ret_count,
+                          struct error *error)
 {
     const struct rd_kafka_metadata *metadata;
     rd_kafka_resp_err_t err = rd_kafka_metadata(admin->handle.rk, 1, NULL, &metadata, timeout_ms);
@@ -96,7 +97,8 @@ static enum outcome answer(struct admin *admin, rd_kafka_event_type_t type, int 
     }
 }
 
-static rd_kafka_AdminOptions_t *options_new(struct admin *admin, rd_kafka_admin_op_t operation, int timeout_ms)
+static rd_kafka_AdminOptions_t *options_new(struct admin *admin, rd_kafka_admin_op_t operation,
+                                            int timeout_ms)
 {
     char text[128];
     rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(admin->handle.rk, operation);
@@ -107,8 +109,8 @@ static rd_kafka_AdminOptions_t *options_new(struct admin *admin, rd_kafka_admin_
     return options;
 }
 
-enum outcome admin_create(struct admin *admin, const struct admin_new_topic *topics, size_t count, int timeout_ms,
-                          struct error *error)
+enum outcome admin_create(struct admin *admin, const struct admin_new_topic *topics, size_t count,
+                          int timeout_ms, struct error *error)
 {
     char text[256];
     enum outcome outcome = OK;
@@ -120,14 +122,16 @@ enum outcome admin_create(struct admin *admin, const struct admin_new_topic *top
     if (!asked)
         return error_fatal(error, "memory", "create topics: out of memory");
     for (size_t i = 0; i < count; i++) {
-        asked[i] = rd_kafka_NewTopic_new(topics[i].name, topics[i].partitions, topics[i].replication, text, sizeof(text));
+        asked[i] = rd_kafka_NewTopic_new(topics[i].name, topics[i].partitions, topics[i].replication, text,
+                                         sizeof(text));
         if (!asked[i]) {
             outcome = error_reject(error, "topic", "topic %s: %s", topics[i].name, text);
             goto out;
         }
         for (const char *const *pair = topics[i].config; pair && pair[0]; pair += 2) {
             if (rd_kafka_NewTopic_set_config(asked[i], pair[0], pair[1])) {
-                outcome = error_reject(error, "topic", "topic %s: %s=%s cannot be set", topics[i].name, pair[0], pair[1]);
+                outcome = error_reject(error, "topic", "topic %s: %s=%s cannot be set", topics[i].name,
+                                       pair[0], pair[1]);
                 goto out;
             }
         }
@@ -167,7 +171,8 @@ enum outcome admin_topic_config(struct admin *admin, const char *topic, const ch
     rd_kafka_AdminOptions_t *options = options_new(admin, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout_ms);
     rd_kafka_event_t *event = NULL;
     rd_kafka_DescribeConfigs(admin->handle.rk, &resource, 1, options, admin->queue);
-    enum outcome outcome = answer(admin, RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT, timeout_ms, "describe topic", &event, error);
+    enum outcome outcome =
+        answer(admin, RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT, timeout_ms, "describe topic", &event, error);
     if (outcome != OK)
         goto out;
     size_t count, entry_count;
@@ -196,17 +201,19 @@ out:
 }
 
 enum outcome admin_group_offset(struct admin *admin, const char *group, const char *topic, int32_t partition,
-                                int timeout_ms, int64_t *ret_committed, int64_t *ret_high, struct error *error)
+                                int timeout_ms, int64_t *ret_committed, int64_t *ret_high,
+                                struct error *error)
 {
     int64_t until_us = clock_monotonic_us() + (int64_t)timeout_ms * 1000, committed = -1, high = -1;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, topic, partition);
     rd_kafka_ListConsumerGroupOffsets_t *ask = rd_kafka_ListConsumerGroupOffsets_new(group, list);
-    rd_kafka_AdminOptions_t *options = options_new(admin, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout_ms);
+    rd_kafka_AdminOptions_t *options =
+        options_new(admin, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout_ms);
     rd_kafka_event_t *event = NULL;
     rd_kafka_ListConsumerGroupOffsets(admin->handle.rk, &ask, 1, options, admin->queue);
-    enum outcome outcome =
-        answer(admin, RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT, timeout_ms, "group offsets", &event, error);
+    enum outcome outcome = answer(admin, RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT, timeout_ms,
+                                  "group offsets", &event, error);
     if (outcome != OK)
         goto out;
     size_t count;
@@ -217,18 +224,22 @@ enum outcome admin_group_offset(struct admin *admin, const char *group, const ch
         outcome = failed(error, rd_kafka_error_code(refused), group, rd_kafka_error_string(refused));
         goto out;
     }
-    const rd_kafka_topic_partition_list_t *offsets = count ? rd_kafka_group_result_partitions(groups[0]) : NULL;
+    const rd_kafka_topic_partition_list_t *offsets =
+        count ? rd_kafka_group_result_partitions(groups[0]) : NULL;
     for (int i = 0; offsets && i < offsets->cnt; i++)
-        if (offsets->elems[i].partition == partition && !offsets->elems[i].err && offsets->elems[i].offset >= 0)
+        if (offsets->elems[i].partition == partition && !offsets->elems[i].err &&
+            offsets->elems[i].offset >= 0)
             committed = offsets->elems[i].offset;
 
     /* rd_kafka_query_watermark_offsets() ignores its time-out on 2.0.2; this asks the same and does not. */
     list->elems[0].offset = RD_KAFKA_OFFSET_END;
     int64_t left_ms = (until_us - clock_monotonic_us()) / 1000;
-    rd_kafka_resp_err_t err = rd_kafka_offsets_for_times(admin->handle.rk, list, left_ms > 1 ? (int)left_ms : 1);
+    rd_kafka_resp_err_t err =
+        rd_kafka_offsets_for_times(admin->handle.rk, list, left_ms > 1 ? (int)left_ms : 1);
     if (!err)
         err = list->elems[0].err;
-    if (err && err != RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION && err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) {
+    if (err && err != RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION &&
+        err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) {
         outcome = failed(error, err, topic, NULL);
         goto out;
     }

@@ -1,6 +1,6 @@
 /*
- * admin: what topics there are, and making those that are missing. For tools and starts; each call is bounded by its
- * timeout_ms. Thread: any, one at a time.
+ * admin: what topics there are, and making those that are missing. For tools and starts; each call is bounded
+ * by its timeout_ms. Thread: any, one at a time.
  */
 #ifndef KAFKA_ADMIN_H
 #define KAFKA_ADMIN_H
@@ -9,7 +9,8 @@
 #include "base/text.h"
 
 struct admin;
-MUST_CHECK enum outcome admin_open(const struct client_settings *client, struct admin **ret, struct error *error);
+MUST_CHECK enum outcome admin_open(const struct client_settings *client, struct admin **ret,
+                                   struct error *error);
 void admin_close(struct admin *admin);
 
 struct admin_topic {
@@ -18,22 +19,25 @@ struct admin_topic {
     int replication;
 };
 /* Every topic of the cluster, in a malloc()ed array. OUTAGE when no broker answers. */
-MUST_CHECK enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topic **ret, size_t *ret_count, struct error *error);
+MUST_CHECK enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topic **ret,
+                                     size_t *ret_count, struct error *error);
 
 struct admin_new_topic {
     const char *name;
     int partitions;
-    int replication; /* -1: the broker's default */
+    int replication;           /* -1: the broker's default */
     const char *const *config; /* name, value, name, value, NULL */
 };
 /* "Exists already" is OK. REJECT with the broker's reason. */
-MUST_CHECK enum outcome admin_create(struct admin *admin, const struct admin_new_topic *topics, size_t count, int timeout_ms,
-                                     struct error *error);
+MUST_CHECK enum outcome admin_create(struct admin *admin, const struct admin_new_topic *topics, size_t count,
+                                     int timeout_ms, struct error *error);
 /* One setting of a topic as the broker has it ("retention.ms"), into; empty where unknown. */
-MUST_CHECK enum outcome admin_topic_config(struct admin *admin, const char *topic, const char *name, int timeout_ms,
-                                           char *into, size_t into_bytes, struct error *error);
+MUST_CHECK enum outcome admin_topic_config(struct admin *admin, const char *topic, const char *name,
+                                           int timeout_ms, char *into, size_t into_bytes,
+                                           struct error *error);
 /* Committed offset and high watermark of a group's partition, for lag from the outside. -1 where none. */
-MUST_CHECK enum outcome admin_group_offset(struct admin *admin, const char *group, const char *topic, int32_t partition,
-                                           int timeout_ms, int64_t *ret_committed, int64_t *ret_high, struct error *error);
+MUST_CHECK enum outcome admin_group_offset(struct admin *admin, const char *group, const char *topic,
+                                           int32_t partition, int timeout_ms, int64_t *ret_committed,
+                                           int64_t *ret_high, struct error *error);
 
 #endif

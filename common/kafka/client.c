@@ -10,22 +10,41 @@
 #include <time.h>
 
 const struct setting kafka_settings[] = {
-    {.name = "KAFKA_BOOTSTRAP_SERVERS", .kind = SETTING_TEXT, .fallback = "127.0.0.1:9092",
+    {.name = "KAFKA_BOOTSTRAP_SERVERS",
+     .kind = SETTING_TEXT,
+     .fallback = "127.0.0.1:9092",
      .help = "Brokers to start from, host:port,host:port."},
     {.name = "KAFKA_GROUP_ID", .kind = SETTING_TEXT, .help = "Consumer group; weir-<service> where not set."},
-    {.name = "KAFKA_GROUP_PROTOCOL", .kind = SETTING_CHOICE, .fallback = "classic", .choices = "classic|consumer",
-     .help = "Group protocol; consumer (KIP-848) needs librdkafka 2.12 and Kafka 4.0, and is classic on older libraries."},
-    {.name = "KAFKA_LINGER", .kind = SETTING_DURATION, .fallback = "1ms", .max = 1000,
+    {.name = "KAFKA_GROUP_PROTOCOL",
+     .kind = SETTING_CHOICE,
+     .fallback = "classic",
+     .choices = "classic|consumer",
+     .help = "Group protocol; consumer (KIP-848) needs librdkafka 2.12 and Kafka 4.0, and is classic on "
+             "older libraries."},
+    {.name = "KAFKA_LINGER",
+     .kind = SETTING_DURATION,
+     .fallback = "1ms",
+     .max = 1000,
      .help = "How long a record may wait for others to share its request."},
-    {.name = "KAFKA_COMPRESSION", .kind = SETTING_CHOICE, .fallback = "none", .choices = "none|lz4|snappy|gzip|zstd",
+    {.name = "KAFKA_COMPRESSION",
+     .kind = SETTING_CHOICE,
+     .fallback = "none",
+     .choices = "none|lz4|snappy|gzip|zstd",
      .help = "Compression of what is produced."},
-    {.name = "KAFKA_SECURITY_PROTOCOL", .kind = SETTING_CHOICE, .fallback = "plaintext",
-     .choices = "plaintext|ssl|sasl_plaintext|sasl_ssl", .help = "How to talk to the brokers."},
+    {.name = "KAFKA_SECURITY_PROTOCOL",
+     .kind = SETTING_CHOICE,
+     .fallback = "plaintext",
+     .choices = "plaintext|ssl|sasl_plaintext|sasl_ssl",
+     .help = "How to talk to the brokers."},
     {.name = "KAFKA_SASL_MECHANISM", .kind = SETTING_TEXT, .help = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, …"},
     {.name = "KAFKA_SASL_USERNAME", .kind = SETTING_TEXT, .help = "User for SASL."},
     {.name = "KAFKA_SASL_PASSWORD", .kind = SETTING_SECRET, .help = "Password for SASL."},
-    {.name = "KAFKA_SSL_CA", .kind = SETTING_TEXT, .help = "File with the certificates of the authorities to trust (PEM)."},
-    {.name = "KAFKA_SSL_CERTIFICATE", .kind = SETTING_TEXT, .help = "File with the client's certificate (PEM)."},
+    {.name = "KAFKA_SSL_CA",
+     .kind = SETTING_TEXT,
+     .help = "File with the certificates of the authorities to trust (PEM)."},
+    {.name = "KAFKA_SSL_CERTIFICATE",
+     .kind = SETTING_TEXT,
+     .help = "File with the client's certificate (PEM)."},
     {.name = "KAFKA_SSL_KEY", .kind = SETTING_TEXT, .help = "File with the client's private key (PEM)."},
     {.name = "KAFKA_SSL_KEY_PASSWORD", .kind = SETTING_SECRET, .help = "Password of the private key."},
     SETTINGS_END,
@@ -46,8 +65,9 @@ static const struct {
 };
 
 enum {
-    VERSION_COOPERATIVE = 0x020a0000, /* 2.10.0: an assignment is no longer lost by a commit during a cooperative rebalance */
-    VERSION_KIP848 = 0x020c0000,      /* 2.12.0: group.protocol=consumer is generally available */
+    VERSION_COOPERATIVE =
+        0x020a0000, /* 2.10.0: an assignment is no longer lost by a commit during a cooperative rebalance */
+    VERSION_KIP848 = 0x020c0000, /* 2.12.0: group.protocol=consumer is generally available */
 };
 
 int client_library_version(void)
@@ -110,6 +130,20 @@ static enum outcome set_pairs(rd_kafka_conf_t *conf, const char *const *pairs, s
     return OK;
 }
 
+struct property {
+    const char *name, *value; /* a NULL name ends a table */
+};
+
+static enum outcome set_all(rd_kafka_conf_t *conf, const struct property *properties, struct error *error)
+{
+    for (; properties->name; properties++) {
+        enum outcome outcome = set(conf, properties->name, properties->value, error);
+        if (outcome != OK)
+            return outcome;
+    }
+    return OK;
+}
+
 static bool offered(const char *name, const char *value)
 {
     char text[256];
@@ -119,77 +153,88 @@ static bool offered(const char *name, const char *value)
     return result;
 }
 
-static const char *const common_pairs[] = {
-    /* Nagle is on by default up to 2.10: a small request behind another waits for an acknowledgement, up to 40 ms. */
-    "socket.nagle.disable", "true",
+static const struct property common_properties[] = {
+    /* Nagle is on by default up to 2.10: a small request behind another waits for an acknowledgement. */
+    {"socket.nagle.disable", "true"},
     /* A peer that vanished without a word is noticed by the kernel also where nothing is sent. */
-    "socket.keepalive.enable", "true",
+    {"socket.keepalive.enable", "true"},
     /* The default lets the wait for a broker that is back grow to 10 s. */
-    "reconnect.backoff.ms", "100",
-    "reconnect.backoff.max.ms", "2000",
+    {"reconnect.backoff.ms", "100"},
+    {"reconnect.backoff.max.ms", "2000"},
     /* Topics are declared; a typing error must not make one (the producer's default would). */
-    "allow.auto.create.topics", "false",
+    {"allow.auto.create.topics", "false"},
     /* Idle connections closed by the broker are ordinary. */
-    "log.connection.close", "false",
+    {"log.connection.close", "false"},
     /* Is a broker there? librdkafka says so nowhere else than in its statistics. */
-    "statistics.interval.ms", "1000",
-    /* A copy on a retry topic or the DLQ has more headers than the original, which may be as large as a broker takes by
-     * default (1 MiB): it is the broker that refuses, by the topic's own bound. */
-    "message.max.bytes", "2097152",
-    NULL,
+    {"statistics.interval.ms", "1000"},
+    /* A copy on a retry topic or the DLQ has more headers than the original, which may be as large as a
+     * broker takes by default (1 MiB): it is the broker that refuses, by the topic's own bound. */
+    {"message.max.bytes", "2097152"},
+    {NULL, NULL},
 };
 
-static const char *const producer_pairs[] = {
-    "enable.idempotence", "true",
-    "acks", "all",
+static const struct property producer_properties[] = {
+    {"enable.idempotence", "true"},
+    {"acks", "all"},
     /* Java's: CRC32, librdkafka's default, would put one key of two upstreams into two partitions. */
-    "partitioner", "murmur2_random",
-    /* Never: a record given up after a time would be overtaken by the next of its key. Who waits too long is told by
-     * the age of the outbox, not by a hole in the topic. */
-    "message.timeout.ms", "0",
-    /* A record set is refused as a whole where it is above a topic's bound: keep well below the usual 1 MiB. */
-    "batch.size", "524288",
-    "delivery.report.only.error", "false",
-    NULL,
+    {"partitioner", "murmur2_random"},
+    /* Never: a record given up after a time would be overtaken by the next of its key. Who waits too long is
+     * told by the age of the outbox, not by a hole in the topic. */
+    {"message.timeout.ms", "0"},
+    /* A record set is refused as a whole where it is above a topic's bound: keep well below the usual 1 MiB.
+     */
+    {"batch.size", "524288"},
+    {"delivery.report.only.error", "false"},
+    {NULL, NULL},
 };
 
-static const char *const consumer_pairs[] = {
+static const struct property consumer_properties[] = {
     /* Offsets are committed by hand, after the database has the effect. */
-    "enable.auto.commit", "false",
-    "enable.auto.offset.store", "false",
-    "isolation.level", "read_committed",
+    {"enable.auto.commit", "false"},
+    {"enable.auto.offset.store", "false"},
+    {"isolation.level", "read_committed"},
     /* Off by default; a flipped bit would be decoded. */
-    "check.crcs", "true",
-    /* A group without offsets (new, or expired after a week without members) begins at the beginning: what was handled is
-     * known by the inbox. The default, largest, would skip silently. */
-    "auto.offset.reset", "earliest",
+    {"check.crcs", "true"},
+    /* A group without offsets (new, or expired after a week without members) begins at the beginning: what
+     * was handled is known by the inbox. The default, largest, would skip silently. */
+    {"auto.offset.reset", "earliest"},
     /* How long the broker may keep an idle fetch: this is no latency, a record ends the wait. */
-    "fetch.wait.max.ms", "500",
-    "fetch.error.backoff.ms", "200",
-    NULL,
+    {"fetch.wait.max.ms", "500"},
+    {"fetch.error.backoff.ms", "200"},
+    {NULL, NULL},
 };
 
 /*
- * A full prefetch queue makes the fetcher sleep for a whole second on old versions, so that a consumer gets at most what the
- * queue holds a second: make it large there, bounded by its kilobytes. Newer ones have the sleep as a property:
- * a small queue and 10 ms run at full speed in little memory (0 would cost four times the CPU).
+ * A full prefetch queue makes the fetcher sleep for a whole second on old versions, so that a consumer gets
+ * at most what the queue holds a second: make it large there, bounded by its kilobytes. Newer ones have the
+ * sleep as a property: a small queue and 10 ms run at full speed in little memory (0 would cost four times
+ * the CPU).
  */
 static enum outcome set_prefetch(rd_kafka_conf_t *conf, struct error *error)
 {
-    static const char *const old_pairs[] = {"queued.min.messages", "1000000", "queued.max.messages.kbytes", "65536", NULL};
-    static const char *const new_pairs[] = {"fetch.queue.backoff.ms", "10", "queued.min.messages", "10000",
-                                            "queued.max.messages.kbytes", "16384", NULL};
-    return set_pairs(conf, offered("fetch.queue.backoff.ms", "10") ? new_pairs : old_pairs, error);
+    static const struct property old[] = {
+        {"queued.min.messages", "1000000"},
+        {"queued.max.messages.kbytes", "65536"},
+        {NULL, NULL},
+    };
+    static const struct property with_backoff[] = {
+        {"fetch.queue.backoff.ms", "10"},
+        {"queued.min.messages", "10000"},
+        {"queued.max.messages.kbytes", "16384"},
+        {NULL, NULL},
+    };
+    return set_all(conf, offered("fetch.queue.backoff.ms", "10") ? with_backoff : old, error);
 }
 
-static enum outcome set_group_protocol(rd_kafka_conf_t *conf, struct handle *handle, const struct config *config,
-                                       struct error *error)
+static enum outcome set_group_protocol(rd_kafka_conf_t *conf, struct handle *handle,
+                                       const struct config *config, struct error *error)
 {
     if (config && strcmp(config_text(config, "KAFKA_GROUP_PROTOCOL"), "consumer") == 0) {
         /* It refuses session.timeout.ms and an assignment strategy beside it: those are the broker's now. */
         if (rd_kafka_version() >= VERSION_KIP848 && offered("group.protocol", "consumer"))
             return set(conf, "group.protocol", "consumer", error);
-        handle_log(handle, 4, "CONFIG", "KAFKA_GROUP_PROTOCOL=consumer needs librdkafka 2.12, this is %s: classic is used",
+        handle_log(handle, 4, "CONFIG",
+                   "KAFKA_GROUP_PROTOCOL=consumer needs librdkafka 2.12, this is %s: classic is used",
                    rd_kafka_version_str());
     }
     enum outcome outcome = set(conf, "session.timeout.ms", "45000", error);
@@ -222,8 +267,9 @@ static enum outcome check_promises(const rd_kafka_conf_t *conf, enum handle_kind
             continue;
         if (strcmp(value, must[i].value) == 0 || (must[i].alias && strcmp(value, must[i].alias) == 0))
             continue;
-        error_set(error, REJECT, "kafka-property", "librdkafka property %s must stay %s: what Weir promises rests on it",
-                  must[i].name, must[i].alias ? must[i].alias : must[i].value);
+        error_set(error, REJECT, "kafka-property",
+                  "librdkafka property %s must stay %s: what Weir promises rests on it", must[i].name,
+                  must[i].alias ? must[i].alias : must[i].value);
         if (error)
             error->exit_code = EXIT_CONFIG;
         return REJECT;
@@ -237,10 +283,10 @@ enum outcome handle_conf(struct handle *handle, const struct client_settings *se
     const struct config *config = settings->config;
     bool producer = kind == HANDLE_PRODUCER || kind == HANDLE_ADMIN;
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    enum outcome outcome = set_pairs(conf, common_pairs, error);
+    enum outcome outcome = set_all(conf, common_properties, error);
     if (outcome != OK)
         goto out;
-    if ((outcome = set_pairs(conf, producer ? producer_pairs : consumer_pairs, error)) != OK)
+    if ((outcome = set_all(conf, producer ? producer_properties : consumer_properties, error)) != OK)
         goto out;
     if (!producer && (outcome = set_prefetch(conf, error)) != OK)
         goto out;
@@ -288,7 +334,8 @@ out:
     return outcome;
 }
 
-enum outcome handle_open(struct handle *handle, enum handle_kind kind, rd_kafka_conf_t *conf, struct error *error)
+enum outcome handle_open(struct handle *handle, enum handle_kind kind, rd_kafka_conf_t *conf,
+                         struct error *error)
 {
     char text[256];
     bool producer = kind == HANDLE_PRODUCER || kind == HANDLE_ADMIN;
@@ -377,7 +424,8 @@ void handle_destroy(struct handle *handle, int timeout_ms, void (*release)(void 
         until.tv_nsec -= 1000000000L;
     }
     pthread_mutex_lock(&destruction->lock);
-    while (!destruction->done && pthread_cond_timedwait(&destruction->changed, &destruction->lock, &until) != ETIMEDOUT)
+    while (!destruction->done &&
+           pthread_cond_timedwait(&destruction->changed, &destruction->lock, &until) != ETIMEDOUT)
         continue;
     bool done = destruction->done;
     destruction->abandoned = !done;
@@ -440,14 +488,16 @@ enum outcome handle_outcome(rd_kafka_resp_err_t err)
     case RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE:
     case RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT:
         return FATAL;
-    /* Brokers that are away, elect, start, or do not know a topic yet (a starting one says so of all: P08). */
+    /* Brokers that are away, elect, start, or do not know a topic yet (a starting one says so of all: P08).
+     */
     default:
         return OUTAGE;
     }
 #pragma GCC diagnostic pop
 }
 
-enum outcome handle_error(struct error *error, rd_kafka_resp_err_t err, const char *prefix, const char *reason)
+enum outcome handle_error(struct error *error, rd_kafka_resp_err_t err, const char *prefix,
+                          const char *reason)
 {
     enum outcome outcome = handle_outcome(err);
     if (outcome != OK)

@@ -1,10 +1,11 @@
 /*
  * consumer: a member of a group, with a poll thread of its own that never waits for a handler.
  *
- * The poll thread fetches into a bounded queue; the loop takes from it, handles, and says what is done. Offsets are
- * committed by hand, asynchronously, by the poll thread, never above the contiguous watermark
- * (offsets.h) and never for a partition that was taken away. A full queue and a pause leave records where librdkafka
- * has fetched them; a hold rewinds one partition. Membership is kept all the while, polling goes on.
+ * The poll thread fetches into a bounded queue; the loop takes from it, handles, and says what is done.
+ * Offsets are committed by hand, asynchronously, by the poll thread, never above the contiguous watermark
+ * (offsets.h) and never for a partition that was taken away. A full queue and a pause leave records where
+ * librdkafka has fetched them; a hold rewinds one partition. Membership is kept all the while, polling goes
+ * on.
  */
 #ifndef KAFKA_CONSUMER_H
 #define KAFKA_CONSUMER_H
@@ -41,16 +42,20 @@ struct record {
 };
 
 /* Does not wait for a broker. auto.offset.reset=earliest. */
-MUST_CHECK enum outcome consumer_open(const struct consumer_settings *settings, struct consumer **ret, struct error *error);
+MUST_CHECK enum outcome consumer_open(const struct consumer_settings *settings, struct consumer **ret,
+                                      struct error *error);
 
 /* ---- the loop's thread */
 
 /* At most count_max records and about bytes_max bytes, in order per partition; none that were taken away or
  * are held. Does not wait. */
-size_t consumer_take(struct consumer *consumer, struct record *ret_records, size_t count_max, size_t bytes_max);
-/* The headers, in the arena. REJECT ("headers") past HEADERS_COUNT_MAX or HEADERS_BYTES_MAX (count is then 0). */
-MUST_CHECK enum outcome record_headers(const struct record *record, struct arena *arena, const struct header **ret_headers,
-                                       size_t *ret_count, struct error *error);
+size_t consumer_take(struct consumer *consumer, struct record *ret_records, size_t count_max,
+                     size_t bytes_max);
+/* The headers, in the arena. REJECT ("headers") past HEADERS_COUNT_MAX or HEADERS_BYTES_MAX (count is then
+ * 0). */
+MUST_CHECK enum outcome record_headers(const struct record *record, struct arena *arena,
+                                       const struct header **ret_headers, size_t *ret_count,
+                                       struct error *error);
 /* Still this member's, and not held since it was taken? What is not must not be handled. */
 bool consumer_owns(struct consumer *consumer, const struct record *record);
 /* Its effect is durable: its offset may be committed. Releases it. */
@@ -58,8 +63,9 @@ void consumer_done(struct consumer *consumer, struct record *records, size_t cou
 /* Releases without being done: it will be delivered again (to somebody). While the partition is still this
  * member's, that is a hold without a delay. */
 void consumer_drop(struct consumer *consumer, struct record *records, size_t count);
-/* Holds the record's partition: this record and all after it are delivered again, in order, in delay_ms; from an earlier
- * one on where an earlier one is still in hand (what is done above it comes again too). Records of the partition in hand or queued become stale (consumer_owns() false). The record is released. */
+/* Holds the record's partition: this record and all after it are delivered again, in order, in delay_ms; from
+ * an earlier one on where an earlier one is still in hand (what is done above it comes again too). Records of
+ * the partition in hand or queued become stale (consumer_owns() false). The record is released. */
 void consumer_hold(struct consumer *consumer, struct record *record, int64_t delay_ms);
 
 /* ---- any thread */
@@ -70,22 +76,23 @@ void consumer_pause(struct consumer *consumer, enum consumer_pause reason);
 void consumer_resume(struct consumer *consumer, enum consumer_pause reason);
 unsigned consumer_paused(const struct consumer *consumer); /* the reasons */
 
-/* True once Kafka has given partitions, or said that there are none left for this member. False again while there is
- * no broker to talk to for longer than the session time-out. */
+/* True once Kafka has given partitions, or said that there are none left for this member. False again while
+ * there is no broker to talk to for longer than the session time-out. */
 bool consumer_ready(const struct consumer *consumer);
 /* A fatal consumer error (fenced, not authorised for a topic or the group): its text, else NULL. */
 const char *consumer_fatal(const struct consumer *consumer);
 size_t consumer_queued(const struct consumer *consumer);
 
-/* For metrics: one call a partition that is assigned. lag -1 where unknown; oldest_ms: timestamp of the oldest record that
- * was fetched and is not done, 0 for none. Takes a lock; not for the hot path. */
+/* For metrics: one call a partition that is assigned. lag -1 where unknown; oldest_ms: timestamp of the
+ * oldest record that was fetched and is not done, 0 for none. Takes a lock; not for the hot path. */
 struct consumer_partition {
     const char *topic;
     int32_t partition;
     int64_t committed, high, lag;
     int64_t oldest_ms;
 };
-void consumer_each(struct consumer *consumer, void (*each)(void *owner, const struct consumer_partition *partition), void *owner);
+void consumer_each(struct consumer *consumer,
+                   void (*each)(void *owner, const struct consumer_partition *partition), void *owner);
 
 /* Stops fetching; takes return nothing any more. Then finish what is in hand, then close. */
 void consumer_stop(struct consumer *consumer);

@@ -1,6 +1,6 @@
 /*
- * handle: what the files of this folder share about librdkafka handles. Nobody else includes it: this header and rdkafka.h
- * stay in kafka/.
+ * handle: what the files of this folder share about librdkafka handles. Nobody else includes it: this header
+ * and rdkafka.h stay in kafka/.
  */
 #ifndef KAFKA_HANDLE_H
 #define KAFKA_HANDLE_H
@@ -10,21 +10,13 @@
 #include <librdkafka/rdkafka.h>
 #include <pthread.h>
 
-enum handle_kind { HANDLE_PRODUCER, HANDLE_CONSUMER, HANDLE_READER, HANDLE_ADMIN };
 /* Everything is a consumer or a producer to librdkafka; an admin is a producer that sends nothing. */
-enum {
-    HANDLE_METADATA_MAX_AGE_MS = 60000,
-    HANDLE_RECONNECT_MAX_MS = 2000,
-    HANDLE_SESSION_MS = 45000,
-    HANDLE_MESSAGE_BYTES_MAX = 2 << 20,
-    HANDLE_BATCH_BYTES_MAX = 512 << 10,
-    HANDLE_PREFETCH_KBYTES_OLD = 64 << 10,
-    HANDLE_PREFETCH_KBYTES = 16 << 10,
-    HANDLE_STATISTICS_MS = 1000,
-};
+enum handle_kind { HANDLE_PRODUCER, HANDLE_CONSUMER, HANDLE_READER, HANDLE_ADMIN };
+/* What librdkafka assumes where session.timeout.ms cannot be asked for. */
+enum { HANDLE_SESSION_MS = 45000 };
 
-/* Opaque of every handle, first member of its owner's struct. The lock makes it safe to take the log away while
- * librdkafka's threads still run (a handle whose destruction does not end). */
+/* Opaque of every handle, first member of its owner's struct. The lock makes it safe to take the log away
+ * while librdkafka's threads still run (a handle whose destruction does not end). */
 struct handle {
     rd_kafka_t *rk;
     pthread_mutex_t log_lock;
@@ -33,27 +25,33 @@ struct handle {
 };
 
 void handle_init(struct handle *handle, const struct client_settings *settings);
-void handle_log(struct handle *handle, int level, const char *facility, const char *format, ...) PRINTF_LIKE(4, 5);
+void handle_log(struct handle *handle, int level, const char *facility, const char *format, ...)
+    PRINTF_LIKE(4, 5);
 
 /*
- * more: name, value, …, NULL: what the caller adds (group id, linger), before the user's own properties, which come last.
- * REJECT (exit 78) where a property is unknown, has a bad value, or would break what Weir promises.
+ * more: name, value, …, NULL: what the caller adds (group id, linger), before the user's own properties,
+ * which come last. REJECT (exit 78) where a property is unknown, has a bad value, or would break what Weir
+ * promises.
  */
-MUST_CHECK enum outcome handle_conf(struct handle *handle, const struct client_settings *settings, enum handle_kind kind,
-                                    const char *const *more, rd_kafka_conf_t **ret, struct error *error);
+MUST_CHECK enum outcome handle_conf(struct handle *handle, const struct client_settings *settings,
+                                    enum handle_kind kind, const char *const *more, rd_kafka_conf_t **ret,
+                                    struct error *error);
 /* Takes conf. */
-MUST_CHECK enum outcome handle_open(struct handle *handle, enum handle_kind kind, rd_kafka_conf_t *conf, struct error *error);
+MUST_CHECK enum outcome handle_open(struct handle *handle, enum handle_kind kind, rd_kafka_conf_t *conf,
+                                    struct error *error);
 /*
- * Destroys the handle on a thread of its own and waits at most timeout_ms for it: rd_kafka_destroy() joins threads that may
- * sit in a socket. After it nothing more is logged. release(owner) is called when the handle is gone, on
- * whichever thread; where that is after the time-out, owner lives until then (or to the end of the process).
+ * Destroys the handle on a thread of its own and waits at most timeout_ms for it: rd_kafka_destroy() joins
+ * threads that may sit in a socket. After it nothing more is logged. release(owner) is called when the handle
+ * is gone, on whichever thread; where that is after the time-out, owner lives until then (or to the end of
+ * the process).
  */
 void handle_destroy(struct handle *handle, int timeout_ms, void (*release)(void *owner), void *owner);
 
 /* The one place where librdkafka's and the broker's codes become outcomes. */
 enum outcome handle_outcome(rd_kafka_resp_err_t err);
 /* Sets *error by the code: "prefix: broker's text (NAME)". Returns the outcome, OK for no error. */
-enum outcome handle_error(struct error *error, rd_kafka_resp_err_t err, const char *prefix, const char *reason);
+enum outcome handle_error(struct error *error, rd_kafka_resp_err_t err, const char *prefix,
+                          const char *reason);
 /* Is a connection to any broker up, in librdkafka's statistics? */
 bool handle_statistics_up(const char *json, size_t bytes);
 

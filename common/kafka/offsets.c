@@ -84,7 +84,8 @@ static size_t search(const struct offsets *offsets, int64_t offset)
     int64_t head = value_of(*entry(offsets, 0));
     if (offset <= head)
         return 0;
-    /* Where offsets are dense, as they mostly are, it is where it must be; gaps put it further down, never up. */
+    /* Where offsets are dense, as they mostly are, it is where it must be; gaps put it further down, never
+     * up. */
     uint64_t ahead = (uint64_t)(offset - head);
     size_t high = ahead < offsets->count ? (size_t)ahead : offsets->count;
     if (high < offsets->count && value_of(*entry(offsets, high)) == offset)
@@ -125,7 +126,8 @@ size_t offsets_open(const struct offsets *offsets)
 
 int64_t offsets_lowest(const struct offsets *offsets)
 {
-    return offsets->count ? *entry(offsets, 0) : -1; /* the first is never done: it would be below the watermark */
+    return offsets->count ? *entry(offsets, 0)
+                          : -1; /* the first is never done: it would be below the watermark */
 }
 
 void offsets_forget_from(struct offsets *offsets, int64_t offset)

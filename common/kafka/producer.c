@@ -55,9 +55,10 @@ static void become_fatal(struct producer *producer, const char *text)
 }
 
 /*
- * Only what certainly is in the log is OK: no error, or an error after which the record is known to be persisted. Only what
- * the broker refuses for what it is, is REJECT. All else is unknown, and what follows it may have overtaken it:
- * this producer ends there, and whoever keeps the records sends again from the first that was not reported OK.
+ * Only what certainly is in the log is OK: no error, or an error after which the record is known to be
+ * persisted. Only what the broker refuses for what it is, is REJECT. All else is unknown, and what follows it
+ * may have overtaken it: this producer ends there, and whoever keeps the records sends again from the first
+ * that was not reported OK.
  */
 static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 {
@@ -124,7 +125,8 @@ static void *producer_run(void *argument)
         }
         if (rd_kafka_poll(producer->handle.rk, known ? PRODUCER_POLL_MS : 0) > 0)
             wake_waiting(producer);
-        /* Nothing is sent any more after a fatal error, and without a time-out nothing would be reported either. */
+        /* Nothing is sent any more after a fatal error, and without a time-out nothing would be reported
+         * either. */
         if (atomic_load(&producer->fatal) && !purged) {
             rd_kafka_purge(producer->handle.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
             purged = true;
@@ -145,7 +147,8 @@ static void producer_release(void *owner)
 
 static rd_kafka_topic_t *sending_topic(struct producer *producer, struct text name)
 {
-    if (producer->topic_last < producer->topic_count && text_equal(producer->topic_names[producer->topic_last], name))
+    if (producer->topic_last < producer->topic_count &&
+        text_equal(producer->topic_names[producer->topic_last], name))
         return producer->topics[producer->topic_last];
     for (size_t i = 0; i < producer->topic_count; i++) {
         if (text_equal(producer->topic_names[i], name)) {
@@ -186,8 +189,9 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
              settings->queue_records_max ? settings->queue_records_max : PRODUCER_QUEUE_RECORDS_MAX);
     snprintf(kbytes, sizeof(kbytes), "%d",
              settings->queue_kbytes_max ? settings->queue_kbytes_max : PRODUCER_QUEUE_KBYTES_MAX);
-    const char *more[] = {"linger.ms", linger, "queue.buffering.max.messages", records,
-                          "queue.buffering.max.kbytes", kbytes, NULL};
+    const char *more[] = {
+        "linger.ms", linger, "queue.buffering.max.messages", records, "queue.buffering.max.kbytes",
+        kbytes,      NULL};
 
     struct producer *producer = calloc(1, sizeof(*producer));
     if (!producer)
@@ -203,7 +207,8 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
     pthread_condattr_destroy(&attributes);
 
     rd_kafka_conf_t *conf;
-    enum outcome outcome = handle_conf(&producer->handle, &settings->client, HANDLE_PRODUCER, more, &conf, error);
+    enum outcome outcome =
+        handle_conf(&producer->handle, &settings->client, HANDLE_PRODUCER, more, &conf, error);
     if (outcome != OK)
         goto out;
     rd_kafka_conf_set_dr_msg_cb(conf, on_report);
@@ -292,7 +297,8 @@ static rd_kafka_headers_t *headers_copy(const struct producer_record *record)
     return headers;
 }
 
-enum outcome producer_send(struct producer *producer, const struct producer_record *record, uint64_t tag, struct error *error)
+enum outcome producer_send(struct producer *producer, const struct producer_record *record, uint64_t tag,
+                           struct error *error)
 {
     if (atomic_load_explicit(&producer->fatal, memory_order_acquire))
         return error_fatal(error, "producer-fatal", "%s", producer->fatal_text);
@@ -311,10 +317,10 @@ enum outcome producer_send(struct producer *producer, const struct producer_reco
     rd_kafka_resp_err_t err = rd_kafka_producev(
         producer->handle.rk, RD_KAFKA_VTYPE_RKT, topic, RD_KAFKA_VTYPE_PARTITION,
         (int)(record->partition < 0 ? RD_KAFKA_PARTITION_UA : record->partition), RD_KAFKA_VTYPE_MSGFLAGS,
-        (int)RD_KAFKA_MSG_F_COPY, RD_KAFKA_VTYPE_KEY, (const void *)key, (size_t)(key ? record->key.length : 0),
-        RD_KAFKA_VTYPE_VALUE, (const void *)value, (size_t)(value ? record->value.length : 0),
-        RD_KAFKA_VTYPE_TIMESTAMP, (int64_t)record->timestamp_ms, RD_KAFKA_VTYPE_HEADERS, headers,
-        RD_KAFKA_VTYPE_OPAQUE, (void *)(uintptr_t)tag, RD_KAFKA_VTYPE_END);
+        (int)RD_KAFKA_MSG_F_COPY, RD_KAFKA_VTYPE_KEY, (const void *)key,
+        (size_t)(key ? record->key.length : 0), RD_KAFKA_VTYPE_VALUE, (const void *)value,
+        (size_t)(value ? record->value.length : 0), RD_KAFKA_VTYPE_TIMESTAMP, (int64_t)record->timestamp_ms,
+        RD_KAFKA_VTYPE_HEADERS, headers, RD_KAFKA_VTYPE_OPAQUE, (void *)(uintptr_t)tag, RD_KAFKA_VTYPE_END);
     if (!kept)
         rd_kafka_topic_destroy(topic);
     if (!err)
@@ -335,7 +341,8 @@ enum outcome producer_send(struct producer *producer, const struct producer_reco
     if (handle_outcome(err) == REJECT)
         return error_reject(error, "record-invalid", "producer: %s", rd_kafka_err2str(err));
     /* An unknown topic or partition above all: a broker that starts says so of topics that it has (P08). */
-    return error_retry(error, "topic-unknown", "topic %.*s: %s", TEXT_ARG(record->topic), rd_kafka_err2str(err));
+    return error_retry(error, "topic-unknown", "topic %.*s: %s", TEXT_ARG(record->topic),
+                       rd_kafka_err2str(err));
 }
 
 size_t producer_in_flight(const struct producer *producer)

@@ -14,10 +14,11 @@ struct producer;
 
 struct producer_settings {
     struct client_settings client;
-    int linger_ms;          /* default 1 (5 on throughput) */
-    int queue_records_max;  /* taken and not yet reported  */
+    int linger_ms;         /* default 1 (5 on throughput) */
+    int queue_records_max; /* taken and not yet reported  */
     int queue_kbytes_max;
-    const char *const *topics; /* metadata fetched at start (the first send to a topic is slow on 2.0.2); NULL ended */
+    const char *const
+        *topics; /* metadata fetched at start (the first send to a topic is slow on 2.0.2); NULL ended */
 };
 
 struct producer_record {
@@ -30,16 +31,19 @@ struct producer_record {
     int64_t timestamp_ms; /* 0: now */
 };
 
-/* On the producer's thread, once for each record taken. OK: durable on all in-sync replicas. REJECT: the broker will
- * never take it. FATAL: unknown; the producer is done for, open a new one and send again. offset -1 where unknown. */
-typedef void producer_report_fn(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset, const char *reason);
+/* On the producer's thread, once for each record taken. OK: durable on all in-sync replicas. REJECT: the
+ * broker will never take it. FATAL: unknown; the producer is done for, open a new one and send again. offset
+ * -1 where unknown. */
+typedef void producer_report_fn(void *owner, uint64_t tag, enum outcome outcome, int32_t partition,
+                                int64_t offset, const char *reason);
 
 /* Does not wait for a broker. */
-MUST_CHECK enum outcome producer_open(const struct producer_settings *settings, producer_report_fn *report, void *owner,
-                                      struct producer **ret, struct error *error);
+MUST_CHECK enum outcome producer_open(const struct producer_settings *settings, producer_report_fn *report,
+                                      void *owner, struct producer **ret, struct error *error);
 /* One thread. Copies all. OK: a report will come. RETRY ("queue-full"): not taken. REJECT: can never be
  * sent (too large). FATAL: the producer is done for. Never blocks. */
-MUST_CHECK enum outcome producer_send(struct producer *producer, const struct producer_record *record, uint64_t tag, struct error *error);
+MUST_CHECK enum outcome producer_send(struct producer *producer, const struct producer_record *record,
+                                      uint64_t tag, struct error *error);
 size_t producer_in_flight(const struct producer *producer); /* any thread */
 bool producer_is_fatal(const struct producer *producer);    /* any thread */
 /* Any broker connection up? For /readyz and the backlog's reason. Any thread. */

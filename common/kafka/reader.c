@@ -57,10 +57,10 @@ static enum outcome find_partitions(struct reader *reader, int timeout_ms, size_
     return OK;
 }
 
-/* Asks for all at once, and within the time-out: rd_kafka_query_watermark_offsets() ignores its own on 2.0.2. at: a time in
- * ms, or RD_KAFKA_OFFSET_BEGINNING or _END, which the protocol takes in a time's place. */
-static enum outcome find_offsets(struct reader *reader, rd_kafka_topic_partition_list_t *list, int64_t at, int timeout_ms,
-                                 struct error *error)
+/* Asks for all at once, and within the time-out: rd_kafka_query_watermark_offsets() ignores its own on 2.0.2.
+ * at: a time in ms, or RD_KAFKA_OFFSET_BEGINNING or _END, which the protocol takes in a time's place. */
+static enum outcome find_offsets(struct reader *reader, rd_kafka_topic_partition_list_t *list, int64_t at,
+                                 int timeout_ms, struct error *error)
 {
     for (int i = 0; i < list->cnt; i++)
         list->elems[i].offset = at;
@@ -79,9 +79,9 @@ static int topic_index_of(const struct reader *reader, const char *name)
     return i;
 }
 
-enum outcome reader_open(const struct client_settings *client, const char *const *topics, enum reader_from from,
-                         int64_t from_ms, bool until_ends, int timeout_ms, size_t *ret_missing,
-                         struct reader **ret, struct error *error)
+enum outcome reader_open(const struct client_settings *client, const char *const *topics,
+                         enum reader_from from, int64_t from_ms, bool until_ends, int timeout_ms,
+                         size_t *ret_missing, struct reader **ret, struct error *error)
 {
     int64_t until_us = clock_monotonic_us() + (int64_t)timeout_ms * 1000;
     rd_kafka_topic_partition_list_t *starts = rd_kafka_topic_partition_list_new(16), *ends = NULL;
@@ -104,7 +104,8 @@ enum outcome reader_open(const struct client_settings *client, const char *const
         }
         reader->topic_count++;
     }
-    /* librdkafka wants a group's name also where partitions are taken by hand; nothing is joined and nothing committed. */
+    /* librdkafka wants a group's name also where partitions are taken by hand; nothing is joined and nothing
+     * committed. */
     const char *more[] = {"group.id", "weir-reader", "enable.partition.eof", "true", NULL};
     rd_kafka_conf_t *conf;
     if ((outcome = handle_conf(&reader->handle, client, HANDLE_READER, more, &conf, error)) != OK)
@@ -119,8 +120,9 @@ enum outcome reader_open(const struct client_settings *client, const char *const
 #define LEFT_MS (int)((until_us - clock_monotonic_us()) / 1000)
     if ((outcome = find_offsets(reader, ends, RD_KAFKA_OFFSET_END, LEFT_MS, error)) != OK)
         goto out;
-    if (from != READER_END && (outcome = find_offsets(reader, starts, from == READER_TIME ? from_ms : RD_KAFKA_OFFSET_BEGINNING,
-                                                      LEFT_MS, error)) != OK)
+    if (from != READER_END &&
+        (outcome = find_offsets(reader, starts, from == READER_TIME ? from_ms : RD_KAFKA_OFFSET_BEGINNING,
+                                LEFT_MS, error)) != OK)
         goto out;
 #undef LEFT_MS
     reader->partitions = calloc(ends->cnt ? (size_t)ends->cnt : 1, sizeof(*reader->partitions));
@@ -134,8 +136,8 @@ enum outcome reader_open(const struct client_settings *client, const char *const
         if (from == READER_END || start->offset < 0 || start->offset > end)
             start->offset = end; /* nothing is as late as that time */
         bool ended = start->offset >= end;
-        reader->partitions[reader->partition_count++] = (struct reader_partition){
-            topic_index_of(reader, start->topic), start->partition, end, ended};
+        reader->partitions[reader->partition_count++] =
+            (struct reader_partition){topic_index_of(reader, start->topic), start->partition, end, ended};
         reader->open_count += !ended;
     }
     outcome = handle_error(error, rd_kafka_assign(reader->handle.rk, starts), "assign", NULL);
@@ -162,7 +164,8 @@ static void passed(struct reader *reader, const struct reader_partition *at, int
     }
 }
 
-static const struct reader_partition *partition_of(const struct reader *reader, const rd_kafka_message_t *message)
+static const struct reader_partition *partition_of(const struct reader *reader,
+                                                   const rd_kafka_message_t *message)
 {
     const char *name = rd_kafka_topic_name(message->rkt);
     for (size_t i = 0; i < reader->partition_count; i++)
@@ -172,8 +175,8 @@ static const struct reader_partition *partition_of(const struct reader *reader, 
     return NULL;
 }
 
-enum outcome reader_read(struct reader *reader, int timeout_ms, struct record *ret, bool *ret_record, bool *ret_end,
-                         struct error *error)
+enum outcome reader_read(struct reader *reader, int timeout_ms, struct record *ret, bool *ret_record,
+                         bool *ret_end, struct error *error)
 {
     int64_t until_us = clock_monotonic_us() + (int64_t)timeout_ms * 1000;
     *ret_record = false;
@@ -184,7 +187,8 @@ enum outcome reader_read(struct reader *reader, int timeout_ms, struct record *r
             return OK;
         }
         int64_t left_ms = (until_us - clock_monotonic_us()) / 1000;
-        rd_kafka_message_t *message = rd_kafka_consumer_poll(reader->handle.rk, left_ms > 0 ? (int)left_ms : 0);
+        rd_kafka_message_t *message =
+            rd_kafka_consumer_poll(reader->handle.rk, left_ms > 0 ? (int)left_ms : 0);
         if (!message && left_ms <= 0)
             return OK;
         if (!message)
@@ -195,7 +199,8 @@ enum outcome reader_read(struct reader *reader, int timeout_ms, struct record *r
             enum outcome outcome = OK;
             if (err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
                 if (partition)
-                    passed(reader, partition, message->offset); /* what is left may be markers without records */
+                    passed(reader, partition,
+                           message->offset); /* what is left may be markers without records */
             } else if ((outcome = handle_outcome(err)) == OUTAGE) {
                 outcome = OK; /* librdkafka tries again; who reads sees that nothing comes */
                 handle_log(&reader->handle, 4, "ERROR", "reader: %s", rd_kafka_message_errstr(message));

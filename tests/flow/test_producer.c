@@ -21,7 +21,8 @@ struct reports {
     atomic_uchar seen[REPORTS_MAX]; /* reports by tag */
 };
 
-static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset, const char *reason)
+static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset,
+                      const char *reason)
 {
     (void)partition, (void)offset, (void)reason;
     struct reports *reports = owner;
@@ -93,7 +94,8 @@ static void send_waiting(struct fixture *fixture, int32_t partition, int number)
     struct error error;
     enum outcome outcome;
     int64_t until_us = clock_monotonic_us() + WAIT_MS * 1000;
-    while ((outcome = send_number(fixture, partition, number, &error)) == RETRY && clock_monotonic_us() < until_us)
+    while ((outcome = send_number(fixture, partition, number, &error)) == RETRY &&
+           clock_monotonic_us() < until_us)
         usleep(1000);
     if (outcome != OK)
         fail_msg("%d: %s", number, error.text);
@@ -139,14 +141,17 @@ static void a_key_goes_where_java_puts_it(void **state)
     open_producer(fixture, 0);
     broker_add_topic(fixture->broker, "six", 6);
     struct error error;
-    struct producer_record record = {.topic = TEXT("six"), .partition = -1, .key = TEXT("k1"), .value = TEXT("v")};
+    struct producer_record record = {
+        .topic = TEXT("six"), .partition = -1, .key = TEXT("k1"), .value = TEXT("v")};
     enum outcome outcome;
     int64_t until_us = clock_monotonic_us() + WAIT_MS * 1000;
-    while ((outcome = producer_send(fixture->producer, &record, 0, &error)) == RETRY && clock_monotonic_us() < until_us)
+    while ((outcome = producer_send(fixture->producer, &record, 0, &error)) == RETRY &&
+           clock_monotonic_us() < until_us)
         usleep(1000);
     assert_int_equal(outcome, OK);
     assert_true(producer_flush(fixture->producer, WAIT_MS));
-    assert_int_equal(broker_read(fixture->broker, "six", 5, NULL, NULL), 1); /* kafka-clients' murmur2 of k1, 6 partitions */
+    assert_int_equal(broker_read(fixture->broker, "six", 5, NULL, NULL),
+                     1); /* kafka-clients' murmur2 of k1, 6 partitions */
 }
 
 static void a_full_queue_is_said_and_nothing_is_lost_while_brokers_are_down(void **state)
@@ -218,7 +223,8 @@ static void a_record_past_the_bound_is_refused_at_once(void **state)
     struct error error;
     size_t bytes = (2 << 20) + 1;
     char *large = calloc(1, bytes);
-    struct producer_record record = {.topic = TEXT("orders"), .partition = 0, .value = {large, bytes}, .key_null = true};
+    struct producer_record record = {
+        .topic = TEXT("orders"), .partition = 0, .value = {large, bytes}, .key_null = true};
     assert_int_equal(producer_send(fixture->producer, &record, 0, &error), REJECT);
     assert_string_equal(error.cause, "record-too-large");
     free(large);
@@ -276,7 +282,8 @@ static void what_the_promises_rest_on_cannot_be_passed_through(void **state)
         const char *properties[] = {cases[i].name, cases[i].value, NULL};
         struct producer_settings settings = {
             .client = {.bootstrap_servers = broker_bootstrap(fixture->broker), .properties = properties}};
-        assert_int_equal(producer_open(&settings, on_report, &fixture->reports, &fixture->producer, &error), REJECT);
+        assert_int_equal(producer_open(&settings, on_report, &fixture->reports, &fixture->producer, &error),
+                         REJECT);
         assert_int_equal(error_exit_code(&error), cases[i].exit_code);
         assert_non_null(strstr(error.text, cases[i].name));
     }

@@ -65,7 +65,8 @@ const char *broker_bootstrap(const struct broker *broker)
 
 void broker_add_topic(struct broker *broker, const char *topic, int partitions)
 {
-    rd_kafka_resp_err_t err = rd_kafka_mock_topic_create(broker->cluster, topic, partitions, broker->nodes > 3 ? 3 : broker->nodes);
+    rd_kafka_resp_err_t err =
+        rd_kafka_mock_topic_create(broker->cluster, topic, partitions, broker->nodes > 3 ? 3 : broker->nodes);
     assert(!err);
 }
 
@@ -100,8 +101,9 @@ void broker_fail_topic(struct broker *broker, const char *topic, int error)
 
 int64_t broker_committed(struct broker *broker, const char *group, const char *topic, int32_t partition)
 {
-    rd_kafka_t *handle = handle_new(
-        RD_KAFKA_CONSUMER, (const char *[]){"bootstrap.servers", broker_bootstrap(broker), "group.id", group, NULL});
+    rd_kafka_t *handle =
+        handle_new(RD_KAFKA_CONSUMER,
+                   (const char *[]){"bootstrap.servers", broker_bootstrap(broker), "group.id", group, NULL});
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, topic, partition);
     rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__TIMED_OUT;
@@ -116,17 +118,18 @@ int64_t broker_committed(struct broker *broker, const char *group, const char *t
 
 void broker_write(struct broker *broker, const char *topic, int32_t partition, int first, int count)
 {
-    rd_kafka_t *handle =
-        handle_new(RD_KAFKA_PRODUCER, (const char *[]){"bootstrap.servers", broker_bootstrap(broker), "linger.ms", "20",
-                                                       "enable.idempotence", "true", NULL});
+    rd_kafka_t *handle = handle_new(RD_KAFKA_PRODUCER,
+                                    (const char *[]){"bootstrap.servers", broker_bootstrap(broker),
+                                                     "linger.ms", "20", "enable.idempotence", "true", NULL});
     for (int i = first; i < first + count; i++) {
         char text[16];
         size_t length = (size_t)snprintf(text, sizeof(text), "%d", i);
         rd_kafka_resp_err_t err;
         do {
-            err = rd_kafka_producev(handle, RD_KAFKA_VTYPE_TOPIC, topic, RD_KAFKA_VTYPE_PARTITION, (int)partition,
-                                    RD_KAFKA_VTYPE_KEY, text, length, RD_KAFKA_VTYPE_VALUE, text, length,
-                                    RD_KAFKA_VTYPE_MSGFLAGS, (int)RD_KAFKA_MSG_F_COPY, RD_KAFKA_VTYPE_END);
+            err = rd_kafka_producev(handle, RD_KAFKA_VTYPE_TOPIC, topic, RD_KAFKA_VTYPE_PARTITION,
+                                    (int)partition, RD_KAFKA_VTYPE_KEY, text, length, RD_KAFKA_VTYPE_VALUE,
+                                    text, length, RD_KAFKA_VTYPE_MSGFLAGS, (int)RD_KAFKA_MSG_F_COPY,
+                                    RD_KAFKA_VTYPE_END);
             if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
                 rd_kafka_poll(handle, 10);
         } while (err == RD_KAFKA_RESP_ERR__QUEUE_FULL);
@@ -138,12 +141,14 @@ void broker_write(struct broker *broker, const char *topic, int32_t partition, i
 }
 
 size_t broker_read(struct broker *broker, const char *topic, int32_t partition,
-                   void (*each)(void *owner, const void *key, size_t key_bytes, const void *value, size_t value_bytes),
+                   void (*each)(void *owner, const void *key, size_t key_bytes, const void *value,
+                                size_t value_bytes),
                    void *owner)
 {
     rd_kafka_t *handle =
-        handle_new(RD_KAFKA_CONSUMER, (const char *[]){"bootstrap.servers", broker_bootstrap(broker), "group.id", "broker-read",
-                                                       "enable.auto.commit", "false", "enable.partition.eof", "true", NULL});
+        handle_new(RD_KAFKA_CONSUMER,
+                   (const char *[]){"bootstrap.servers", broker_bootstrap(broker), "group.id", "broker-read",
+                                    "enable.auto.commit", "false", "enable.partition.eof", "true", NULL});
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, topic, partition)->offset = 0;
     rd_kafka_resp_err_t err = rd_kafka_assign(handle, list);

@@ -1,9 +1,10 @@
 /*
  * broker: librdkafka's mock cluster in this process, for tests of flow/ and kafka/.
  *
- * It keeps 5 MiB or 100,000 record sets a partition and forgets the oldest silently: a test that writes more must read
- * along. The first member of a group waits 3 s for its partitions, fixed in 2.0.2's code. It has no CreateTopics, no
- * offsets by time and no transactions, and it does not deduplicate. Asserts where it cannot start.
+ * It keeps 5 MiB or 100,000 record sets a partition and forgets the oldest silently: a test that writes more
+ * must read along. The first member of a group waits 3 s for its partitions, fixed in 2.0.2's code. It has no
+ * CreateTopics, no offsets by time and no transactions, and it does not deduplicate. Asserts where it cannot
+ * start.
  */
 #ifndef SUPPORT_BROKER_H
 #define SUPPORT_BROKER_H
@@ -23,7 +24,8 @@ void broker_add_topic(struct broker *broker, const char *topic, int partitions);
 /* All nodes: connections are dropped and refused; and back. */
 void broker_down(struct broker *broker);
 void broker_up(struct broker *broker);
-/* All nodes answer so much later: 3,600,000 is "hung"; 0 is back to normal. Answers that wait already keep waiting. */
+/* All nodes answer so much later: 3,600,000 is "hung"; 0 is back to normal. Answers that wait already keep
+ * waiting. */
 void broker_delay(struct broker *broker, int delay_ms);
 /* Kafka's protocol numbers of the requests that tests fail. */
 enum broker_request {
@@ -45,13 +47,16 @@ void broker_fail(struct broker *broker, enum broker_request request, int error, 
 /* The topic itself is answered with error from now on; 0 ends it. */
 void broker_fail_topic(struct broker *broker, const char *topic, int error);
 
-/* The group's committed offset as the broker has it, -1 for none. Waits at most 10 s for an answer (asserts). */
+/* The group's committed offset as the broker has it, -1 for none. Waits at most 10 s for an answer (asserts).
+ */
 int64_t broker_committed(struct broker *broker, const char *group, const char *topic, int32_t partition);
-/* Writes count records, value and key by printf("%d") of first, first + 1, …, and waits until they are there. */
+/* Writes count records, value and key the decimals of first, first + 1, …; waits until they are there.
+ */
 void broker_write(struct broker *broker, const char *topic, int32_t partition, int first, int count);
 /* Reads all that is there, in order; each is called for every record. Returns the count. */
 size_t broker_read(struct broker *broker, const char *topic, int32_t partition,
-                   void (*each)(void *owner, const void *key, size_t key_bytes, const void *value, size_t value_bytes),
+                   void (*each)(void *owner, const void *key, size_t key_bytes, const void *value,
+                                size_t value_bytes),
                    void *owner);
 
 #endif

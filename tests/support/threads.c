@@ -1,9 +1,10 @@
 /*
  * threads: C11's threads on POSIX's, in builds with TSan only.
  *
- * librdkafka makes its threads and locks by <threads.h>. TSan knows only the pthread functions: it dies in the first malloc()
- * of a thread that it has not seen made, and would not see what librdkafka's locks order. An executable's functions go before
- * the C library's, also for shared libraries. glibc's mtx_t and cnd_t are pthread's by another name.
+ * librdkafka makes its threads and locks by <threads.h>. TSan knows only the pthread functions: it dies in
+ * the first malloc() of a thread that it has not seen made, and would not see what librdkafka's locks order.
+ * An executable's functions go before the C library's, also for shared libraries. glibc's mtx_t and cnd_t are
+ * pthread's by another name.
  */
 #include "support/broker.h"
 
@@ -25,7 +26,8 @@ const int broker_threads_are_seen; /* broker.c names it, so that this file is li
 #include <stdlib.h>
 #include <threads.h>
 
-_Static_assert(sizeof(mtx_t) >= sizeof(pthread_mutex_t) && sizeof(cnd_t) >= sizeof(pthread_cond_t), "glibc's layout");
+_Static_assert(sizeof(mtx_t) >= sizeof(pthread_mutex_t) && sizeof(cnd_t) >= sizeof(pthread_cond_t),
+               "glibc's layout");
 
 struct start {
     thrd_start_t function;
@@ -74,7 +76,8 @@ int mtx_init(mtx_t *mutex, int type)
 {
     pthread_mutexattr_t attributes;
     pthread_mutexattr_init(&attributes);
-    pthread_mutexattr_settype(&attributes, type & mtx_recursive ? PTHREAD_MUTEX_RECURSIVE : PTHREAD_MUTEX_NORMAL);
+    pthread_mutexattr_settype(&attributes,
+                              type & mtx_recursive ? PTHREAD_MUTEX_RECURSIVE : PTHREAD_MUTEX_NORMAL);
     int err = pthread_mutex_init((pthread_mutex_t *)(void *)mutex, &attributes);
     pthread_mutexattr_destroy(&attributes);
     return result_of(err);
@@ -112,12 +115,14 @@ void cnd_destroy(cnd_t *condition)
 
 int cnd_wait(cnd_t *condition, mtx_t *mutex)
 {
-    return result_of(pthread_cond_wait((pthread_cond_t *)(void *)condition, (pthread_mutex_t *)(void *)mutex));
+    return result_of(
+        pthread_cond_wait((pthread_cond_t *)(void *)condition, (pthread_mutex_t *)(void *)mutex));
 }
 
 int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until)
 {
-    return result_of(pthread_cond_timedwait((pthread_cond_t *)(void *)condition, (pthread_mutex_t *)(void *)mutex, until));
+    return result_of(
+        pthread_cond_timedwait((pthread_cond_t *)(void *)condition, (pthread_mutex_t *)(void *)mutex, until));
 }
 
 int cnd_signal(cnd_t *condition)

@@ -88,8 +88,8 @@ static void no_more_than_the_bound_is_open(void **state)
 }
 
 /*
- * Against a model that is too simple to be wrong: the list of what was taken, with a flag. A million random steps of take
- * (with random gaps), done (of anything, open or not) and rewind.
+ * Against a model that is too simple to be wrong: the list of what was taken, with a flag. A million random
+ * steps of take (with random gaps), done (of anything, open or not) and rewind.
  */
 enum { STEPS = 1000000, MODEL_OPEN_MAX = 400 };
 
