@@ -1,0 +1,134 @@
+#include "table.h"
+
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { URL_BYTES = 64 };
+
+/* The sum of a metric's series on a page; only those that hold filter, where it is not NULL. */
+static double sum_of(struct text page, const char *name, const char *filter)
+{
+    size_t length = strlen(name);
+    double sum = 0;
+    for (const char *at = page.at, *end = at + page.length; at && at < end;) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        size_t line = (size_t)((stop ? stop : end) - at);
+        if (line > length && memcmp(at, name, length) == 0 && (at[length] == '{' || at[length] == ' ')) {
+            const char *space = memrchr(at, ' ', line);
+            if (space && (!filter || memmem(at, line, filter, strlen(filter))))
+                sum += strtod(space + 1, NULL);
+        }
+        at = stop ? stop + 1 : end;
+    }
+    return sum;
+}
+
+static void ask_service(struct table_service *service, struct ask *ask)
+{
+    char url[URL_BYTES];
+    struct text page;
+    struct error error;
+    int status;
+    snprintf(url, sizeof(url), "http://127.0.0.1:%d/metrics", service->port);
+    service->up = ask_http(ask, "GET", url, TEXT(""), TABLE_ASK_MS, &status, &page, &error) == OK && status == 200;
+    if (!service->up) {
+        service->handled_per_second = 0;
+        return;
+    }
+    int64_t now_us = clock_monotonic_us();
+    int64_t handled = (int64_t)sum_of(page, "weir_events_total", "outcome=\"ok\"");
+    /* Fewer than before: a new life, whose counters begin at 0. */
+    int64_t more = handled >= service->handled ? handled - service->handled : handled;
+    service->handled_per_second = service->asked_us ? (double)more * 1e6 / (double)(now_us - service->asked_us) : 0;
+    service->handled = handled;
+    service->asked_us = now_us;
+    service->duplicates = (int64_t)sum_of(page, "weir_duplicates_total", NULL);
+    service->failures = (int64_t)(sum_of(page, "weir_dlq_total", NULL) + sum_of(page, "weir_retry_total", NULL));
+    service->lag = (int64_t)sum_of(page, "kafka_consumergroup_lag", NULL);
+    service->outbox_rows = (int64_t)sum_of(page, "weir_outbox_rows", NULL);
+}
+
+void table_ask(struct table *table, struct ask *ask)
+{
+    for (size_t i = 0; i < table->count; i++)
+        ask_service(&table->services[i], ask);
+}
+
+bool table_idle(const struct table *table)
+{
+    for (size_t i = 0; i < table->count; i++)
+        if (!table->services[i].up || table->services[i].lag != 0 || table->services[i].outbox_rows != 0)
+            return false;
+    return true;
+}
+
+static const char *milliseconds(int64_t us, char into[32])
+{
+    if (us < 0)
+        snprintf(into, 32, "-");
+    else if (us < 100000)
+        snprintf(into, 32, "%.1f", (double)us / 1000);
+    else
+        snprintf(into, 32, "%lld", (long long)(us / 1000));
+    return into;
+}
+
+static void draw_on_terminal(struct table *table, const struct pulse_counts *counts)
+{
+    const char *bold = table->colour ? "\033[1m" : "", *dim = table->colour ? "\033[2m" : "";
+    const char *red = table->colour ? "\033[31m" : "", *off = table->colour ? "\033[0m" : "";
+    char p50[32], p99[32];
+    if (table->lines_drawn)
+        printf("\033[%dA", table->lines_drawn);
+    printf("\033[K\n\033[K%s%-12s %11s %9s %11s %9s%s\n", bold, "service", "handled/s", "lag", "duplicates", "failures", off);
+    for (size_t i = 0; i < table->count; i++) {
+        const struct table_service *service = &table->services[i];
+        if (service->up)
+            printf("\033[K%-12s %11.0f %9lld %11lld %s%9lld%s\n", service->name, service->handled_per_second,
+                   (long long)service->lag, (long long)service->duplicates, service->failures ? red : "",
+                   (long long)service->failures, service->failures ? off : "");
+        else
+            printf("\033[K%-12s %s%11s%s\n", service->name, red, "down", off);
+    }
+    printf("\033[K\n\033[K%sorders%s       accepted %lld   confirmed %lld   rejected %lld   cancelled %lld   under way %lld\n", bold, off,
+           (long long)counts->placed, (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled,
+           (long long)counts->open);
+    printf("\033[K%se-mails%s      delivered %lld   failed %lld      %saccepted to confirmed%s p50 %s ms   p99 %s ms\n", bold, off,
+           (long long)counts->mails_sent, (long long)counts->mails_failed, dim, off, milliseconds(counts->p50_us, p50),
+           milliseconds(counts->p99_us, p99));
+    table->lines_drawn = (int)table->count + 2 + 3;
+}
+
+static void print_line(const struct table *table, const struct pulse_counts *counts)
+{
+    char p50[32], p99[32];
+    printf("%5llds  orders: accepted %lld confirmed %lld rejected %lld cancelled %lld under way %lld  e-mails %lld  p50 %s ms p99 %s ms |",
+           (long long)((clock_monotonic_us() - table->begun_us) / 1000000), (long long)counts->placed,
+           (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled, (long long)counts->open,
+           (long long)counts->mails_sent, milliseconds(counts->p50_us, p50), milliseconds(counts->p99_us, p99));
+    for (size_t i = 0; i < table->count; i++) {
+        const struct table_service *service = &table->services[i];
+        if (service->up)
+            printf(" %s %.0f/s lag %lld dup %lld fail %lld%s", service->name, service->handled_per_second, (long long)service->lag,
+                   (long long)service->duplicates, (long long)service->failures, i + 1 < table->count ? "," : "");
+        else
+            printf(" %s down%s", service->name, i + 1 < table->count ? "," : "");
+    }
+    printf("\n");
+}
+
+void table_draw(struct table *table, const struct pulse_counts *counts)
+{
+    if (table->terminal)
+        draw_on_terminal(table, counts);
+    else
+        print_line(table, counts);
+    fflush(stdout);
+}
+
+void table_leave(struct table *table)
+{
+    table->lines_drawn = 0;
+}

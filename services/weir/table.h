@@ -1,0 +1,39 @@
+/*
+ * table: what `weir up` shows while it runs: each service's metrics page and the pulse of the orders, redrawn each second on a
+ * terminal, else as one line every few seconds.
+ */
+#ifndef WEIR_TABLE_H
+#define WEIR_TABLE_H
+
+#include "ask.h"
+#include "pulse.h"
+
+enum { TABLE_SERVICES_MAX = 8, TABLE_LINE_MS = 5000, TABLE_DRAW_MS = 1000, TABLE_ASK_MS = 1000 };
+
+struct table_service {
+    const char *name;
+    int port;
+    /* As last seen; kept over a service's death, and begun again from 0 with its next life. */
+    bool up;
+    int64_t handled, duplicates, failures, lag, outbox_rows;
+    double handled_per_second;
+    int64_t asked_us;
+};
+
+struct table {
+    struct table_service services[TABLE_SERVICES_MAX];
+    size_t count;
+    bool terminal, colour;
+    int lines_drawn; /* of the table that stands on the terminal now */
+    int64_t begun_us;
+};
+
+/* Asks every service for its metrics, at most TABLE_ASK_MS each. */
+void table_ask(struct table *table, struct ask *ask);
+/* Everything that the services have read is handled and everything they wrote is on the topics. */
+bool table_idle(const struct table *table);
+void table_draw(struct table *table, const struct pulse_counts *counts);
+/* Before anything else is printed: the next table is drawn below it. */
+void table_leave(struct table *table);
+
+#endif

@@ -1,0 +1,33 @@
+/* topics: what topics there should be (wire/topics.def, retry and dead letter topics of every service), and making those that
+ * are missing. `weir topics`, `weir up` and `weir broker` share it. */
+#ifndef WEIR_TOPICS_H
+#define WEIR_TOPICS_H
+
+#include "base/config.h"
+#include "kafka/client.h"
+#include "wire/topic.h"
+
+enum { TOPICS_MAX = 128, TOPICS_TIMEOUT_MS = 15000 };
+
+struct topics_wanted {
+    int partitions;
+    int replication; /* 0: the broker's default */
+    int64_t delays_ms[CONFIG_DURATIONS_MAX]; /* RETRY_DELAYS: one retry topic each */
+    size_t delay_count;
+};
+
+/* What a topic should be. */
+struct declared {
+    char name[TOPIC_NAME_BYTES_MAX];
+    bool compacted;
+    int64_t retention_ms;
+    int64_t message_bytes_max; /* 0: the broker's default */
+    int partitions;
+};
+
+size_t topics_declared(const struct topics_wanted *wanted, struct declared ret[TOPICS_MAX]);
+/* Makes what is missing; never shrinks or deletes. *ret_made counts them. */
+MUST_CHECK enum outcome topics_make(const struct client_settings *client, const struct topics_wanted *wanted, size_t *ret_made,
+                                    struct error *error);
+
+#endif

@@ -1,0 +1,1054 @@
+/*
+ * up: all five services on this machine with the parts they need.
+ *
+ * up_main() reads as the list of duties: take the state folder, start what was not given (Kafka, mail sink, gateway), the topics, the
+ * services, the stock; say where to look; put the sample and the load through; watch over all of it; at the end let what was
+ * accepted finish, stop the services, do the books, stop the rest. A second Ctrl-C ends at once, and every child with it.
+ */
+#include "ask.h"
+#include "books.h"
+#include "child.h"
+#include "cli.h"
+#include "kafka_node.h"
+#include "load.h"
+#include "pulse.h"
+#include "table.h"
+#include "topics.h"
+
+#include "base/clock.h"
+#include "kafka/admin.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    STEP_MS = 50,
+    READY_MS_MAX = 60000,   /* of a service, a mail sink, a gateway */
+    ASK_MS = 2000,
+    EMIT_MS_MAX = 60000,
+    STALL_MS_MAX = 120000,  /* of --orders: nothing has moved for so long */
+    QUIET_ASKS = 2,         /* --orders: idle in so many rows of metrics pages */
+    RATE_DEFAULT = 50,      /* of --orders without --load */
+    TRIM_MS = 5000,
+    /* After Ctrl-C, from its moment on: 10 s in all. */
+    LOAD_STOP_MS = 1000,
+    SETTLE_MS_MAX = 3500,
+    SERVICES_MS_MAX = 6500,
+    END_MS_MAX = 9800,
+    SAMPLE_BYTES_MAX = 64 << 20,
+    SAMPLE_IDS_MAX = 100000,
+    PAIRS_MAX = 64,
+    VALUE_BYTES_MAX = PATH_MAX + 64,
+};
+
+static const struct setting up_settings[] = {
+    {"STATE_DIR", SETTING_TEXT, NULL, 0, 0, NULL,
+     "Folder for everything that is kept, Kafka's log included; $XDG_STATE_HOME/weir or ~/.local/state/weir where not set."},
+    {"BROKER", SETTING_CHOICE, "kafka", 0, 0, "kafka|embedded",
+     "kafka: a node of its own from Kafka's jars; embedded: librdkafka's mock, without Java, which keeps 5 MiB a partition and forgets "
+     "everything at the end."},
+    {"KAFKA_HOME", SETTING_TEXT, NULL, 0, 0, NULL, "Apache Kafka, or what compose/kafka/fetch prints: its jars are in KAFKA_HOME/libs."},
+    {"LOAD", SETTING_INT, "0", 0, LOAD_RATE_MAX, NULL, "Orders a second over HTTP."},
+    {"ORDERS", SETTING_INT, "0", 0, 100000000, NULL,
+     "End by itself after so many orders (the sample's among them); exit 0 only if the books balance. 0: until Ctrl-C."},
+    {"SAMPLE", SETTING_TEXT, NULL, 0, 0, NULL,
+     "Upstream events for weir emit at the first start on a state folder, with stock.json beside it; none for none. The project's own "
+     "where not set."},
+    {"PORT_BASE", SETTING_INT, "0", 0, 65500, NULL,
+     "All ports from this one on: order +0, inventory +2, payment +3, email +4, analytics +5, gateway +6, mail +7, Kafka +8 and +9. "
+     "0: 8080 to 8085, 8090, 1025, 9092 and 9093."},
+    {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL, "A database to use instead of SQLite files: postgresql://…, a schema for each service."},
+    {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps", "A mail server to use instead of the built-in sink."},
+    {"PAYMENT_GATEWAY_URL", SETTING_URL, NULL, 0, 0, "http|https", "A payment gateway to use instead of the stand-in."},
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "As of the services; one retry topic for each."},
+    SETTINGS_END,
+};
+/* Settings that are the services' as well: handed on as they were given here, by whichever form. */
+static const char *const handed_on[] = {"SCHEMA_REGISTRY_URL", "LOG_LEVEL", "LOG_FORMAT", "DATABASE_URL", "SMTP_URL",
+                                        "PAYMENT_GATEWAY_URL", "RETRY_DELAYS", NULL};
+
+enum part { PART_KAFKA, PART_MAIL, PART_GATEWAY, PART_ORDER, PART_INVENTORY, PART_PAYMENT, PART_EMAIL, PART_ANALYTICS, PART_COUNT };
+static const struct {
+    const char *name;
+    int port;   /* without --port-base */
+    int offset; /* with it */
+} parts[PART_COUNT] = {
+    [PART_KAFKA] = {"kafka", 9092, 8},         [PART_MAIL] = {"mail", 1025, 7},       [PART_GATEWAY] = {"gateway", 8090, 6},
+    [PART_ORDER] = {"order", 8080, 0},         [PART_INVENTORY] = {"inventory", 8082, 2}, [PART_PAYMENT] = {"payment", 8083, 3},
+    [PART_EMAIL] = {"email", 8084, 4},         [PART_ANALYTICS] = {"analytics", 8085, 5},
+};
+enum { CONTROLLER_PORT = 9093, CONTROLLER_OFFSET = 9, PORT_BASE_MIN = 1024 };
+
+struct up {
+    const struct config *config;
+    char state[PATH_MAX];  /* absolute */
+    char folder[PATH_MAX]; /* where the parts keep theirs: the state, or state/embedded */
+    char programs[PATH_MAX]; /* where this program lies */
+    char bootstrap[256];
+    int lock_fd;
+    int ports[PART_COUNT], controller_port;
+    bool own[PART_COUNT]; /* it is ours to run */
+    bool embedded;
+    struct child children[PART_COUNT];
+    struct ask *ask;
+    struct pulse *pulse;
+    struct load *load;
+    struct table table;
+
+    char sample[PATH_MAX]; /* empty: none is to be sent */
+    int64_t sample_orders;
+    struct text *goods; /* malloc()ed, as each text is */
+    size_t goods_count;
+    json_t *stock; /* [{"sku", "available"}] */
+
+    int64_t trimmed_us;
+    bool failed; /* something ended that cannot be started again */
+};
+
+static struct client_settings client_of(const struct up *up)
+{
+    struct client_settings client = cli_client(up->config);
+    client.bootstrap_servers = up->bootstrap;
+    return client;
+}
+
+PRINTF_LIKE(2, 3) static void say(struct up *up, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+    fflush(stdout);
+    table_leave(&up->table);
+}
+
+static enum outcome cannot(struct error *error, const char *path)
+{
+    return error_outage(error, "file", "%s: %s", path, strerror(errno));
+}
+
+/* ---- the state folder */
+
+static enum outcome make_folders(char *path, struct error *error)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        int result = mkdir(path, 0755);
+        if (result != 0 && errno != EEXIST) {
+            enum outcome outcome = cannot(error, path);
+            *slash = '/';
+            return outcome;
+        }
+        *slash = '/';
+    }
+    return mkdir(path, 0755) != 0 && errno != EEXIST ? cannot(error, path) : OK;
+}
+
+static enum outcome find_state(struct up *up, struct error *error)
+{
+    char path[PATH_MAX];
+    const char *given = config_text(up->config, "STATE_DIR"), *states = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    if (given)
+        snprintf(path, sizeof(path), "%s", given);
+    else if (states && *states)
+        snprintf(path, sizeof(path), "%s/weir", states);
+    else
+        snprintf(path, sizeof(path), "%s/.local/state/weir", home ? home : ".");
+    enum outcome outcome = make_folders(path, error);
+    if (outcome == OK && !realpath(path, up->state))
+        outcome = cannot(error, path);
+    return outcome;
+}
+
+/* The lock goes with the process, however it ends; who has it stands in the file. */
+static enum outcome lock_state(struct up *up, struct error *error)
+{
+    char path[PATH_MAX + 8], owner[32] = "";
+    snprintf(path, sizeof(path), "%s/lock", up->state);
+    up->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (up->lock_fd < 0)
+        return cannot(error, path);
+    if (flock(up->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        ssize_t length = pread(up->lock_fd, owner, sizeof(owner) - 1, 0);
+        owner[length > 0 ? strcspn(owner, "\n") : 0] = '\0';
+        error_set(error, RETRY, "locked", "%s is in use by process %s; stop that weir up, or give another --state-dir", up->state,
+                  owner[0] ? owner : "(unknown)");
+        return RETRY;
+    }
+    int length = snprintf(owner, sizeof(owner), "%d\n", (int)getpid());
+    if (ftruncate(up->lock_fd, 0) != 0 || pwrite(up->lock_fd, owner, (size_t)length, 0) != length)
+        return cannot(error, path);
+    return OK;
+}
+
+static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *walk)
+{
+    (void)about, (void)kind, (void)walk;
+    return remove(path);
+}
+
+/* What the embedded broker's services kept belongs to topics that are gone. */
+static enum outcome open_folder(struct up *up, struct error *error)
+{
+    char path[PATH_MAX + 16];
+    snprintf(up->folder, sizeof(up->folder), "%s", up->state);
+    if (up->embedded) {
+        snprintf(path, sizeof(path), "%s/embedded", up->state);
+        snprintf(up->folder, sizeof(up->folder), "%.*s", (int)sizeof(up->folder) - 1, path);
+        if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT)
+            return cannot(error, path);
+        if (mkdir(path, 0755) != 0)
+            return cannot(error, path);
+    }
+    snprintf(path, sizeof(path), "%s/log", up->folder);
+    return mkdir(path, 0755) != 0 && errno != EEXIST ? cannot(error, path) : OK;
+}
+
+static enum outcome find_programs(struct up *up, struct error *error)
+{
+    char path[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", up->programs, sizeof(up->programs) - 1);
+    if (length < 0)
+        return cannot(error, "/proc/self/exe");
+    up->programs[length] = '\0';
+    *strrchr(up->programs, '/') = '\0';
+    snprintf(path, sizeof(path), "%.*s/weir-order", PATH_MAX - 16, up->programs);
+    if (access(path, X_OK) == 0)
+        return OK;
+    *strrchr(up->programs, '/') = '\0'; /* a build tree: build/services/weir/weir and build/services/weir-order */
+    snprintf(path, sizeof(path), "%.*s/weir-order", PATH_MAX - 16, up->programs);
+    return access(path, X_OK) == 0 ? OK : cannot(error, path);
+}
+
+/* ---- ports */
+
+static bool port_is_free(int port)
+{
+    const int on = 1;
+    const struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return false;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    bool free_now = bind(fd, (const void *)&at, sizeof(at)) == 0 && listen(fd, 1) == 0;
+    close(fd);
+    return free_now;
+}
+
+static enum outcome check_port(const char *name, int port, struct error *error)
+{
+    return port_is_free(port) ? OK
+                              : error_outage(error, "port", "port %d, for %s, is taken by another program; with --port-base N all ports "
+                                                            "are from N to N+9", port, name);
+}
+
+static enum outcome choose_ports(struct up *up, struct error *error)
+{
+    int base = (int)config_int(up->config, "PORT_BASE");
+    if (base && base < PORT_BASE_MIN) {
+        error_set(error, REJECT, "setting", "PORT_BASE: %d is below %d", base, PORT_BASE_MIN);
+        error->exit_code = EXIT_CONFIG;
+        return REJECT;
+    }
+    up->controller_port = base ? base + CONTROLLER_OFFSET : CONTROLLER_PORT;
+    enum outcome outcome = OK;
+    for (int i = 0; i < PART_COUNT && outcome == OK; i++) {
+        up->ports[i] = base ? base + parts[i].offset : parts[i].port;
+        if (up->own[i] && !(i == PART_KAFKA && up->embedded))
+            outcome = check_port(parts[i].name, up->ports[i], error);
+    }
+    if (outcome == OK && up->own[PART_KAFKA] && !up->embedded)
+        outcome = check_port("Kafka's controller", up->controller_port, error);
+    return outcome;
+}
+
+/* ---- children */
+
+/* What every child gets, then its own pairs (NULL ended). */
+static char **environment_of(const struct up *up, const char *const *more)
+{
+    char *pairs[PAIRS_MAX + 1] = {0}, files[PAIRS_MAX][CONFIG_NAME_BYTES_MAX + 8], properties[16384] = "KAFKA_PROPERTIES=";
+    char *made[PAIRS_MAX];
+    size_t count = 0, made_count = 0, file_count = 0, length = strlen(properties);
+    const struct setting *tables[] = {kafka_settings, NULL};
+    for (size_t i = 0;; i++) {
+        const char *name = tables[0][i].name;
+        if (!name)
+            break;
+        if (config_is_set(up->config, name) && strcmp(name, "KAFKA_GROUP_ID") != 0 && made_count < PAIRS_MAX / 3 &&
+            asprintf(&made[made_count], "%s=%s", name, config_text(up->config, name)) >= 0) {
+            snprintf(files[file_count], sizeof(files[0]), "%s_FILE", name);
+            pairs[count++] = files[file_count++];
+            pairs[count++] = made[made_count++];
+        }
+    }
+    for (const char *const *name = handed_on; *name; name++)
+        if (config_is_set(up->config, *name) && asprintf(&made[made_count], "%s=%s", *name, config_text(up->config, *name)) >= 0) {
+            snprintf(files[file_count], sizeof(files[0]), "%s_FILE", *name);
+            pairs[count++] = files[file_count++];
+            pairs[count++] = made[made_count++];
+        }
+    for (size_t i = 0; i < config_property_count(up->config); i++) {
+        const char *key, *value;
+        config_property(up->config, i, &key, &value);
+        length += (size_t)snprintf(properties + length, sizeof(properties) - length, "%s=%s\n", key, value);
+        if (length >= sizeof(properties))
+            break;
+    }
+    if (config_property_count(up->config))
+        pairs[count++] = properties;
+    pairs[count++] = (char[]){"KAFKA_GROUP_ID"}; /* five services are five groups */
+    for (; *more && count < PAIRS_MAX; more++)
+        pairs[count++] = (char *)(uintptr_t)*more;
+    char **list = child_environment(pairs);
+    for (size_t i = 0; i < made_count; i++)
+        free(made[i]);
+    return list;
+}
+
+static struct child *child_of(struct up *up, enum part part, const char *const *pairs)
+{
+    struct child *child = &up->children[part];
+    child->name = parts[part].name;
+    child->again = true;
+    child->environment = environment_of(up, pairs);
+    snprintf(child->log_path, sizeof(child->log_path), "%.*s/log/%s.log", PATH_MAX - 32, up->folder, parts[part].name);
+    return child;
+}
+
+/* A verb of this same program. */
+static void verb_of(struct child *child, const char *verb)
+{
+    child_argument(child, "/proc/self/exe");
+    child_argument(child, "%s", verb);
+}
+
+/* While something is waited for: interrupted, or a child has died. */
+static enum outcome still_well(struct up *up, struct error *error)
+{
+    char death[64], words[128];
+    if (cli_interrupted())
+        return error_retry(error, "interrupted", "interrupted");
+    for (int i = 0; i < PART_COUNT; i++) {
+        struct child *child = &up->children[i];
+        if (!child_died(child))
+            continue;
+        child_last_words(child, words, sizeof(words));
+        return error_outage(error, "child", "%s did not start (%s): %s; more in %s", child->name,
+                            child_death(child, death, sizeof(death)), words, child->log_path);
+    }
+    return OK;
+}
+
+static enum outcome wait_step(struct up *up, int64_t deadline_us, const char *what, const char *log_path, struct error *error)
+{
+    poll(NULL, 0, STEP_MS);
+    enum outcome outcome = still_well(up, error);
+    if (outcome == OK && clock_monotonic_us() > deadline_us)
+        outcome = error_outage(error, "start", "%s was not ready in time; see %s", what, log_path);
+    return outcome;
+}
+
+/* ---- Kafka */
+
+static enum outcome start_embedded(struct up *up, struct error *error)
+{
+    char file[PATH_MAX + 16], line[256] = "";
+    snprintf(file, sizeof(file), "%s/bootstrap", up->folder);
+    const char *none[] = {NULL};
+    struct child *child = child_of(up, PART_KAFKA, none);
+    child->again = false; /* it would come back empty */
+    verb_of(child, "broker");
+    child_argument(child, "--bootstrap-file");
+    child_argument(child, "%s", file);
+    int64_t deadline_us = clock_monotonic_us() + READY_MS_MAX * INT64_C(1000);
+    enum outcome outcome = child_start(child, error);
+    while (outcome == OK && access(file, R_OK) != 0)
+        outcome = wait_step(up, deadline_us, "the embedded broker", child->log_path, error);
+    if (outcome != OK)
+        return outcome;
+    FILE *from = fopen(file, "re");
+    if (!from || !fgets(line, sizeof(line), from))
+        outcome = cannot(error, file);
+    if (from)
+        fclose(from);
+    snprintf(up->bootstrap, sizeof(up->bootstrap), "%.*s", (int)strcspn(line, "\n"), line);
+    return outcome;
+}
+
+static enum outcome start_node(struct up *up, struct error *error)
+{
+    char folder[PATH_MAX + 8];
+    snprintf(folder, sizeof(folder), "%s/kafka", up->folder);
+    const char *none[] = {NULL};
+    struct child *child = child_of(up, PART_KAFKA, none);
+    const struct kafka_node node = {
+        .home = config_text(up->config, "KAFKA_HOME"),
+        .folder = folder,
+        .port = up->ports[PART_KAFKA],
+        .controller_port = up->controller_port,
+    };
+    snprintf(up->bootstrap, sizeof(up->bootstrap), "127.0.0.1:%d", node.port);
+    enum outcome outcome = kafka_node_prepare(&node, child, error);
+    return outcome == OK ? child_start(child, error) : outcome;
+}
+
+/* A port that is open is not yet a broker that answers. */
+static enum outcome wait_for_kafka(struct up *up, struct error *error)
+{
+    struct admin *admin = NULL;
+    const struct client_settings client = client_of(up);
+    int64_t deadline_us = clock_monotonic_us() + KAFKA_NODE_START_MS_MAX * INT64_C(1000);
+    enum outcome outcome = admin_open(&client, &admin, error);
+    if (outcome != OK)
+        return outcome;
+    for (;;) {
+        struct admin_topic *topics = NULL;
+        size_t count;
+        struct error last;
+        enum outcome answered = admin_topics(admin, ASK_MS, &topics, &count, &last);
+        free(topics);
+        if (answered == OK)
+            break;
+        outcome = wait_step(up, deadline_us, "Kafka", up->children[PART_KAFKA].log_path, error);
+        if (outcome == OK && !up->own[PART_KAFKA]) {
+            *error = last; /* somebody else's: to be there is their business, to say so at once is ours */
+            outcome = answered;
+        }
+        if (outcome != OK)
+            break;
+    }
+    admin_close(admin);
+    return outcome;
+}
+
+static enum outcome start_kafka(struct up *up, struct error *error)
+{
+    enum outcome outcome = OK;
+    if (!up->own[PART_KAFKA])
+        snprintf(up->bootstrap, sizeof(up->bootstrap), "%s", config_text(up->config, "KAFKA_BOOTSTRAP_SERVERS"));
+    else if (up->embedded)
+        outcome = start_embedded(up, error);
+    else
+        outcome = start_node(up, error);
+    return outcome == OK ? wait_for_kafka(up, error) : outcome;
+}
+
+static enum outcome make_topics(struct up *up, struct error *error)
+{
+    size_t made;
+    const struct client_settings client = client_of(up);
+    struct topics_wanted wanted = {.partitions = TOPIC_PARTITIONS};
+    wanted.delay_count = config_durations_ms(up->config, "RETRY_DELAYS", wanted.delays_ms, CONFIG_DURATIONS_MAX);
+    return topics_make(&client, &wanted, &made, error);
+}
+
+/* ---- mail, gateway, services */
+
+static enum outcome start_mail_and_gateway(struct up *up, struct error *error)
+{
+    static const struct {
+        enum part part;
+        const char *verb, *listen, *folder;
+    } starts[] = {
+        {PART_MAIL, "mail", "--mail-listen", "--mail-dir"},
+        {PART_GATEWAY, "gateway", "--gateway-listen", "--gateway-dir"},
+    };
+    enum outcome outcome = OK;
+    for (size_t i = 0; outcome == OK && i < sizeof(starts) / sizeof(starts[0]); i++) {
+        enum part part = starts[i].part;
+        if (!up->own[part])
+            continue;
+        const char *none[] = {NULL};
+        struct child *child = child_of(up, part, none);
+        verb_of(child, starts[i].verb);
+        child_argument(child, "%s", starts[i].listen);
+        child_argument(child, "127.0.0.1:%d", up->ports[part]);
+        child_argument(child, "%s", starts[i].folder);
+        child_argument(child, "%s/%s", up->folder, parts[part].name);
+        outcome = child_start(child, error);
+        int64_t deadline_us = clock_monotonic_us() + READY_MS_MAX * INT64_C(1000);
+        while (outcome == OK && port_is_free(up->ports[part]))
+            outcome = wait_step(up, deadline_us, parts[part].name, child->log_path, error);
+    }
+    return outcome;
+}
+
+static const char *database_of(const struct up *up, enum part part, char into[VALUE_BYTES_MAX])
+{
+    const char *given = config_text(up->config, "DATABASE_URL");
+    if (given)
+        snprintf(into, VALUE_BYTES_MAX, "%s", given);
+    else
+        snprintf(into, VALUE_BYTES_MAX, "sqlite:%s/%s.db", up->folder, parts[part].name);
+    return into;
+}
+
+static enum outcome start_service(struct up *up, enum part part, struct error *error)
+{
+    char kafka[512], listen_at[64], database[VALUE_BYTES_MAX], pair[VALUE_BYTES_MAX + 16], smtp[64], gateway[64], drain[32];
+    const char *pairs[16] = {0};
+    size_t count = 0;
+    snprintf(kafka, sizeof(kafka), "KAFKA_BOOTSTRAP_SERVERS=%s", up->bootstrap);
+    snprintf(listen_at, sizeof(listen_at), "HTTP_LISTEN=127.0.0.1:%d", up->ports[part]);
+    snprintf(pair, sizeof(pair), "DATABASE_URL=%s", database_of(up, part, database));
+    snprintf(smtp, sizeof(smtp), "SMTP_URL=smtp://127.0.0.1:%d", up->ports[PART_MAIL]);
+    snprintf(gateway, sizeof(gateway), "PAYMENT_GATEWAY_URL=http://127.0.0.1:%d", up->ports[PART_GATEWAY]);
+    snprintf(drain, sizeof(drain), "DRAIN_TIMEOUT=%dms", SERVICES_MS_MAX - SETTLE_MS_MAX - 200);
+    pairs[count++] = kafka;
+    pairs[count++] = listen_at;
+    pairs[count++] = "HTTP_LISTEN_FILE";
+    pairs[count++] = pair;
+    if (up->own[PART_MAIL]) {
+        pairs[count++] = smtp;
+        if (!getenv("EMAIL_RATE"))
+            pairs[count++] = "EMAIL_RATE=0"; /* nobody is flooded */
+    }
+    if (up->own[PART_GATEWAY])
+        pairs[count++] = gateway;
+    if (!getenv("DRAIN_TIMEOUT"))
+        pairs[count++] = drain;
+    struct child *child = child_of(up, part, pairs);
+    child_argument(child, "%s/weir-%s", up->programs, parts[part].name);
+    child_argument(child, "serve");
+    return child_start(child, error);
+}
+
+static enum outcome start_services(struct up *up, struct error *error)
+{
+    enum outcome outcome = OK;
+    for (enum part part = PART_ORDER; part < PART_COUNT && outcome == OK; part++) {
+        up->table.services[up->table.count++] = (struct table_service){.name = parts[part].name, .port = up->ports[part]};
+        outcome = start_service(up, part, error);
+    }
+    int64_t deadline_us = clock_monotonic_us() + READY_MS_MAX * INT64_C(1000);
+    for (enum part part = PART_ORDER; part < PART_COUNT && outcome == OK; part++) {
+        char url[64];
+        snprintf(url, sizeof(url), "http://127.0.0.1:%d/readyz", up->ports[part]);
+        while (outcome == OK) {
+            int status = 0;
+            struct text body;
+            struct error ignored;
+            if (ask_http(up->ask, "GET", url, TEXT(""), ASK_MS, &status, &body, &ignored) == OK && status == 200)
+                break;
+            outcome = wait_step(up, deadline_us, parts[part].name, up->children[part].log_path, error);
+        }
+    }
+    return outcome;
+}
+
+/* ---- stock and sample */
+
+static bool read_whole(const char *path, struct buffer *into)
+{
+    FILE *file = fopen(path, "re");
+    size_t count;
+    char bytes[16384];
+    while (file && (count = fread(bytes, 1, sizeof(bytes), file)) > 0)
+        buffer_add(into, bytes, count);
+    if (file)
+        fclose(file);
+    return file && !into->failed;
+}
+
+/* SAMPLE; else that of the tree or of the installation; none is fine. */
+static enum outcome find_sample(struct up *up, char file[PATH_MAX], struct error *error)
+{
+    const char *given = config_text(up->config, "SAMPLE");
+    file[0] = '\0';
+    if (given && strcmp(given, "none") == 0)
+        return OK;
+    if (given) {
+        snprintf(file, PATH_MAX, "%s", given);
+        if (access(file, R_OK) == 0)
+            return OK;
+        enum outcome outcome = cannot(error, file);
+        error->exit_code = EXIT_NO_INPUT;
+        return outcome;
+    }
+    snprintf(file, PATH_MAX, "%.*s/../share/weir/sample/orders.ndjson", PATH_MAX - 64, up->programs);
+    if (access(file, R_OK) != 0)
+        snprintf(file, PATH_MAX, "%s/orders.ndjson", WEIR_SAMPLE_DIR);
+    if (access(file, R_OK) != 0)
+        file[0] = '\0';
+    return OK;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(struct id));
+}
+
+/* Distinct orders that the file places. */
+static int64_t count_orders(struct text file)
+{
+    struct id *ids = calloc(SAMPLE_IDS_MAX, sizeof(*ids));
+    size_t count = 0, distinct = 0;
+    while (ids && file.length && count < SAMPLE_IDS_MAX) {
+        const char *stop = memchr(file.at, '\n', file.length);
+        size_t length = stop ? (size_t)(stop - file.at) : file.length;
+        json_t *json = NULL;
+        struct error ignored;
+        if (length && json_read((struct text){file.at, length}, &json, &ignored) == OK && text_is(json_text(json, "type"), "weir.OrderPlaced"))
+            ids[count++] = id_from_text(json_text(json_object_get(json, "data"), "order_id"));
+        json_decref(json);
+        file.at += length + (stop ? 1 : 0);
+        file.length -= length + (stop ? 1 : 0);
+    }
+    if (count)
+        qsort(ids, count, sizeof(*ids), by_text);
+    for (size_t i = 0; i < count; i++)
+        distinct += i == 0 || !id_equal(ids[i - 1], ids[i]);
+    free(ids);
+    return (int64_t)distinct;
+}
+
+static void mark_path(const struct up *up, char into[PATH_MAX + 16])
+{
+    snprintf(into, PATH_MAX + 16, "%s/sample-sent", up->folder);
+}
+
+/* The goods of a tree without a sample. */
+static json_t *plain_stock(void)
+{
+    json_t *list = (json_array)(); /* jansson's; the bare name is our writer's */
+    for (int i = 1; i <= 20; i++) {
+        char sku[32];
+        snprintf(sku, sizeof(sku), "GOODS-%02d", i);
+        json_array_append_new(list, json_pack("{s:s, s:i}", "sku", sku, "available", 1000000));
+    }
+    return list;
+}
+
+/* What the load buys is what there is plenty of. */
+static void choose_goods(struct up *up)
+{
+    enum { PLENTY = 100000 };
+    size_t index;
+    json_t *item;
+    up->goods = calloc(LOAD_GOODS_MAX, sizeof(*up->goods));
+    json_array_foreach(up->stock, index, item)
+    {
+        struct text sku = json_text(item, "sku");
+        if (up->goods && up->goods_count < LOAD_GOODS_MAX && json_integer_value(json_object_get(item, "available")) >= PLENTY &&
+            text_is_printable(sku, 64) && !memchr(sku.at, '"', sku.length) && !memchr(sku.at, '\\', sku.length))
+            up->goods[up->goods_count++] = sku;
+    }
+}
+
+static enum outcome read_sample(struct up *up, struct error *error)
+{
+    char file[PATH_MAX], mark[PATH_MAX + 16], beside[PATH_MAX + 16];
+    struct buffer text = buffer_of(SAMPLE_BYTES_MAX);
+    struct error ignored;
+    enum outcome outcome = find_sample(up, file, error);
+    if (outcome != OK)
+        return outcome;
+    if (file[0]) {
+        snprintf(beside, sizeof(beside), "%.*s/stock.json", (int)(strrchr(file, '/') ? strrchr(file, '/') - file : 1),
+                 strrchr(file, '/') ? file : ".");
+        if (read_whole(beside, &text) && json_read(buffer_text(&text), &up->stock, &ignored) != OK)
+            up->stock = NULL;
+    }
+    if (!up->stock || !json_is_array(up->stock))
+        up->stock = plain_stock();
+    choose_goods(up);
+    mark_path(up, mark);
+    buffer_clear(&text);
+    if (file[0] && access(mark, F_OK) != 0 && read_whole(file, &text)) {
+        int64_t wanted = config_int(up->config, "ORDERS"), orders = count_orders(buffer_text(&text));
+        if (!wanted || orders <= wanted) { /* --orders 50 is fifty, not the sample's three hundred */
+            snprintf(up->sample, sizeof(up->sample), "%s", file);
+            up->sample_orders = orders;
+        }
+    }
+    buffer_free(&text);
+    return OK;
+}
+
+/* As a path segment. */
+static void put_segment(struct buffer *into, struct text text)
+{
+    for (size_t i = 0; i < text.length; i++) {
+        unsigned char byte = (unsigned char)text.at[i];
+        bool plain = (byte >= '0' && byte <= '9') || (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z') ||
+                     strchr("-._~", byte);
+        if (plain)
+            buffer_add_char(into, (char)byte);
+        else
+            buffer_print(into, "%%%02X", byte);
+    }
+}
+
+/* Only what was never set: a start goes on from what is there. */
+static enum outcome seed_one(struct up *up, const json_t *item, struct error *error)
+{
+    int status;
+    struct text answer;
+    struct buffer url = buffer_of(1024);
+    char body[64];
+    buffer_print(&url, "http://127.0.0.1:%d/v1/stock/", up->ports[PART_INVENTORY]);
+    put_segment(&url, json_text(item, "sku"));
+    buffer_add_char(&url, '\0');
+    enum outcome outcome = ask_http(up->ask, "GET", url.at, TEXT(""), ASK_MS, &status, &answer, error);
+    if (outcome == OK && status == 404) {
+        int length = snprintf(body, sizeof(body), "{\"available\":%lld}", (long long)json_integer_value(json_object_get(item, "available")));
+        outcome = ask_http(up->ask, "PUT", url.at, (struct text){body, (size_t)length}, ASK_MS, &status, &answer, error);
+    }
+    if (outcome == OK && status != 200)
+        outcome = error_reject(error, "stock", "inventory answered %d to %s: %.*s", status, url.at, TEXT_ARG(answer));
+    buffer_free(&url);
+    return outcome;
+}
+
+static enum outcome seed_stock(struct up *up, struct error *error)
+{
+    size_t index;
+    json_t *item;
+    json_array_foreach(up->stock, index, item)
+    {
+        enum outcome outcome = seed_one(up, item, error);
+        if (outcome == OK)
+            outcome = still_well(up, error);
+        if (outcome != OK)
+            return outcome;
+    }
+    return OK;
+}
+
+/* The same code as for everybody: weir emit. */
+static enum outcome send_sample(struct up *up, struct error *error)
+{
+    char kafka[512], mark[PATH_MAX + 16], words[160];
+    if (!up->sample[0])
+        return OK;
+    snprintf(kafka, sizeof(kafka), "KAFKA_BOOTSTRAP_SERVERS=%s", up->bootstrap);
+    const char *pairs[] = {kafka, NULL};
+    struct child child = {.name = "emit"};
+    snprintf(child.log_path, sizeof(child.log_path), "%.*s/log/emit.log", PATH_MAX - 32, up->folder);
+    child.environment = environment_of(up, pairs);
+    verb_of(&child, "emit");
+    child_argument(&child, "%s", up->sample);
+    enum outcome outcome = child_start(&child, error);
+    if (outcome == OK && (!child_stop(&child, clock_monotonic_us() + EMIT_MS_MAX * INT64_C(1000)) || child.status != 0)) {
+        child_last_words(&child, words, sizeof(words));
+        outcome = error_outage(error, "sample", "weir emit %s: %s", up->sample, words);
+    }
+    mark_path(up, mark);
+    if (outcome == OK) {
+        int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0)
+            outcome = cannot(error, mark);
+        else
+            close(fd);
+    }
+    child_free(&child);
+    return outcome;
+}
+
+static enum outcome start_load(struct up *up, struct error *error)
+{
+    int64_t rate = config_int(up->config, "LOAD"), orders = config_int(up->config, "ORDERS");
+    int64_t count_max = orders ? orders - up->sample_orders : 0;
+    if (orders && !rate)
+        rate = RATE_DEFAULT;
+    if (!rate || (orders && count_max <= 0))
+        return OK;
+    const struct load_settings settings = {
+        .port = up->ports[PART_ORDER],
+        .rate = rate,
+        .count_max = count_max,
+        .goods = up->goods,
+        .goods_count = up->goods_count,
+    };
+    return load_start(&settings, &up->load, error);
+}
+
+/* ---- watching */
+
+static void welcome(struct up *up)
+{
+    say(up, "\nWeir is up. Ctrl-C drains it and prints the books.\n");
+    say(up, "  order       http://127.0.0.1:%d/v1/orders      (POST orders here; /openapi.json on each service)", up->ports[PART_ORDER]);
+    say(up, "  inventory   http://127.0.0.1:%d/v1/stock", up->ports[PART_INVENTORY]);
+    say(up, "  payment     http://127.0.0.1:%d/v1/payments/{order_id}", up->ports[PART_PAYMENT]);
+    say(up, "  email       http://127.0.0.1:%d/v1/emails/{order_id}", up->ports[PART_EMAIL]);
+    say(up, "  analytics   http://127.0.0.1:%d/                (live page; /v1/figures)", up->ports[PART_ANALYTICS]);
+    say(up, "  kafka       %s%s", up->bootstrap,
+        up->embedded ? "   (librdkafka's mock: 5 MiB a partition, forgets everything at the end)" : "");
+    if (up->own[PART_MAIL])
+        say(up, "  mails       %s/mail", up->folder);
+    say(up, "  logs        %s/log", up->folder);
+}
+
+/* A command that can be copied, with an id that is there. Once. */
+static void suggest(struct up *up, const struct pulse_counts *counts)
+{
+    char program[PATH_MAX];
+    if (!counts->sample_id[0])
+        return;
+    ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    program[length > 0 ? length : 0] = '\0';
+    bool standard = strcmp(up->bootstrap, "127.0.0.1:9092") == 0;
+    say(up, "  try next    %s order %s%s%s%s\n", program, standard ? "" : "--kafka-bootstrap-servers ", standard ? "" : up->bootstrap,
+        standard ? "" : " ", counts->sample_id);
+}
+
+static void supervise(struct up *up)
+{
+    char death[64];
+    for (int i = 0; i < PART_COUNT; i++) {
+        struct child *child = &up->children[i];
+        if (child_died(child)) {
+            if (child->again) {
+                say(up, "%s died (%s); it is started again in %.1f s (log: %s)", child->name,
+                    child_death(child, death, sizeof(death)), child->backoff_ms / 1000.0, child->log_path);
+            } else {
+                char words[200];
+                child_last_words(child, words, sizeof(words));
+                say(up, "%s died (%s) and cannot be started again: %s", child->name, child_death(child, death, sizeof(death)), words);
+                up->failed = true;
+            }
+        }
+        bool due = child->start_at_us != 0;
+        child_revive(child);
+        if (due && child->pid)
+            say(up, "%s runs again (process %d)", child->name, (int)child->pid);
+    }
+    int64_t now_us = clock_monotonic_us();
+    if (now_us - up->trimmed_us > TRIM_MS * INT64_C(1000)) {
+        up->trimmed_us = now_us;
+        for (int i = 0; i < PART_COUNT; i++)
+            child_trim_log(&up->children[i]);
+    }
+}
+
+/* Of --orders: all N were placed and have reached their end. */
+static bool all_done(const struct up *up, const struct pulse_counts *counts, int *quiet)
+{
+    int64_t orders = config_int(up->config, "ORDERS");
+    int64_t refused = up->load ? load_counts(up->load).refused : 0;
+    bool done = orders && counts->placed + refused >= orders && counts->open == 0 && (!up->load || load_done(up->load)) &&
+                table_idle(&up->table);
+    *quiet = done ? *quiet + 1 : 0;
+    return *quiet >= QUIET_ASKS;
+}
+
+/* Until Ctrl-C, the end of --orders, or something that cannot be mended. */
+static void watch(struct up *up)
+{
+    int64_t asked_us = 0, drawn_us = 0, moved_us = clock_monotonic_us(), records = -1;
+    int quiet = 0;
+    bool suggested = false;
+    while (!cli_interrupted() && !up->failed) {
+        struct pulse_counts counts;
+        int64_t now_us = clock_monotonic_us();
+        supervise(up);
+        if (now_us - asked_us >= TABLE_DRAW_MS * INT64_C(1000) && !cli_interrupted()) {
+            asked_us = now_us;
+            table_ask(&up->table, up->ask);
+            pulse_counts(up->pulse, &counts);
+            if (counts.records != records || !config_int(up->config, "ORDERS"))
+                moved_us = now_us;
+            records = counts.records;
+            if (!suggested && counts.sample_id[0]) {
+                suggest(up, &counts);
+                suggested = true;
+            }
+            bool done = all_done(up, &counts, &quiet);
+            if (up->table.terminal || done || now_us - drawn_us >= TABLE_LINE_MS * INT64_C(1000)) {
+                drawn_us = now_us;
+                table_draw(&up->table, &counts);
+            }
+            if (done)
+                return;
+        }
+        if (now_us - moved_us > STALL_MS_MAX * INT64_C(1000)) {
+            say(up, "nothing has moved for %d s: ending without the rest of the orders", STALL_MS_MAX / 1000);
+            up->failed = true;
+        }
+        poll(NULL, 0, STEP_MS);
+    }
+}
+
+/* ---- the end */
+
+static void stop_part(struct up *up, enum part part, int64_t deadline_us)
+{
+    struct child *child = &up->children[part];
+    if (child->pid && !child_stop(child, deadline_us))
+        say(up, "%s did not end in time and was killed", child->name);
+}
+
+/* What was accepted goes on to its end, if that is near. */
+static void settle(struct up *up, int64_t begun_us)
+{
+    struct pulse_counts counts;
+    bool said = false;
+    if (up->load)
+        load_stop(up->load, LOAD_STOP_MS);
+    for (;;) {
+        pulse_counts(up->pulse, &counts);
+        if (counts.open == 0 || clock_monotonic_us() - begun_us > SETTLE_MS_MAX * INT64_C(1000))
+            break;
+        if (!said)
+            say(up, "draining: %lld orders under way", (long long)counts.open);
+        said = true;
+        supervise(up);
+        poll(NULL, 0, STEP_MS);
+    }
+}
+
+static bool do_books(struct up *up)
+{
+    char order[VALUE_BYTES_MAX], inventory[VALUE_BYTES_MAX], payment[VALUE_BYTES_MAX], email[VALUE_BYTES_MAX];
+    char ledger[PATH_MAX + 32], mail_index[PATH_MAX + 32];
+    struct error error;
+    bool balanced = false;
+    snprintf(ledger, sizeof(ledger), "%s/gateway/ledger.ndjson", up->folder);
+    snprintf(mail_index, sizeof(mail_index), "%s/mail/index.ndjson", up->folder);
+    const struct books_settings settings = {
+        .client = client_of(up),
+        .registry_url = config_text(up->config, "SCHEMA_REGISTRY_URL"),
+        .order_url = database_of(up, PART_ORDER, order),
+        .inventory_url = database_of(up, PART_INVENTORY, inventory),
+        .payment_url = database_of(up, PART_PAYMENT, payment),
+        .email_url = database_of(up, PART_EMAIL, email),
+        .ledger = up->own[PART_GATEWAY] ? ledger : NULL,
+        .mail_index = up->own[PART_MAIL] ? mail_index : NULL,
+    };
+    if (books_print(&settings, &balanced, &error) != OK) {
+        say(up, "The books cannot be done: %s", error.text);
+        return false;
+    }
+    return balanced;
+}
+
+/* Within END_MS_MAX of its beginning. True when the books balance. */
+static bool wind_down(struct up *up)
+{
+    int64_t begun_us = clock_monotonic_us();
+    if (cli_interrupted())
+        say(up, "\nStopping; Ctrl-C once more ends at once.");
+    settle(up, begun_us);
+    for (int i = PART_ORDER; i < PART_COUNT; i++)
+        child_ask_stop(&up->children[i]);
+    for (int i = PART_ORDER; i < PART_COUNT; i++)
+        stop_part(up, (enum part)i, begun_us + SERVICES_MS_MAX * INT64_C(1000));
+    bool balanced = do_books(up);
+    pulse_close(up->pulse);
+    up->pulse = NULL;
+    return balanced;
+}
+
+static void stop_all(struct up *up, int64_t begun_us)
+{
+    int64_t deadline_us = begun_us + END_MS_MAX * INT64_C(1000);
+    for (int i = PART_COUNT - 1; i >= 0; i--)
+        child_ask_stop(&up->children[i]);
+    for (int i = PART_COUNT - 1; i >= 0; i--)
+        stop_part(up, (enum part)i, deadline_us);
+}
+
+static void up_free(struct up *up)
+{
+    if (up->load) {
+        load_stop(up->load, 0);
+        load_free(up->load);
+    }
+    pulse_close(up->pulse);
+    ask_close(up->ask);
+    for (int i = 0; i < PART_COUNT; i++)
+        child_free(&up->children[i]);
+    free(up->goods);
+    json_decref(up->stock);
+    if (up->lock_fd >= 0)
+        close(up->lock_fd);
+}
+
+static enum outcome start(struct up *up, struct error *error)
+{
+    const struct {
+        const char *say;
+        enum outcome (*duty)(struct up *up, struct error *error);
+    } duties[] = {
+        {NULL, find_state},
+        {NULL, lock_state},
+        {NULL, open_folder},
+        {NULL, find_programs},
+        {NULL, choose_ports},
+        {NULL, read_sample},
+        {up->own[PART_KAFKA] ? up->embedded ? "starting the embedded broker" : "starting Kafka" : "looking for Kafka", start_kafka},
+        {"making the topics", make_topics},
+        {"starting the services", start_mail_and_gateway},
+        {NULL, start_services},
+        {"setting the stock", seed_stock},
+    };
+    enum outcome outcome = ask_open(&up->ask, error);
+    for (size_t i = 0; outcome == OK && i < sizeof(duties) / sizeof(duties[0]); i++) {
+        if (duties[i].say)
+            say(up, "weir up: %s", duties[i].say);
+        outcome = duties[i].duty(up, error);
+    }
+    const struct client_settings client = client_of(up);
+    if (outcome == OK)
+        outcome = pulse_open(&client, config_text(up->config, "SCHEMA_REGISTRY_URL"), &up->pulse, error);
+    return outcome;
+}
+
+int up_main(int argc, char **argv)
+{
+    const struct verb *verb = cli_verb("up");
+    struct up *up = calloc(1, sizeof(*up));
+    struct config *config = NULL;
+    struct error error;
+    int exit_code;
+    if (!up || !cli_read(verb, up_settings, argc, argv, 0, &config, &exit_code)) {
+        free(up);
+        return up ? exit_code : EXIT_INTERNAL;
+    }
+    cli_signals();
+    up->config = config;
+    up->lock_fd = -1;
+    up->embedded = strcmp(config_text(config, "BROKER"), "embedded") == 0;
+    for (int i = 0; i < PART_COUNT; i++)
+        up->own[i] = true;
+    up->own[PART_KAFKA] = up->embedded || !config_is_set(config, "KAFKA_BOOTSTRAP_SERVERS");
+    up->own[PART_MAIL] = !config_is_set(config, "SMTP_URL");
+    up->own[PART_GATEWAY] = !config_is_set(config, "PAYMENT_GATEWAY_URL");
+    up->table.terminal = isatty(STDOUT_FILENO) != 0;
+    up->table.colour = cli_colour();
+    up->table.begun_us = clock_monotonic_us();
+
+    enum outcome outcome = start(up, &error);
+    if (outcome == OK)
+        outcome = send_sample(up, &error);
+    if (outcome == OK)
+        outcome = start_load(up, &error);
+    int64_t end_us = clock_monotonic_us();
+    if (outcome == OK) {
+        welcome(up);
+        watch(up);
+        end_us = clock_monotonic_us();
+        exit_code = wind_down(up) && !up->failed ? 0 : EXIT_INTERNAL;
+    } else {
+        exit_code = cli_interrupted() ? 0 : cli_fail(verb, &error);
+    }
+    stop_all(up, end_us);
+    up_free(up);
+    free(up);
+    config_destroy(config);
+    return exit_code;
+}
