@@ -169,6 +169,7 @@ static void check_books(struct books *books)
         assert_true(available >= 0);
         assert_int_equal(reserved, held[s]);
         assert_int_equal(available + reserved + taken[s], books->put_in[s]);
+        assert_int_equal(stock ? stock->put_in : 0, books->put_in[s]);
     }
     handlers_commit(handlers);
 }
