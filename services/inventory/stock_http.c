@@ -123,7 +123,6 @@ static enum outcome on_set(struct work *work, const struct request *request, str
     }
     struct stock_row *stock = stock_row(work, request->parameters[0]);
     stock->put_in += available - stock->available;
-    stock->put_in += available - stock->available;
     stock->available = available;
     stock_changed(work, stock);
     return answer_stock(work, answer, stock);
@@ -156,7 +155,6 @@ static enum outcome on_adjust(struct work *work, const struct request *request, 
         return OK;
     }
     struct stock_row *stock = stock_row(work, request->parameters[0]);
-    stock->put_in += available - stock->available;
     stock->put_in += available - stock->available;
     stock->available = available;
     stock_changed(work, stock);
