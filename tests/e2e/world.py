@@ -1,0 +1,296 @@
+"""world: a real Kafka node, the five services as processes, and stand-ins for what is outside of them.
+
+The stand-ins (a payment gateway, a mail server) are Python's own, so that the books are not checked with code of the
+product. Everything is on loopback, on ports that the kernel picks, below one temporary folder, and is ended by close().
+"""
+import http.server
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SERVICES = ("order", "inventory", "payment", "email", "analytics")
+SKIPPED = 77
+
+
+def need(name):
+    value = os.environ.get(name)
+    if not value:
+        print(f"{name} is not set (tests/README.md)")
+        sys.exit(SKIPPED)
+    return value
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Gateway(http.server.ThreadingHTTPServer):
+    """Keeps a ledger by idempotency key. Loses some answers after having charged, which is the worst that a gateway does."""
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, lose=0.0, decline_prefix="declined-"):
+        self.lock = threading.Lock()
+        self.answers = {}  # idempotency key -> (payload, status, body)
+        self.charges = []  # (order_id, payment_id, amount, currency, captured)
+        self.refunds = []  # (payment_id, amount, currency)
+        self.lose, self.decline_prefix = lose, decline_prefix
+        self.random = random.Random(7)
+        super().__init__(("127.0.0.1", 0), GatewayHandler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        pass  # a client that was killed in the middle
+
+
+class GatewayHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_POST(self):
+        payload = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        key = self.headers["Idempotency-Key"]
+        with self.server.lock:
+            known = self.server.answers.get(key)
+            if known is None:
+                known = self.answer(payload)
+                self.server.answers[key] = known
+            lost = self.server.random.random() < self.server.lose
+        if known[0] != payload:
+            status, body = 422, {"reason": "another request with this key"}
+        else:
+            status, body = known[1:]
+        if lost:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def answer(self, payload):
+        asked = json.loads(payload)
+        if self.path.endswith("/v1/charges"):
+            captured = not asked["customer_id"].startswith(self.server.decline_prefix)
+            payment = f"pay-{len(self.server.charges)}"
+            self.server.charges.append((asked["order_id"], payment, asked["amount_minor"], asked["currency"], captured))
+            if not captured:
+                return payload, 402, {"payment_id": payment, "status": "declined", "reason": "card declined"}
+            return payload, 200, {"payment_id": payment, "status": "captured"}
+        self.server.refunds.append((asked["payment_id"], asked["amount_minor"], asked["currency"]))
+        return payload, 200, {"payment_id": asked["payment_id"], "status": "refunded"}
+
+
+class Mailbox(socketserver.ThreadingTCPServer):
+    """An SMTP server that keeps (recipient, Message-ID, subject) of each mail that it has answered 250 for."""
+    daemon_threads = True
+    request_queue_size = 256
+    allow_reuse_address = True
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.mails = []
+        super().__init__(("127.0.0.1", 0), MailboxHandler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"smtp://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class MailboxHandler(socketserver.StreamRequestHandler):
+    def say(self, line):
+        self.wfile.write(line.encode() + b"\r\n")
+
+    def handle(self):
+        self.say("220 mailbox")
+        to = []
+        while True:
+            line = self.rfile.readline()
+            if not line:
+                return
+            verb = line.split()[0].upper() if line.split() else b""
+            if verb in (b"EHLO", b"HELO"):
+                self.say("250 mailbox")
+            elif verb == b"RCPT":
+                to.append(line.decode("latin-1").split("<", 1)[1].split(">", 1)[0])
+                self.say("250 ok")
+            elif verb == b"DATA":
+                self.say("354 go on")
+                self.take(to)
+                to = []
+            elif verb == b"QUIT":
+                self.say("221 bye")
+                return
+            else:
+                self.say("250 ok")
+
+    def take(self, to):
+        headers, line, last = {}, b"", ""
+        inside = True
+        while True:
+            line = self.rfile.readline()
+            if not line:
+                return
+            if line == b".\r\n":
+                break
+            if line == b"\r\n":
+                inside = False
+            if inside:
+                if line[:1] in b" \t":
+                    headers[last] += line.decode("latin-1").strip()
+                else:
+                    last, _, value = line.decode("latin-1").partition(":")
+                    last = last.lower()
+                    headers[last] = value.strip()
+        with self.server.lock:
+            for address in to:
+                self.server.mails.append((address, headers.get("message-id"), headers.get("subject")))
+        self.say("250 taken")
+
+
+class World:
+    def __init__(self, settings=None, gateway=None, partitions=6, build=None):
+        self.build = build or need("WEIR_BUILD_DIR")
+        need("WEIR_KAFKA_HOME")
+        self.folder = tempfile.mkdtemp(prefix="weir-e2e-")
+        self.settings = settings or {}
+        self.gateway = gateway or Gateway()
+        self.mailbox = Mailbox()
+        self.processes, self.ports, self.starts = {}, {}, {}
+        self.kafka_port = free_port()
+        self.kafka = f"127.0.0.1:{self.kafka_port}"
+        self.node("start", self.folder + "/kafka", str(self.kafka_port))
+        self.make_topics(partitions)
+
+    def node(self, *words):
+        subprocess.run([ROOT + "/compose/kafka/node", *words], check=True, timeout=180, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL)
+
+    def make_topics(self, partitions):
+        subprocess.run([self.build + "/services/weir/weir", "topics", "create", "--partitions", str(partitions)], check=True,
+                       timeout=120, env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka}, stdout=subprocess.DEVNULL)
+
+    def start(self, service):
+        self.ports.setdefault(service, free_port())
+        self.starts[service] = self.starts.get(service, 0) + 1
+        environment = {
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
+            "KAFKA_PROPERTIES": "session.timeout.ms=6000;heartbeat.interval.ms=1000",
+            "DATABASE_URL": self.database(service),
+            "HTTP_LISTEN": f"127.0.0.1:{self.ports[service]}",
+            "PAYMENT_GATEWAY_URL": self.gateway.url,
+            "SMTP_URL": self.mailbox.url,
+            "EMAIL_RATE": "0",
+            "RETRY_DELAYS": "200ms,400ms,800ms",
+            **self.settings,
+        }
+        log = open(f"{self.folder}/{service}.log", "ab")
+        self.processes[service] = subprocess.Popen([f"{self.build}/services/weir-{service}", "serve"], env=environment,
+                                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
+        log.close()
+
+    def database(self, service):
+        return f"sqlite:{self.folder}/{service}.db"
+
+    def start_all(self):
+        for service in SERVICES:
+            self.start(service)
+        for service in SERVICES:
+            self.wait_ready(service)
+
+    def kill(self, service):
+        self.processes[service].send_signal(signal.SIGKILL)
+        self.processes[service].wait()
+
+    def stop(self, service, timeout=30):
+        process = self.processes[service]
+        if process.poll() is None:
+            process.terminate()
+        return process.wait(timeout)
+
+    def ask(self, service, path, method="GET", body=None, headers=None, timeout=20):
+        """(status, JSON or None); status 0 where no answer came."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[service]}{path}", method=method,
+                                         data=None if body is None else json.dumps(body).encode(),
+                                         headers={"Content-Type": "application/json", **(headers or {})})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                data = answer.read()
+                return answer.status, json.loads(data) if data else None
+        except urllib.error.HTTPError as error:
+            data = error.read()
+            return error.code, json.loads(data) if data else None
+        except (OSError, ValueError):
+            return 0, None
+
+    def wait(self, what, condition, seconds=180):
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                raise AssertionError(f"not within {seconds} s: {what}")
+            time.sleep(0.1)
+
+    def wait_ready(self, service):
+        def ready():
+            if self.processes[service].poll() is not None:
+                raise AssertionError(f"{service} ended with {self.processes[service].returncode}: {self.log_end(service)}")
+            return self.ask(service, "/readyz")[0] == 200
+        self.wait(f"{service} is ready", ready, 90)
+
+    def log_end(self, service):
+        with open(f"{self.folder}/{service}.log", "rb") as log:
+            return log.read()[-3000:].decode(errors="replace")
+
+    def metric(self, service, name, labels=""):
+        """The sum of the series of a family whose labels hold this text; None where no answer came."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[service]}/metrics", timeout=20) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return None
+        found = [float(line.rsplit(" ", 1)[1]) for line in lines
+                 if line.startswith((name + "{", name + " ")) and labels in line]
+        return sum(found) if found else None
+
+    def close(self, failed=False):
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self.gateway.shutdown()
+        self.mailbox.shutdown()
+        try:
+            self.node("stop", self.folder + "/kafka")
+        finally:
+            if failed:
+                for service in self.processes:
+                    print(f"--- {service}, the end of its log\n{self.log_end(service)}")
+            shutil.rmtree(self.folder, ignore_errors=True)
