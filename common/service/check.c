@@ -47,7 +47,8 @@ static void check_topics(const struct service *service, const struct admin_topic
     }
     char line[LINE_BYTES];
     if (missing.length)
-        snprintf(line, sizeof(line), "missing: %.*s; make them with: weir topics create", TEXT_ARG(buffer_text(&missing)));
+        snprintf(line, sizeof(line), "missing: %.*s; make them with: weir topics create",
+                 TEXT_ARG(buffer_text(&missing)));
     else
         snprintf(line, sizeof(line), "%.*s", TEXT_ARG(buffer_text(&there)));
     say("topics", missing.length ? OUTAGE : OK, line);
@@ -68,8 +69,8 @@ static void check_kafka(const struct service *service, const struct client_setti
     if (outcome == OK)
         snprintf(line, sizeof(line), "%s answers", client->bootstrap_servers);
     else
-        snprintf(line, sizeof(line), "%s: %s; is the broker up, and KAFKA_BOOTSTRAP_SERVERS right?", client->bootstrap_servers,
-                 error.text);
+        snprintf(line, sizeof(line), "%s: %s; is the broker up, and KAFKA_BOOTSTRAP_SERVERS right?",
+                 client->bootstrap_servers, error.text);
     say("kafka", outcome, line);
     if (outcome == OK)
         check_topics(service, topics, count);
@@ -87,7 +88,10 @@ static void check_database(const struct service *service, const struct config *c
     if (outcome == OK)
         outcome = store_probe(store, &error);
     /* The URL itself may hold a password. */
-    say("database", outcome, outcome != OK ? error.text : strncmp(url, "sqlite:", 7) == 0 ? url : "answers, and can be written to");
+    say("database", outcome,
+        outcome != OK                     ? error.text
+        : strncmp(url, "sqlite:", 7) == 0 ? url
+                                          : "answers, and can be written to");
     store_close(store);
 }
 
@@ -154,7 +158,8 @@ static void check_registry(const struct config *config)
     pthread_mutex_destroy(&waited.lock);
 }
 
-int check_run(const struct service *service, const struct config *config, const struct client_settings *client)
+int check_run(const struct service *service, const struct config *config,
+              const struct client_settings *client)
 {
     struct error error;
     failed = false;

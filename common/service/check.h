@@ -10,6 +10,7 @@
 enum { CHECK_TIMEOUT_MS = 5000 };
 
 /* 0 or EXIT_UNREACHABLE. Opens the database and the port, and so fails while the service runs: it says so. */
-int check_run(const struct service *service, const struct config *config, const struct client_settings *client);
+int check_run(const struct service *service, const struct config *config,
+              const struct client_settings *client);
 
 #endif

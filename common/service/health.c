@@ -8,7 +8,8 @@
 enum { REASON_BYTES = 320 };
 
 const struct metric_family health_metrics[] = {
-    {"weir_build_info", METRIC_GAUGE, "service,version,librdkafka", "1; what this process was built of.", NULL},
+    {"weir_build_info", METRIC_GAUGE, "service,version,librdkafka", "1; what this process was built of.",
+     NULL},
     {"weir_ready", METRIC_GAUGE, "", "1 while /readyz says so.", NULL},
     {"kafka_consumergroup_lag", METRIC_GAUGE, "consumergroup,topic,partition",
      "Records of the partitions assigned to this member that are not yet committed.", NULL},
@@ -62,7 +63,10 @@ static void page_ready(void *owner, const struct request *request, struct answer
         json_key(&writer, "checks");
         json_object(&writer);
         json_member_string(&writer, "drain", stop_asked() ? "shutting down" : "ok");
-        json_member_string(&writer, "kafka", fatal ? fatal : consumer_ready(consumer) ? "ok" : "no partitions given yet");
+        json_member_string(&writer, "kafka",
+                           fatal                      ? fatal
+                           : consumer_ready(consumer) ? "ok"
+                                                      : "no partitions given yet");
         json_member_string(&writer, "flow", ready ? "ok" : reason);
         json_object_end(&writer);
         json_member_int(&writer, "queued", (int64_t)consumer_queued(consumer));
@@ -74,7 +78,8 @@ static void page_ready(void *owner, const struct request *request, struct answer
     answer->retry_after_s = ready ? 0 : 1;
 }
 
-static void page_metrics(void *owner, const struct request *request, struct answer *answer, struct buffer *body)
+static void page_metrics(void *owner, const struct request *request, struct answer *answer,
+                         struct buffer *body)
 {
     const struct health *health = owner;
     (void)request;
@@ -82,7 +87,8 @@ static void page_metrics(void *owner, const struct request *request, struct answ
     metrics_write(health->metrics, body);
 }
 
-static void page_version(void *owner, const struct request *request, struct answer *answer, struct buffer *body)
+static void page_version(void *owner, const struct request *request, struct answer *answer,
+                         struct buffer *body)
 {
     const struct health *health = owner;
     char library[16];
@@ -97,7 +103,8 @@ static void page_version(void *owner, const struct request *request, struct answ
     buffer_add_char(body, '\n');
 }
 
-static void page_openapi(void *owner, const struct request *request, struct answer *answer, struct buffer *body)
+static void page_openapi(void *owner, const struct request *request, struct answer *answer,
+                         struct buffer *body)
 {
     const struct health *health = owner;
     (void)request, (void)answer;
@@ -109,7 +116,8 @@ static void lag_of(void *owner, const struct consumer_partition *partition)
     struct health *health = owner;
     struct lag *lag = NULL;
     for (size_t i = 0; i < health->lag_count && !lag; i++)
-        if (health->lags[i].partition == partition->partition && strcmp(health->lags[i].topic, partition->topic) == 0)
+        if (health->lags[i].partition == partition->partition &&
+            strcmp(health->lags[i].topic, partition->topic) == 0)
             lag = &health->lags[i];
     if (!lag && health->lag_count < HEALTH_PARTITIONS_MAX) {
         lag = &health->lags[health->lag_count++];
@@ -124,7 +132,8 @@ static void lag_of(void *owner, const struct consumer_partition *partition)
     char number[16];
     snprintf(number, sizeof(number), "%d", (int)partition->partition);
     if (!lag->metric)
-        lag->metric = metrics_get(health->metrics, &health_metrics[METRIC_LAG], health->group_id, lag->topic, number, NULL);
+        lag->metric = metrics_get(health->metrics, &health_metrics[METRIC_LAG], health->group_id, lag->topic,
+                                  number, NULL);
     metric_set(lag->metric, (double)partition->lag);
 }
 
@@ -148,13 +157,16 @@ static void collect(void *owner)
     }
 }
 
-void health_open(struct health *health, const struct service *service, const char *group_id, struct metrics *metrics,
-                 struct dispatch *dispatch, struct server *http)
+void health_open(struct health *health, const struct service *service, const char *group_id,
+                 struct metrics *metrics, struct dispatch *dispatch, struct server *http)
 {
     char library[16];
-    *health = (struct health){.service = service, .group_id = group_id, .metrics = metrics, .dispatch = dispatch};
+    *health =
+        (struct health){.service = service, .group_id = group_id, .metrics = metrics, .dispatch = dispatch};
     library_version(library, sizeof(library));
-    metric_set(metrics_get(metrics, &health_metrics[METRIC_BUILD_INFO], service->name, WEIR_VERSION, library, NULL), 1);
+    metric_set(
+        metrics_get(metrics, &health_metrics[METRIC_BUILD_INFO], service->name, WEIR_VERSION, library, NULL),
+        1);
     metrics_on_collect(metrics, collect, health);
     http_add_page(http, "/livez", page_live, health);
     http_add_page(http, "/readyz", page_ready, health);

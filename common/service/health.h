@@ -1,8 +1,9 @@
 /*
- * health: the pages that every service has: /livez, /readyz, /metrics, /version, /openapi.json; and one log line when readiness changes.
+ * health: the pages that every service has: /livez, /readyz, /metrics, /version, /openapi.json; and one log
+ * line when readiness changes.
  *
- * Liveness asks for nothing: a service whose Kafka or database is away is alive, and starting it again would help nobody. Readiness
- * is the flow's, and falls as soon as a drain is asked for.
+ * Liveness asks for nothing: a service whose Kafka or database is away is alive, and starting it again would
+ * help nobody. Readiness is the flow's, and falls as soon as a drain is asked for.
  */
 #ifndef SERVICE_HEALTH_H
 #define SERVICE_HEALTH_H
@@ -32,9 +33,10 @@ struct health {
 };
 
 /* Fills *health, adds its pages and metrics. Its pointers are lent until the server is closed. */
-void health_open(struct health *health, const struct service *service, const char *group_id, struct metrics *metrics,
-                 struct dispatch *dispatch, struct server *http);
-/* One thread, now and then: logs when the service has become ready, or is not any more and why. True when it is ready. */
+void health_open(struct health *health, const struct service *service, const char *group_id,
+                 struct metrics *metrics, struct dispatch *dispatch, struct server *http);
+/* One thread, now and then: logs when the service has become ready, or is not any more and why. True when it
+ * is ready. */
 bool health_watch(struct health *health);
 
 #endif

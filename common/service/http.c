@@ -1,10 +1,11 @@
 /*
- * A request's way: on_target (its line is there) → exchange_begin (its headers are whole) → exchange_body … → exchange_whole (all of it
- * is there: a page is answered, a route's request is handed over and its connection suspended) → http_answer (any thread; wakes the
- * connection) → exchange_send → on_completed.
+ * A request's way: on_target (its line is there) → exchange_begin (its headers are whole) → exchange_body … →
+ * exchange_whole (all of it is there: a page is answered, a route's request is handed over and its connection
+ * suspended) → http_answer (any thread; wakes the connection) → exchange_send → on_completed.
  *
- * Whatever refuses a request before that is kept as its answer until the body has been read and thrown away: an answer in the middle of
- * a body would end in a reset. Only what is too large is refused at once (http_guard.h).
+ * Whatever refuses a request before that is kept as its answer until the body has been read and thrown away:
+ * an answer in the middle of a body would end in a reset. Only what is too large is refused at once
+ * (http_guard.h).
  */
 #include "service/http.h"
 
@@ -30,14 +31,15 @@
 enum {
     THREADS = 2,
     STACK_BYTES = 512 << 10,
-    CONNECTION_BYTES = HTTP_HEADER_BYTES_MAX + (16 << 10), /* the library's, for headers both ways and a piece of the body */
-    FILES_KEPT = 256,        /* descriptors for all that is no connection */
+    CONNECTION_BYTES =
+        HTTP_HEADER_BYTES_MAX + (16 << 10), /* the library's, for headers both ways and a piece of the body */
+    FILES_KEPT = 256,                       /* descriptors for all that is no connection */
     CONNECTIONS_MIN = 64,
-    HEADERS_MAX = 100,       /* of a request */
+    HEADERS_MAX = 100, /* of a request */
     TARGET_BYTES_MAX = 8 << 10,
     REQUEST_ID_BYTES_MAX = 128,
-    SEND_MS = 30000,         /* an answer that a client does not take */
-    CLOSE_MS = 1000,         /* for the last answers to go out */
+    SEND_MS = 30000, /* an answer that a client does not take */
+    CLOSE_MS = 1000, /* for the last answers to go out */
     STREAM_PATHS_MAX = 4,
     ENDPOINTS_MAX = HTTP_ROUTES_MAX + 2,
     BODIES_BYTES_MAX = 64 << 20, /* of all requests being read or handled */
@@ -47,8 +49,10 @@ enum {
 enum status_class { STATUS_2XX, STATUS_3XX, STATUS_4XX, STATUS_5XX, STATUS_CLASSES };
 
 const struct metric_family http_metrics[] = {
-    {"weir_http_requests_total", METRIC_COUNTER, "route,status", "Requests answered, by route and class of status.", NULL},
-    {"weir_http_seconds", METRIC_HISTOGRAM, "route", "From a request's headers to its answer.", metric_seconds_bounds},
+    {"weir_http_requests_total", METRIC_COUNTER, "route,status",
+     "Requests answered, by route and class of status.", NULL},
+    {"weir_http_seconds", METRIC_HISTOGRAM, "route", "From a request's headers to its answer.",
+     metric_seconds_bounds},
     {"weir_http_connections", METRIC_GAUGE, "", "Connections that are open.", NULL},
     {0},
 };
@@ -96,10 +100,10 @@ struct connection {
 };
 
 enum exchange_state {
-    EXCHANGE_LINE,    /* the request's line is there   */
-    EXCHANGE_BODY,    /* headers are                   */
-    EXCHANGE_HANDED,  /* all is; suspended             */
-    EXCHANGE_ANSWERED,/* .response goes out            */
+    EXCHANGE_LINE,     /* the request's line is there   */
+    EXCHANGE_BODY,     /* headers are                   */
+    EXCHANGE_HANDED,   /* all is; suspended             */
+    EXCHANGE_ANSWERED, /* .response goes out            */
 };
 
 struct exchange {
@@ -140,11 +144,11 @@ static void header_add(struct MHD_Response *response, const char *name, struct t
 /* NULL when out of memory: the connection is then closed. */
 static struct MHD_Response *response_new(const struct exchange *exchange, const struct answer *answer)
 {
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(answer->body.length, (void *)(uintptr_t)answer->body.at, MHD_RESPMEM_MUST_COPY);
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        answer->body.length, (void *)(uintptr_t)answer->body.at, MHD_RESPMEM_MUST_COPY);
     if (!response)
         return NULL;
-    const char *type = answer->content_type ? answer->content_type
+    const char *type = answer->content_type    ? answer->content_type
                        : answer->status >= 400 ? "application/problem+json"
                                                : "application/json";
     if (answer->body.length)
@@ -160,7 +164,8 @@ static struct MHD_Response *response_new(const struct exchange *exchange, const 
     return response;
 }
 
-static struct MHD_Response *problem_new(const struct exchange *exchange, int status, const char *detail, int retry_after_s)
+static struct MHD_Response *problem_new(const struct exchange *exchange, int status, const char *detail,
+                                        int retry_after_s)
 {
     struct buffer body = buffer_of(4096);
     struct json_writer writer = json_writer(&body);
@@ -171,7 +176,8 @@ static struct MHD_Response *problem_new(const struct exchange *exchange, int sta
     if (detail)
         json_member_string(&writer, "detail", detail);
     json_object_end(&writer);
-    const struct answer answer = {.status = status, .body = buffer_text(&body), .retry_after_s = retry_after_s};
+    const struct answer answer = {
+        .status = status, .body = buffer_text(&body), .retry_after_s = retry_after_s};
     struct MHD_Response *response = body.failed ? NULL : response_new(exchange, &answer);
     buffer_free(&body);
     return response;
@@ -185,12 +191,13 @@ static void exchange_refuse(struct exchange *exchange, int status, const char *d
 }
 
 /* At once, and the connection goes: returned to the library. */
-static enum MHD_Result exchange_cut(struct exchange *exchange, int status, const char *detail, int retry_after_s)
+static enum MHD_Result exchange_cut(struct exchange *exchange, int status, const char *detail,
+                                    int retry_after_s)
 {
     struct endpoint *endpoint = exchange->endpoint ? exchange->endpoint : &exchange->server->other;
     metric_add(endpoint->requests[status >= 500 ? STATUS_5XX : STATUS_4XX], 1);
-    guard_refuse(exchange->server->guard, &exchange->connection->guarded, status, MHD_get_reason_phrase_for((unsigned)status),
-                 detail, retry_after_s);
+    guard_refuse(exchange->server->guard, &exchange->connection->guarded, status,
+                 MHD_get_reason_phrase_for((unsigned)status), detail, retry_after_s);
     return MHD_NO;
 }
 
@@ -212,7 +219,8 @@ static enum MHD_Result exchange_send(struct exchange *exchange)
     if (draining)
         (void)MHD_add_response_header(exchange->response, "Connection", "close");
     exchange->state = EXCHANGE_ANSWERED;
-    enum MHD_Result queued = MHD_queue_response(exchange->mhd, (unsigned)exchange->status, exchange->response);
+    enum MHD_Result queued =
+        MHD_queue_response(exchange->mhd, (unsigned)exchange->status, exchange->response);
     MHD_destroy_response(exchange->response);
     exchange->response = NULL;
     return queued;
@@ -299,7 +307,8 @@ static void *on_target(void *owner, const char *target, struct MHD_Connection *m
     return exchange;
 }
 
-static void on_completed(void *owner, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode how)
+static void on_completed(void *owner, struct MHD_Connection *mhd, void **context,
+                         enum MHD_RequestTerminationCode how)
 {
     struct exchange *exchange = *context;
     (void)owner, (void)mhd, (void)how;
@@ -392,7 +401,8 @@ static bool exchange_describe(struct exchange *exchange, const char *method)
     bool key_valid = !has_key || (!many && idempotency_key_parse(key, room, &request->idempotency_key));
     if (key_valid && has_key) {
         struct buffer name = buffer_of(TARGET_BYTES_MAX + 2 * IDEMPOTENCY_KEY_BYTES_MAX);
-        buffer_print(&name, "%s %.*s\n%.*s", method, TEXT_ARG(exchange->target), TEXT_ARG(request->idempotency_key));
+        buffer_print(&name, "%s %.*s\n%.*s", method, TEXT_ARG(exchange->target),
+                     TEXT_ARG(request->idempotency_key));
         request->id = name.failed ? id_new() : id_from_text(buffer_text(&name));
         buffer_free(&name);
     } else {
@@ -404,7 +414,9 @@ static bool exchange_describe(struct exchange *exchange, const char *method)
                                ? traceparent
                                : traceparent_next(TEXT(""), request->id, exchange->traceparent);
     if (!key_valid) {
-        exchange_refuse(exchange, 400, "Idempotency-Key: one key of 1 to 255 printable ASCII characters, in quotes or bare", 0);
+        exchange_refuse(exchange, 400,
+                        "Idempotency-Key: one key of 1 to 255 printable ASCII characters, in quotes or bare",
+                        0);
         return false;
     }
     return true;
@@ -414,9 +426,10 @@ static bool exchange_find(struct exchange *exchange, const char *method)
 {
     struct server *server = exchange->server;
     struct path_found found;
-    enum path_match match = exchange->target.length > TARGET_BYTES_MAX
-                                ? PATH_MALFORMED
-                                : path_find(server->paths, server->path_count, method, exchange->target, exchange->room, &found);
+    enum path_match match =
+        exchange->target.length > TARGET_BYTES_MAX
+            ? PATH_MALFORMED
+            : path_find(server->paths, server->path_count, method, exchange->target, exchange->room, &found);
     struct request *request = &exchange->request;
     if (match == PATH_FOUND) {
         exchange->endpoint = &server->endpoints[found.entry - server->paths];
@@ -493,7 +506,8 @@ static bool exchange_json(struct exchange *exchange)
     }
     bool from_page = request_header(request, "origin").length > 0;
     if (from_page && request->content_type.length && !media_type_is_json(request->content_type)) {
-        /* JSON under another name: a browser would send that across sites without asking. From all others (curl -d) it is welcome. */
+        /* JSON under another name: a browser would send that across sites without asking. From all others
+         * (curl -d) it is welcome. */
         exchange_refuse(exchange, 415, "Content-Type: application/json is wanted", 0);
         return false;
     }
@@ -595,8 +609,9 @@ static enum MHD_Result exchange_whole(struct exchange *exchange)
     return exchange_send(exchange);
 }
 
-static enum MHD_Result on_request(void *owner, struct MHD_Connection *mhd, const char *url, const char *method,
-                                  const char *version, const char *bytes, size_t *count, void **context)
+static enum MHD_Result on_request(void *owner, struct MHD_Connection *mhd, const char *url,
+                                  const char *method, const char *version, const char *bytes, size_t *count,
+                                  void **context)
 {
     struct exchange *exchange = *context;
     (void)owner, (void)mhd, (void)url, (void)version;
@@ -620,11 +635,13 @@ static enum MHD_Result on_request(void *owner, struct MHD_Connection *mhd, const
     return MHD_NO;
 }
 
-static void on_connection(void *owner, struct MHD_Connection *mhd, void **context, enum MHD_ConnectionNotificationCode what)
+static void on_connection(void *owner, struct MHD_Connection *mhd, void **context,
+                          enum MHD_ConnectionNotificationCode what)
 {
     struct server *server = owner;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
         struct connection *connection = info ? calloc(1, sizeof(*connection)) : NULL;
         if (connection) {
             connection->server = server;
@@ -658,7 +675,8 @@ static enum outcome listen_failed(const char *listen_at, int why, struct error *
 {
     if (why == EADDRINUSE) {
         (void)error_outage(error, "port-in-use",
-                           "HTTP_LISTEN: %s is in use; stop what listens there, or give HTTP_LISTEN another port (0 picks one)",
+                           "HTTP_LISTEN: %s is in use; stop what listens there, or give HTTP_LISTEN another "
+                           "port (0 picks one)",
                            listen_at);
         error->exit_code = EXIT_UNREACHABLE;
         return OUTAGE;
@@ -671,7 +689,8 @@ static enum outcome listen_failed(const char *listen_at, int why, struct error *
 static enum outcome listen_open(const char *listen_at, int *ret_fd, int *ret_port, struct error *error)
 {
     char host[256], port[16];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *found = NULL;
     split_listen(listen_at, host, sizeof(host), port, sizeof(port));
     int failed = getaddrinfo(host[0] ? host : NULL, port, &hints, &found);
     if (failed) {
@@ -701,7 +720,9 @@ static enum outcome listen_open(const char *listen_at, int *ret_fd, int *ret_por
     char used[16] = "0";
     if (getsockname(fd, (struct sockaddr *)&address, &length) == 0)
         (void)getnameinfo((struct sockaddr *)&address, length, NULL, 0, used, sizeof(used), NI_NUMERICSERV);
-    *ret_port = atoi(used);
+    int64_t number = 0;
+    (void)text_to_int64(text_of(used), &number);
+    *ret_port = (int)number;
     *ret_fd = fd;
     return OK;
 }
@@ -721,7 +742,8 @@ static int connections_allowed(void)
     }
     if (limit.rlim_cur >= wanted)
         return HTTP_CONNECTIONS_MAX;
-    int connections = limit.rlim_cur > FILES_KEPT + CONNECTIONS_MIN ? (int)limit.rlim_cur - FILES_KEPT : CONNECTIONS_MIN;
+    int connections =
+        limit.rlim_cur > FILES_KEPT + CONNECTIONS_MIN ? (int)limit.rlim_cur - FILES_KEPT : CONNECTIONS_MIN;
     log_warn("http", "the limit of open files (ulimit -Hn) allows fewer connections at once; more will wait",
              LOG_INT("files", (int64_t)limit.rlim_cur), LOG_INT("connections", connections),
              LOG_INT("files_wanted", (int64_t)wanted));
@@ -735,9 +757,9 @@ static void meter(struct server *server, struct endpoint *endpoint, const char *
     if (!server->settings.metrics)
         return;
     snprintf(label, sizeof(label), "%s%s%s", method, method[0] ? " " : "", path);
-    for (int class = 0; class < STATUS_CLASSES; class++)
-        endpoint->requests[class] =
-            metrics_get(server->settings.metrics, &http_metrics[METRIC_REQUESTS], label, classes[class], NULL);
+    for (int class = 0; class < STATUS_CLASSES; class ++)
+        endpoint->requests[class] = metrics_get(server->settings.metrics, &http_metrics[METRIC_REQUESTS],
+                                                label, classes[class], NULL);
     endpoint->seconds = metrics_get(server->settings.metrics, &http_metrics[METRIC_SECONDS], label, NULL);
 }
 
@@ -810,15 +832,17 @@ void http_add_routes(struct server *server, const struct route *routes, const vo
 }
 
 void http_add_page(struct server *server, const char *path,
-                   void (*fill)(void *owner, const struct request *request, struct answer *answer, struct buffer *body), void *owner)
+                   void (*fill)(void *owner, const struct request *request, struct answer *answer,
+                                struct buffer *body),
+                   void *owner)
 {
     struct endpoint *endpoint = endpoint_add(server, "GET", path);
     endpoint->fill = fill;
     endpoint->owner = owner;
 }
 
-void http_add_stream(struct server *server, const char *path, int interval_ms, void (*next)(void *owner, struct buffer *into),
-                     void *owner)
+void http_add_stream(struct server *server, const char *path, int interval_ms,
+                     void (*next)(void *owner, struct buffer *into), void *owner)
 {
     assert(server->stream_count < STREAM_PATHS_MAX);
     struct stream *stream = stream_new(path, interval_ms, next, owner);
@@ -840,12 +864,13 @@ enum outcome http_start(struct server *server, struct error *error)
             return outcome;
     }
     server->daemon = MHD_start_daemon(
-        MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, NULL, NULL, on_request, server,
-        MHD_OPTION_LISTEN_SOCKET, server->listen_fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)server->connections_max,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(HTTP_IDLE_MS / 1000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)CONNECTION_BYTES, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_URI_LOG_CALLBACK, on_target, server, MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, server, MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
+        MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, NULL, NULL, on_request,
+        server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)server->connections_max, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(HTTP_IDLE_MS / 1000),
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_THREAD_STACK_SIZE,
+        (size_t)STACK_BYTES, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, on_target, server,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+        server, MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
     if (!server->daemon)
         return error_fatal(error, "http", "cannot start the HTTP server: %s", strerror(errno));
     return OK;

@@ -1,9 +1,10 @@
 /*
  * http: the HTTP server: routes, limits, and one answer a request.
  *
- * Poll with a pool of threads, never MHD_USE_EPOLL (0.9.75 hangs when a wait returns 128 events). Limits: HTTP_CONNECTIONS_MAX
- * connections, more wait in the listen queue; body at most REQUEST_BODY_BYTES_MAX (413); a request that is not whole after
- * HTTP_REQUEST_MS is 408 and closed, however slowly its bytes come; headers at most HTTP_HEADER_BYTES_MAX (431).
+ * Poll with a pool of threads, never MHD_USE_EPOLL (0.9.75 hangs when a wait returns 128 events). Limits:
+ * HTTP_CONNECTIONS_MAX connections, more wait in the listen queue; body at most REQUEST_BODY_BYTES_MAX (413);
+ * a request that is not whole after HTTP_REQUEST_MS is 408 and closed, however slowly its bytes come; headers
+ * at most HTTP_HEADER_BYTES_MAX (431).
  */
 #ifndef SERVICE_HTTP_H
 #define SERVICE_HTTP_H
@@ -26,32 +27,42 @@ struct exchange; /* one request being answered; suspended until http_answer() */
 extern const struct metric_family http_metrics[]; /* ended by .name == NULL */
 
 struct server_settings {
-    const char *listen; /* host:port; port 0 picks one */
-    int thread_count;   /* default 2 */
-    int request_ms;      /* default HTTP_REQUEST_MS; tests take less      */
-    int connections_max; /* default HTTP_CONNECTIONS_MAX; tests take less */
+    const char *listen;      /* host:port; port 0 picks one */
+    int thread_count;        /* default 2 */
+    int request_ms;          /* default HTTP_REQUEST_MS; tests take less      */
+    int connections_max;     /* default HTTP_CONNECTIONS_MAX; tests take less */
     struct metrics *metrics; /* http_metrics[] are kept in it; lent, may be NULL */
     void *owner;
     /*
-     * On an HTTP thread: a whole, well-formed request of a route of the flow. Must lead to exactly one http_answer(), from any thread,
-     * before http_close(). request lives until then. Its traceparent is never empty: where none came, one is made from its id.
+     * On an HTTP thread: a whole, well-formed request of a route of the flow. Must lead to exactly one
+     * http_answer(), from any thread, before http_close(). request lives until then. Its traceparent is never
+     * empty: where none came, one is made from its id.
      */
     void (*request)(void *owner, struct exchange *exchange, const struct request *request);
 };
-MUST_CHECK enum outcome http_open(const struct server_settings *settings, struct server **ret, struct error *error); /* port in use: OUTAGE, EXIT_UNREACHABLE, says what to do */
+/* Binds and listens, so that clients wait in the queue until http_start(). Port in use: OUTAGE, EXIT_UNREACHABLE,
+ * and what to do; an address that is not ours: FATAL, EXIT_CONFIG. */
+MUST_CHECK enum outcome http_open(const struct server_settings *settings, struct server **ret,
+                                  struct error *error);
 int http_port(const struct server *server); /* the one in use */
 /* Routes that go to settings.request; before http_start(). state is handed to route->admit(). */
 void http_add_routes(struct server *server, const struct route *routes, const void *state);
-/* A page answered on the HTTP thread at once: health, metrics, static text. fill sets *answer; text it makes goes into body (freed by the server). */
-void http_add_page(struct server *server, const char *path, void (*fill)(void *owner, const struct request *request, struct answer *answer, struct buffer *body), void *owner);
-/* A stream of server-sent events: next() is called about every interval_ms on a thread of its own and appends "data: …\n\n". */
-void http_add_stream(struct server *server, const char *path, int interval_ms, void (*next)(void *owner, struct buffer *into), void *owner);
+/* A page answered on the HTTP thread at once: health, metrics, static text. fill sets *answer; text it makes
+ * goes into body (freed by the server). */
+void http_add_page(struct server *server, const char *path,
+                   void (*fill)(void *owner, const struct request *request, struct answer *answer,
+                                struct buffer *body),
+                   void *owner);
+/* A stream of server-sent events: next() is called about every interval_ms on a thread of its own and appends
+ * "data: …\n\n". */
+void http_add_stream(struct server *server, const char *path, int interval_ms,
+                     void (*next)(void *owner, struct buffer *into), void *owner);
 MUST_CHECK enum outcome http_start(struct server *server, struct error *error);
 void http_answer(struct exchange *exchange, const struct answer *answer); /* copies; any thread */
-void http_stop_accepting(struct server *server); /* the listen socket closes; requests in hand go on, new ones on kept connections: 503,
-                                                  * except pages; streams end */
-/* What was not answered by then is answered 503. Waits up to a second for answers to go out. Collects no metrics from then on: close
- * it before the metrics' last page is asked for. Accepts NULL. */
+void http_stop_accepting(struct server *server); /* the listen socket closes; requests in hand go on, new ones
+                                                  * on kept connections: 503, except pages; streams end */
+/* What was not answered by then is answered 503. Waits up to a second for answers to go out. Collects no
+ * metrics from then on: close it before the metrics' last page is asked for. Accepts NULL. */
 void http_close(struct server *server);
 
 #endif

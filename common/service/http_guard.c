@@ -65,18 +65,22 @@ static void linger(struct guard *guard, int fd)
     wake(guard);
 }
 
-/* Under the lock. The answer is far smaller than an empty send buffer: one send takes it whole, or the client gets none. */
-static void answer_raw(struct guarded *guarded, int status, const char *title, const char *detail, int retry_after_s)
+/* Under the lock. The answer is far smaller than an empty send buffer: one send takes it whole, or the client
+ * gets none. */
+static void answer_raw(struct guarded *guarded, int status, const char *title, const char *detail,
+                       int retry_after_s)
 {
     char body[256], retry_after[32] = "", whole[768];
-    int body_bytes = snprintf(body, sizeof(body), "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"}",
+    int body_bytes = snprintf(body, sizeof(body),
+                              "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"}",
                               title, status, detail);
     if (retry_after_s)
         snprintf(retry_after, sizeof(retry_after), "Retry-After: %d\r\n", retry_after_s);
-    int bytes = snprintf(whole, sizeof(whole),
-                         "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n%s"
-                         "Connection: close\r\n\r\n%s",
-                         status, title, body_bytes, retry_after, body);
+    int bytes =
+        snprintf(whole, sizeof(whole),
+                 "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n%s"
+                 "Connection: close\r\n\r\n%s",
+                 status, title, body_bytes, retry_after, body);
     ssize_t sent = send(guarded->fd, whole, (size_t)bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)sent;
     guarded->phase = GUARD_GONE;
@@ -188,7 +192,8 @@ enum outcome guard_open(const struct guard_settings *settings, struct guard **re
             close(guard->wake_fd);
         pthread_mutex_destroy(&guard->lock);
         free(guard);
-        return error_fatal(error, "thread", "http: cannot start the thread that watches connections: %s", strerror(failed));
+        return error_fatal(error, "thread", "http: cannot start the thread that watches connections: %s",
+                           strerror(failed));
     }
     *ret = guard;
     return OK;
@@ -252,8 +257,8 @@ bool guard_enter(struct guard *guard, struct guarded *guarded, enum guard_phase 
     return open;
 }
 
-void guard_refuse(struct guard *guard, struct guarded *guarded, int status, const char *title, const char *detail,
-                  int retry_after_s)
+void guard_refuse(struct guard *guard, struct guarded *guarded, int status, const char *title,
+                  const char *detail, int retry_after_s)
 {
     pthread_mutex_lock(&guard->lock);
     if (guarded->phase != GUARD_GONE) {

@@ -1,15 +1,16 @@
 /*
- * http_guard: what libmicrohttpd's inactivity time-out does not do: an absolute deadline for each request and each answer, and a
- * close that does not take the answer away from a client who is still sending.
+ * http_guard: what libmicrohttpd's inactivity time-out does not do: an absolute deadline for each request and
+ * each answer, and a close that does not take the answer away from a client who is still sending.
  *
- * A thread of its own looks at all connections every GUARD_STEP_MS. A connection that waits for a request is asked by TCP_INFO
- * whether bytes have come, so that a request's time begins with its first byte and not with its first whole line. A request that is
- * not whole in time is answered 408, straight into the socket (the library has written nothing for it yet), and the connection is shut
- * down.
+ * A thread of its own looks at all connections every GUARD_STEP_MS. A connection that waits for a request is
+ * asked by TCP_INFO whether bytes have come, so that a request's time begins with its first byte and not with
+ * its first whole line. A request that is not whole in time is answered 408, straight into the socket (the
+ * library has written nothing for it yet), and the connection is shut down.
  *
- * What http.c refuses in the middle of a body goes the same way, but the client is then still sending: the socket is kept open by a
- * duplicate, and what comes is read and thrown away for at most GUARD_LINGER_MS. Closing it with bytes unread would send a reset,
- * and many a client would never look at the answer. At most GUARD_LINGERING_MAX of them; more are closed at once.
+ * What http.c refuses in the middle of a body goes the same way, but the client is then still sending: the
+ * socket is kept open by a duplicate, and what comes is read and thrown away for at most GUARD_LINGER_MS.
+ * Closing it with bytes unread would send a reset, and many a client would never look at the answer. At most
+ * GUARD_LINGERING_MAX of them; more are closed at once.
  */
 #ifndef SERVICE_HTTP_GUARD_H
 #define SERVICE_HTTP_GUARD_H
@@ -32,8 +33,8 @@ struct guarded {
     int fd;
     enum guard_phase phase;
     int64_t since_us;
-    bool counted;        /* bytes is known */
-    uint64_t bytes;      /* received when it became idle */
+    bool counted;   /* bytes is known */
+    uint64_t bytes; /* received when it became idle */
     struct guarded *previous, *next;
 };
 
@@ -43,7 +44,8 @@ struct guard_settings {
 };
 
 struct guard;
-MUST_CHECK enum outcome guard_open(const struct guard_settings *settings, struct guard **ret, struct error *error);
+MUST_CHECK enum outcome guard_open(const struct guard_settings *settings, struct guard **ret,
+                                   struct error *error);
 void guard_close(struct guard *guard); /* no connection may be left; accepts NULL */
 
 /* The rest: any thread. fd stays its owner's, who must not close it before guard_remove(). */
@@ -51,10 +53,10 @@ void guard_add(struct guard *guard, struct guarded *guarded, int fd);
 void guard_remove(struct guard *guard, struct guarded *guarded);
 /* False: it was shut down in the meantime, and nothing may be sent on it. */
 MUST_CHECK bool guard_enter(struct guard *guard, struct guarded *guarded, enum guard_phase phase);
-/* Answers a request that has been read in part or whole, and of whose answer nothing is sent. retry_after_s 0: none. The owner then
- * closes the connection. */
-void guard_refuse(struct guard *guard, struct guarded *guarded, int status, const char *title, const char *detail,
-                  int retry_after_s);
+/* Answers a request that has been read in part or whole, and of whose answer nothing is sent. retry_after_s
+ * 0: none. The owner then closes the connection. */
+void guard_refuse(struct guard *guard, struct guarded *guarded, int status, const char *title,
+                  const char *detail, int retry_after_s);
 size_t guard_count(struct guard *guard);
 
 #endif

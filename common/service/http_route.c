@@ -57,7 +57,8 @@ static bool is_parameter(struct text segment)
 
 enum { SEGMENTS_MAX = 16 };
 
-/* How well a path fits: 0 not at all; each segment adds two bits, literal over parameter, the first ones weighing most. */
+/* How well a path fits: 0 not at all; each segment adds two bits, literal over parameter, the first ones
+ * weighing most. */
 static uint64_t fit(const char *path, const struct text *segments, size_t count, struct text *parameters)
 {
     struct text rest = text_of(path + 1), want;
@@ -82,7 +83,8 @@ static uint64_t fit(const char *path, const struct text *segments, size_t count,
 
 static bool takes(const struct path_entry *entry, const char *method)
 {
-    return strcmp(entry->method, method) == 0 || (strcmp(method, "HEAD") == 0 && strcmp(entry->method, "GET") == 0);
+    return strcmp(entry->method, method) == 0 ||
+           (strcmp(method, "HEAD") == 0 && strcmp(entry->method, "GET") == 0);
 }
 
 static void allow(char into[HTTP_ALLOW_BYTES_MAX], const char *method)
@@ -91,7 +93,8 @@ static void allow(char into[HTTP_ALLOW_BYTES_MAX], const char *method)
     if (strstr(into, method))
         return;
     bool get = strcmp(method, "GET") == 0;
-    snprintf(into + length, HTTP_ALLOW_BYTES_MAX - length, "%s%s%s", length ? ", " : "", method, get ? ", HEAD" : "");
+    snprintf(into + length, HTTP_ALLOW_BYTES_MAX - length, "%s%s%s", length ? ", " : "", method,
+             get ? ", HEAD" : "");
 }
 
 static bool query_parse(struct text raw, char *room, struct path_found *found)
@@ -134,8 +137,8 @@ static struct text origin_form(struct text target)
     return target;
 }
 
-enum path_match path_find(const struct path_entry *entries, size_t count, const char *method, struct text target, char *room,
-                          struct path_found *ret)
+enum path_match path_find(const struct path_entry *entries, size_t count, const char *method,
+                          struct text target, char *room, struct path_found *ret)
 {
     *ret = (struct path_found){0};
     target = origin_form(target);

@@ -1,6 +1,6 @@
 /*
- * http_route: from the bytes of a request's line and headers to what a handler is given. Pure, any thread; nothing is allocated:
- * decoded text goes into room that the caller gives.
+ * http_route: from the bytes of a request's line and headers to what a handler is given. Pure, any thread;
+ * nothing is allocated: decoded text goes into room that the caller gives.
  */
 #ifndef SERVICE_HTTP_ROUTE_H
 #define SERVICE_HTTP_ROUTE_H
@@ -32,19 +32,20 @@ struct path_found {
 };
 
 /*
- * target: of the request's line, origin form or absolute form, with its query. A literal segment goes before a {parameter}; a
- * parameter is one segment, not empty, in which an encoded slash stays a byte of it. room: at least target.length bytes, in which the
- * decoded text then lies.
+ * target: of the request's line, origin form or absolute form, with its query. A literal segment goes before
+ * a {parameter}; a parameter is one segment, not empty, in which an encoded slash stays a byte of it. room:
+ * at least target.length bytes, in which the decoded text then lies.
  */
-enum path_match path_find(const struct path_entry *entries, size_t count, const char *method, struct text target, char *room,
-                          struct path_found *ret);
+enum path_match path_find(const struct path_entry *entries, size_t count, const char *method,
+                          struct text target, char *room, struct path_found *ret);
 
-/* Strictly: two hex digits after each "%", no NUL, UTF-8. plus: "+" is a space (queries). room: at least raw.length bytes. */
+/* Strictly: two hex digits after each "%", no NUL, UTF-8. plus: "+" is a space (queries). room: at least
+ * raw.length bytes. */
 bool percent_decode(struct text raw, bool plus, char *room, struct text *ret);
 
 /*
- * The Idempotency-Key header: a structured-field string ("…", with \" and \\) or the same bare; both forms give the same key. 1 to
- * IDEMPOTENCY_KEY_BYTES_MAX printable bytes. room: at least header.length bytes.
+ * The Idempotency-Key header: a structured-field string ("…", with \" and \\) or the same bare; both forms
+ * give the same key. 1 to IDEMPOTENCY_KEY_BYTES_MAX printable bytes. room: at least header.length bytes.
  */
 bool idempotency_key_parse(struct text header, char *room, struct text *ret);
 

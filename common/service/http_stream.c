@@ -61,7 +61,8 @@ static struct frame *frame_new(struct text bytes)
     return frame;
 }
 
-/* Gives a frame to all who listen. Those that were waiting are woken outside the lock: they cannot go away before that. */
+/* Gives a frame to all who listen. Those that were waiting are woken outside the lock: they cannot go away
+ * before that. */
 static void broadcast(struct stream *stream, struct frame *frame)
 {
     struct MHD_Connection *woken[HTTP_STREAMS_MAX];
@@ -117,7 +118,8 @@ static void *stream_run(void *owner)
     while (wait_for_turn(stream)) {
         buffer_clear(&buffer);
         stream->next(stream->owner, &buffer);
-        if (buffer.failed || (buffer.length == 0 && clock_monotonic_us() - spoken_us < STREAM_QUIET_MS * INT64_C(1000)))
+        if (buffer.failed ||
+            (buffer.length == 0 && clock_monotonic_us() - spoken_us < STREAM_QUIET_MS * INT64_C(1000)))
             continue;
         spoken_us = clock_monotonic_us();
         struct frame *frame = frame_new(buffer.length ? buffer_text(&buffer) : TEXT(":\n\n"));
@@ -128,7 +130,8 @@ static void *stream_run(void *owner)
     return NULL;
 }
 
-/* On an HTTP thread: what goes out next, or nothing, and then the connection sleeps until there is something. */
+/* On an HTTP thread: what goes out next, or nothing, and then the connection sleeps until there is something.
+ */
 static ssize_t listener_read(void *owner, uint64_t position, char *into, size_t room)
 {
     struct listener *listener = owner;
@@ -179,14 +182,15 @@ static void listener_free(void *owner)
     free(listener);
 }
 
-struct MHD_Response *stream_listen(struct stream *stream, struct MHD_Connection *connection, void (*gone)(void *owner), void *owner)
+struct MHD_Response *stream_listen(struct stream *stream, struct MHD_Connection *connection,
+                                   void (*gone)(void *owner), void *owner)
 {
     struct listener *listener = calloc(1, sizeof(*listener));
     if (!listener)
         return NULL;
     *listener = (struct listener){.stream = stream, .connection = connection, .gone = gone, .owner = owner};
-    struct MHD_Response *response =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, listener_read, listener, listener_free);
+    struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES,
+                                                                      listener_read, listener, listener_free);
     if (!response) {
         free(listener);
         return NULL;
@@ -207,7 +211,8 @@ struct MHD_Response *stream_listen(struct stream *stream, struct MHD_Connection 
     return response;
 }
 
-struct stream *stream_new(const char *path, int interval_ms, void (*next)(void *owner, struct buffer *into), void *owner)
+struct stream *stream_new(const char *path, int interval_ms, void (*next)(void *owner, struct buffer *into),
+                          void *owner)
 {
     struct stream *stream = calloc(1, sizeof(*stream));
     if (!stream)
@@ -230,7 +235,8 @@ enum outcome stream_start(struct stream *stream, struct error *error)
     int failed = pthread_create(&stream->thread, &attributes, stream_run, stream);
     pthread_attr_destroy(&attributes);
     if (failed)
-        return error_fatal(error, "thread", "http: cannot start the thread of %s: %s", stream->path, strerror(failed));
+        return error_fatal(error, "thread", "http: cannot start the thread of %s: %s", stream->path,
+                           strerror(failed));
     stream->started = true;
     return OK;
 }

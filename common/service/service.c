@@ -1,15 +1,16 @@
 /*
- * A service's life. serve() is the list of its duties in order; what is begun in it is ended in it, in the opposite order:
+ * A service's life. serve() is the list of its duties in order; what is begun in it is ended in it, in the
+ * opposite order:
  *
- *   start   settings · log · signals (before any thread) · port · registry · database · the service's own · net · the loop's parts
- *           (the consumer begins to fetch) · pages and routes · HTTP · keeper
- *   run     the loop, on the main thread
- *   drain   keeper: readiness has fallen with the signal, the port closes, the loop is told; loop: consumer stops, work in hand is
- *           finished, outbox relayed; then the last answers go out · net · offsets committed, group left · the service's own · database
+ *   start   settings · log · signals (before any thread) · port · registry · database · the service's own ·
+ * net · the loop's parts (the consumer begins to fetch) · pages and routes · HTTP · keeper run     the loop,
+ * on the main thread drain   keeper: readiness has fallen with the signal, the port closes, the loop is told;
+ * loop: consumer stops, work in hand is finished, outbox relayed; then the last answers go out · net ·
+ * offsets committed, group left · the service's own · database
  *
- * Threads: main (loop), keeper (waits for the stop, watches readiness), HTTP's, the consumer's, the producer's, net's, and the one of
- * stop.h, which holds DRAIN_TIMEOUT whatever the others do. Nothing here waits for a broker: with Kafka away a service starts, serves,
- * and says at /readyz why it is not ready.
+ * Threads: main (loop), keeper (waits for the stop, watches readiness), HTTP's, the consumer's, the
+ * producer's, net's, and the one of stop.h, which holds DRAIN_TIMEOUT whatever the others do. Nothing here
+ * waits for a broker: with Kafka away a service starts, serves, and says at /readyz why it is not ready.
  */
 #include "service/service.h"
 
@@ -40,6 +41,8 @@ enum {
     KAFKA_SAID_MAX = 16,
     KAFKA_SAID_S = 300,
     CLOSE_MS_MIN = 100,
+    CLOSE_MS_MAX =
+        4000, /* work in hand is finished by then: this is for the last commit, and for Kafka to hear of it */
 };
 
 /* ---- what librdkafka says: again and again while a broker is away; here once an outage, or in a while */
@@ -183,7 +186,8 @@ static enum outcome store_prepare(struct running *running, struct error *error)
         }
     while (service->migrations && service->migrations[migration_count].number)
         migration_count++;
-    enum outcome outcome = store_open(config_text(running->config, "DATABASE_URL"), service->name, &running->store, error);
+    enum outcome outcome =
+        store_open(config_text(running->config, "DATABASE_URL"), service->name, &running->store, error);
     if (outcome != OK)
         return outcome;
     return store_migrate(running->store, tables, table_count, service->migrations, migration_count, error);
@@ -248,7 +252,8 @@ static enum outcome dispatch_prepare(struct running *running, struct error *erro
 
 static enum outcome http_serve(struct running *running, struct error *error)
 {
-    health_open(&running->health, running->service, running->group_id, running->metrics, running->dispatch, running->http);
+    health_open(&running->health, running->service, running->group_id, running->metrics, running->dispatch,
+                running->http);
     http_add_routes(running->http, running->service->routes, running->state);
     return http_start(running->http, error);
 }
@@ -262,13 +267,16 @@ static enum outcome start(struct running *running, struct error *error)
         return error_fatal(error, "memory", "out of memory");
     if ((outcome = stop_open(config_ms(config, "DRAIN_TIMEOUT"), error)) != OK ||
         (outcome = http_prepare(running, error)) != OK ||
-        (outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &running->registry, error)) != OK ||
-        (outcome = store_prepare(running, error)) != OK || (outcome = service_prepare(running, error)) != OK ||
-        (outcome = net_prepare(running, error)) != OK || (outcome = dispatch_prepare(running, error)) != OK ||
-        (outcome = http_serve(running, error)) != OK || (outcome = keeper_open(running, error)) != OK)
+        (outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &running->registry, error)) !=
+            OK ||
+        (outcome = store_prepare(running, error)) != OK ||
+        (outcome = service_prepare(running, error)) != OK || (outcome = net_prepare(running, error)) != OK ||
+        (outcome = dispatch_prepare(running, error)) != OK || (outcome = http_serve(running, error)) != OK ||
+        (outcome = keeper_open(running, error)) != OK)
         return outcome;
-    log_info("service", "serving", LOG_STRING("service", running->service->name), LOG_STRING("version", WEIR_VERSION),
-             LOG_STRING("http", config_text(config, "HTTP_LISTEN")), LOG_INT("port", http_port(running->http)),
+    log_info("service", "serving", LOG_STRING("service", running->service->name),
+             LOG_STRING("version", WEIR_VERSION), LOG_STRING("http", config_text(config, "HTTP_LISTEN")),
+             LOG_INT("port", http_port(running->http)),
              LOG_STRING("kafka", running->client.bootstrap_servers), LOG_STRING("group", running->group_id));
     return OK;
 }
@@ -276,11 +284,14 @@ static enum outcome start(struct running *running, struct error *error)
 /* The opposite order of start(). Everything may be missing. */
 static void finish(struct running *running)
 {
-    int64_t left_ms = stop_drain_left_ms();
     http_close(running->http);
     net_close(running->net);
+    int64_t left_ms = stop_drain_left_ms();
+    int close_ms = left_ms < CLOSE_MS_MIN   ? CLOSE_MS_MIN
+                   : left_ms > CLOSE_MS_MAX ? CLOSE_MS_MAX
+                                            : (int)left_ms;
     if (running->dispatch)
-        dispatch_close(running->dispatch, left_ms > CLOSE_MS_MIN ? (int)left_ms : CLOSE_MS_MIN);
+        dispatch_close(running->dispatch, close_ms);
     if (running->started && running->service->stop)
         running->service->stop(running->state);
     store_close(running->store);
@@ -290,7 +301,8 @@ static void finish(struct running *running)
     free(running->state);
 }
 
-static int serve(const struct service *service, const struct config *config, const struct client_settings *client)
+static int serve(const struct service *service, const struct config *config,
+                 const struct client_settings *client)
 {
     struct running running = {.service = service, .config = config, .client = *client};
     struct error error;
@@ -316,7 +328,8 @@ static int serve(const struct service *service, const struct config *config, con
         pthread_join(running.keeper, NULL);
     finish(&running);
     if (running.kept)
-        log_info("service", "stopped", LOG_INT("exit_code", exit_code), LOG_INT("left_ms", stop_drain_left_ms()));
+        log_info("service", "stopped", LOG_INT("exit_code", exit_code),
+                 LOG_INT("left_ms", stop_drain_left_ms()));
     return exit_code;
 }
 
@@ -375,8 +388,10 @@ static int unknown_verb(const struct service *service, const char *word)
     for (int verb = 1; verb < VERB_COUNT; verb++)
         if (distance(word, verb_names[verb]) < distance(word, verb_names[nearest]))
             nearest = verb;
-    fprintf(stderr, "weir-%s: unknown command \"%s\"; did you mean \"%s\"? (serve, config, check; --help tells more)\n",
-            service->name, word, verb_names[nearest]);
+    fprintf(
+        stderr,
+        "weir-%s: unknown command \"%s\"; did you mean \"%s\"? (serve, config, check; --help tells more)\n",
+        service->name, word, verb_names[nearest]);
     return EXIT_USAGE;
 }
 
@@ -390,7 +405,8 @@ static void help(const struct service *service, const struct settings *settings)
                  "  weir-%s config [settings]    shows the settings in effect and where each comes from\n"
                  "  weir-%s check [settings]     tries to reach all that it needs, one line a part\n"
                  "  weir-%s --help | --version\n\n"
-                 "Settings: --name value, environment NAME, or a line \"name = value\" in --config FILE; in this order.\n\n",
+                 "Settings: --name value, environment NAME, or a line \"name = value\" in --config FILE; in "
+                 "this order.\n\n",
                  service->name, service->about, service->name, service->name, service->name, service->name);
     config_help(settings->tables, settings->table_count, &text);
     fwrite(text.at, 1, text.length, stdout);
@@ -440,7 +456,8 @@ int service_main(const struct service *service, int argc, char **argv)
     }
     int exit_code = 0;
     if (config_positional_count(config)) {
-        fprintf(stderr, "weir-%s: unexpected argument \"%s\" (--help tells more)\n", service->name, config_positional(config, 0));
+        fprintf(stderr, "weir-%s: unexpected argument \"%s\" (--help tells more)\n", service->name,
+                config_positional(config, 0));
         exit_code = EXIT_USAGE;
     } else if (verb == VERB_CONFIG) {
         show(config);
@@ -452,7 +469,8 @@ int service_main(const struct service *service, int argc, char **argv)
             .config = config,
             .log = on_kafka_log,
         };
-        exit_code = verb == VERB_CHECK ? check_run(service, config, &client) : serve(service, config, &client);
+        exit_code =
+            verb == VERB_CHECK ? check_run(service, config, &client) : serve(service, config, &client);
     }
     config_destroy(config);
     return exit_code;

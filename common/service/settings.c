@@ -8,17 +8,20 @@
 #include <strings.h>
 
 static const struct setting common[] = {
-    {"HTTP_LISTEN", SETTING_LISTEN, NULL, 0, 0, NULL, "Where HTTP is served, host:port; port 0 picks one and logs it."},
+    {"HTTP_LISTEN", SETTING_LISTEN, NULL, 0, 0, NULL,
+     "Where HTTP is served, host:port; port 0 picks one and logs it."},
     {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL,
      "This service's own database: sqlite:PATH (relative to the working directory) or postgresql://…."},
     {"SCHEMA_REGISTRY_URL", SETTING_URL, NULL, 0, 0, NULL,
      "A Confluent-compatible schema registry; without it the project's own schema files are used."},
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
-     "The delays before the second, third, … attempt; after the last one the record goes to the dead letters."},
+     "The delays before the second, third, … attempt; after the last one the record goes to the dead "
+     "letters."},
     {"DRAIN_TIMEOUT", SETTING_DURATION, "10s", 100, INT64_C(10) * 60 * 1000, NULL,
      "How long work in hand may take to finish after SIGTERM; what is not finished then is delivered again."},
     {"LOG_LEVEL", SETTING_CHOICE, "info", 0, 0, "debug|info|warn|error", "Least level that is logged."},
-    {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text", "Form of log lines; where not set, text on a terminal and JSON elsewhere."},
+    {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text",
+     "Form of log lines; where not set, text on a terminal and JSON elsewhere."},
 };
 _Static_assert(sizeof(common) / sizeof(common[0]) < SETTINGS_COMMON_MAX, "room for SETTINGS_END");
 
@@ -38,7 +41,8 @@ void settings_of(const struct service *service, struct settings *settings)
     assert(settings->table_count <= sizeof(settings->tables) / sizeof(settings->tables[0]));
 }
 
-const char *settings_group_id(const struct config *config, const struct service *service, char *into, size_t into_bytes)
+const char *settings_group_id(const struct config *config, const struct service *service, char *into,
+                              size_t into_bytes)
 {
     const char *given = config_text(config, "KAFKA_GROUP_ID");
     snprintf(into, into_bytes, "%s%s", given ? "" : "weir-", given ? given : service->name);

@@ -1,6 +1,6 @@
 /*
- * settings: the tables of settings that a service reads: what all have in common, with this service's own defaults, then Kafka's, the
- * flow's, and its own.
+ * settings: the tables of settings that a service reads: what all have in common, with this service's own
+ * defaults, then Kafka's, the flow's, and its own.
  */
 #ifndef SERVICE_SETTINGS_H
 #define SERVICE_SETTINGS_H
@@ -21,8 +21,10 @@ struct settings {
 void settings_of(const struct service *service, struct settings *settings);
 
 /* KAFKA_GROUP_ID, or weir-<service>. */
-const char *settings_group_id(const struct config *config, const struct service *service, char *into, size_t into_bytes);
-/* <SERVICE>_BACKLOG_MAX, where the service has such a setting: the bound of its routes with .backlog; else no bound. */
+const char *settings_group_id(const struct config *config, const struct service *service, char *into,
+                              size_t into_bytes);
+/* <SERVICE>_BACKLOG_MAX, where the service has such a setting: the bound of its routes with .backlog; else no
+ * bound. */
 int64_t settings_backlog_max(const struct config *config, const struct service *service);
 
 #endif

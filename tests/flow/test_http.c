@@ -284,7 +284,7 @@ static int ask(const char *request)
     return reply.status;
 }
 
-#define THING "{\"name\":\"N\"}"
+#define THING      "{\"name\":\"N\"}"
 #define POST_THING "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n"
 
 static void assert_has(const char *text)
@@ -298,9 +298,10 @@ static void assert_has(const char *text)
 static void request_is_answered_by_another_thread(void **state)
 {
     (void)state;
-    assert_int_equal(ask(POST_THING "Content-Type: Application/JSON; charset=utf-8\r\nX-Request-ID: r-1\r\n"
-                                    "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n" THING),
-                     200);
+    assert_int_equal(
+        ask(POST_THING "Content-Type: Application/JSON; charset=utf-8\r\nX-Request-ID: r-1\r\n"
+                       "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n" THING),
+        200);
     assert_has("\"name\":\"N\"");
     assert_has("\"type\":\"application/json\"");
     assert_has("X-Request-ID: r-1\r\n");
@@ -362,18 +363,22 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
         {404, "GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", "application/problem+json"},
         {404, "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}", "\"status\":404"},
         {405, "DELETE /v1/things/7 HTTP/1.1\r\nHost: h\r\nX-Request-ID: r-2\r\n\r\n", "Allow: GET, HEAD\r\n"},
-        {405, "DELETE /v1/things/7 HTTP/1.1\r\nHost: h\r\nX-Request-ID: r-2\r\n\r\n", "X-Request-ID: r-2\r\n"},
+        {405, "DELETE /v1/things/7 HTTP/1.1\r\nHost: h\r\nX-Request-ID: r-2\r\n\r\n",
+         "X-Request-ID: r-2\r\n"},
         {405, "GET /v1/things HTTP/1.1\r\nHost: h\r\n\r\n", "Allow: POST\r\n"},
         {400, "GET /v1/things/%zz HTTP/1.1\r\nHost: h\r\n\r\n", "malformed"},
         {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n{\"a", "\"status\":400"},
         {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n[]", "not a JSON object"},
         {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "\"status\":400"},
-        {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\n{\"a\":1,\"a\":2}", "\"status\":400"},
+        {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\n{\"a\":1,\"a\":2}",
+         "\"status\":400"},
         {400, POST_THING "Idempotency-Key: \"a\r\n\r\n" THING, "Idempotency-Key"},
         {400, POST_THING "Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n" THING, "Idempotency-Key"},
-        {415, POST_THING "Origin: http://elsewhere.example\r\nContent-Type: text/plain\r\n\r\n" THING, "application/json"},
+        {415, POST_THING "Origin: http://elsewhere.example\r\nContent-Type: text/plain\r\n\r\n" THING,
+         "application/json"},
         {401, "POST /v1/secret HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "no secret"},
-        {200, "POST /v1/secret HTTP/1.1\r\nHost: h\r\nX-Secret: s\r\nContent-Length: 0\r\n\r\n", "/v1/secret"},
+        {200, "POST /v1/secret HTTP/1.1\r\nHost: h\r\nX-Secret: s\r\nContent-Length: 0\r\n\r\n",
+         "/v1/secret"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         assert_int_equal(ask(cases[i].request), cases[i].status);
@@ -392,7 +397,8 @@ static void id_follows_from_the_idempotency_key(void **state)
     assert_memory_equal(first, strstr(reply.bytes, "\"id\":\"") + 6, ID_TEXT_BYTES);
     assert_int_equal(ask(POST_THING "Idempotency-Key: k-2\r\n\r\n" THING), 200);
     assert_memory_not_equal(first, strstr(reply.bytes, "\"id\":\"") + 6, ID_TEXT_BYTES);
-    assert_int_equal(ask("POST /v1/raw HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k-1\r\nContent-Length: 0\r\n\r\n"), 200);
+    assert_int_equal(
+        ask("POST /v1/raw HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k-1\r\nContent-Length: 0\r\n\r\n"), 200);
     assert_memory_not_equal(first, strstr(reply.bytes, "\"id\":\"") + 6, ID_TEXT_BYTES);
 }
 
@@ -403,9 +409,11 @@ static int post_bytes(size_t count, bool chunked)
     memset(block, 'x', sizeof(block));
     int fd = client_open();
     if (chunked)
-        snprintf(head, sizeof(head), "POST /v1/raw HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+        snprintf(head, sizeof(head),
+                 "POST /v1/raw HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
     else
-        snprintf(head, sizeof(head), "POST /v1/raw HTTP/1.1\r\nHost: h\r\nContent-Length: %zu\r\n\r\n", count);
+        snprintf(head, sizeof(head), "POST /v1/raw HTTP/1.1\r\nHost: h\r\nContent-Length: %zu\r\n\r\n",
+                 count);
     bool open = client_send(fd, head, strlen(head));
     for (size_t left = count; open && left;) {
         size_t bytes = left < sizeof(block) ? left : sizeof(block);
@@ -460,7 +468,8 @@ static void headers_are_bounded(void **state)
     assert_int_equal(ask("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"), 200);
 }
 
-/* Many connections, each with a request in its socket buffer before the server looks, then again and again in step. */
+/* Many connections, each with a request in its socket buffer before the server looks, then again and again in
+ * step. */
 static void in_step(int count)
 {
     static int fds[1000];
@@ -482,7 +491,8 @@ static void in_step(int count)
         /* all of them are waiting to be answered at the same time */
         hold_answers(true);
         for (int i = 0; i < count; i++)
-            client_say(fds[i], round % 2 ? "GET /v1/things/7 HTTP/1.1\r\nHost: h\r\n\r\n" : POST_THING "\r\n" THING);
+            client_say(fds[i],
+                       round % 2 ? "GET /v1/things/7 HTTP/1.1\r\nHost: h\r\n\r\n" : POST_THING "\r\n" THING);
         wait_for_handed((size_t)count);
         hold_answers(false);
     }
@@ -707,13 +717,15 @@ static void requests_are_counted(void **state)
     struct buffer page = buffer_of(1 << 20);
     metrics_write(fixture.metrics, &page);
     buffer_add_char(&page, '\0');
-    assert_non_null(strstr(page.at, "weir_http_requests_total{route=\"POST /v1/things\",status=\"2xx\"} 0\n"));
+    assert_non_null(
+        strstr(page.at, "weir_http_requests_total{route=\"POST /v1/things\",status=\"2xx\"} 0\n"));
     assert_int_equal(ask(POST_THING "\r\n" THING), 200);
     assert_int_equal(ask("GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"), 404);
     buffer_clear(&page);
     metrics_write(fixture.metrics, &page);
     buffer_add_char(&page, '\0');
-    assert_non_null(strstr(page.at, "weir_http_requests_total{route=\"POST /v1/things\",status=\"2xx\"} 1\n"));
+    assert_non_null(
+        strstr(page.at, "weir_http_requests_total{route=\"POST /v1/things\",status=\"2xx\"} 1\n"));
     assert_non_null(strstr(page.at, "weir_http_requests_total{route=\"other\",status=\"4xx\"} 1\n"));
     buffer_free(&page);
 }

@@ -27,9 +27,13 @@ struct thing {
     struct text id;
     int64_t count;
 };
-static const struct rows_column thing_columns[] = {ROWS_COLUMN(thing, id, ROWS_TEXT), ROWS_COLUMN(thing, count, ROWS_INT)};
-static const struct rows_table thing_table = {
-    .name = "thing", .columns = thing_columns, .column_count = 2, .key_count = 1, .row_bytes = sizeof(struct thing)};
+static const struct rows_column thing_columns[] = {ROWS_COLUMN(thing, id, ROWS_TEXT),
+                                                   ROWS_COLUMN(thing, count, ROWS_INT)};
+static const struct rows_table thing_table = {.name = "thing",
+                                              .columns = thing_columns,
+                                              .column_count = 2,
+                                              .key_count = 1,
+                                              .row_bytes = sizeof(struct thing)};
 static const struct rows_table *const tables[] = {&thing_table, NULL};
 
 static enum outcome count_up(struct work *work, struct text id, struct answer *answer, int status, bool add)
@@ -51,13 +55,15 @@ static enum outcome count_up(struct work *work, struct text id, struct answer *a
     return OK;
 }
 
-static enum outcome on_post(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome on_post(struct work *work, const struct request *request, struct answer *answer,
+                            struct error *error)
 {
     (void)error;
     return count_up(work, json_text(request->json, "id"), answer, 202, true);
 }
 
-static enum outcome on_get(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome on_get(struct work *work, const struct request *request, struct answer *answer,
+                           struct error *error)
 {
     (void)error;
     return count_up(work, request->parameters[0], answer, 200, false);
@@ -118,7 +124,8 @@ static struct process *run(const char *const *arguments, const char *const *envi
 }
 
 #define RUN(...) run((const char *const[]){__VA_ARGS__, NULL}, NULL)
-#define SETTINGS(bootstrap) "--log-format", "json", "--http-listen", "127.0.0.1:0", "--database-url", scratch.url, \
+#define SETTINGS(bootstrap)                                                                                  \
+    "--log-format", "json", "--http-listen", "127.0.0.1:0", "--database-url", scratch.url,                   \
         "--kafka-bootstrap-servers", (bootstrap), "--drain-timeout", "4s"
 
 static struct process *serve(const char *bootstrap, int *ret_port)
@@ -148,8 +155,10 @@ static int ask(int port, const char *method, const char *path, const char *body)
     assert_true(fd >= 0);
     reply[0] = '\0';
     if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0) {
-        int bytes = snprintf(request, sizeof(request), "%s %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
-                             method, path, strlen(body), body);
+        int bytes =
+            snprintf(request, sizeof(request),
+                     "%s %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                     method, path, strlen(body), body);
         (void)send(fd, request, (size_t)bytes, MSG_NOSIGNAL);
         for (;;) {
             struct pollfd wait = {.fd = fd, .events = POLLIN};
@@ -238,7 +247,8 @@ static void words_on_the_command_line_are_known_or_refused(void **state)
 static void secrets_are_not_shown(void **state)
 {
     (void)state;
-    struct process *process = run((const char *const[]){"config", NULL}, (const char *const[]){"FAKE_SECRET=hunter2", NULL});
+    struct process *process =
+        run((const char *const[]){"config", NULL}, (const char *const[]){"FAKE_SECRET=hunter2", NULL});
     assert_int_equal(process_wait(process), 0);
     assert_null(strstr(process_output(process), "hunter2"));
     assert_non_null(strstr(process_output(process), "FAKE_SECRET="));
@@ -275,13 +285,16 @@ static void junk_goes_to_the_dead_letters_and_lag_falls_to_nothing(void **state)
     struct process *process = serve(broker_bootstrap(broker), &port);
     broker_write(broker, "orders", 0, 1, 5);
     wait_for_reply(port, "/metrics", "weir_dlq_total{class=\"reject\"} 5\n");
-    wait_for_reply(port, "/metrics", "kafka_consumergroup_lag{consumergroup=\"weir-fake\",topic=\"orders\",partition=\"0\"} 0\n");
+    wait_for_reply(
+        port, "/metrics",
+        "kafka_consumergroup_lag{consumergroup=\"weir-fake\",topic=\"orders\",partition=\"0\"} 0\n");
     wait_for_reply(port, "/metrics", "weir_outbox_rows 0\n");
     assert_says("weir_build_info{service=\"fake\",version=\"" WEIR_VERSION "\"");
     assert_says("weir_ready 1\n");
     assert_says("weir_http_requests_total{route=\"POST /v1/things\",status=\"2xx\"} 0\n");
     assert_int_equal(stop(process), 0);
-    assert_int_equal(broker_read(broker, "dlq.fake", 0, NULL, NULL) + broker_read(broker, "dlq.fake", 1, NULL, NULL), 5);
+    assert_int_equal(
+        broker_read(broker, "dlq.fake", 0, NULL, NULL) + broker_read(broker, "dlq.fake", 1, NULL, NULL), 5);
     assert_int_equal(broker_committed(broker, "weir-fake", "orders", 0), 5);
 }
 
@@ -309,7 +322,8 @@ static void database_in_use_ends_the_start(void **state)
 static void bad_database_is_a_bad_setting(void **state)
 {
     (void)state;
-    expect_exit(RUN("--http-listen", "127.0.0.1:0", "--database-url", "sqlite:/no/such/folder/x.db"), 78, "/no/such/folder");
+    expect_exit(RUN("--http-listen", "127.0.0.1:0", "--database-url", "sqlite:/no/such/folder/x.db"), 78,
+                "/no/such/folder");
 }
 
 static void without_a_broker_it_serves_and_is_not_ready(void **state)
@@ -334,7 +348,8 @@ static void broker_that_hangs_does_not_hold_up_the_drain(void **state)
     struct process *process = serve(broker_bootstrap(broker), &port);
     wait_for_reply(port, "/readyz", "HTTP/1.1 200");
     broker_delay(broker, 3600000);
-    assert_int_equal(stop(process), 0); /* a commit that waits for an answer would take longer than the test has */
+    assert_int_equal(stop(process),
+                     0); /* a commit that waits for an answer would take longer than the test has */
     broker_delay(broker, 0);
 }
 

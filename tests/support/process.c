@@ -30,8 +30,9 @@ struct process {
 /* Nothing that a service would take for a setting of its own. */
 static bool is_handed_on(const char *variable)
 {
-    static const char *const prefixes[] = {"WEIR_",   "KAFKA_", "HTTP_LISTEN", "DATABASE_URL", "SCHEMA_REGISTRY_URL",
-                                           "RETRY_DELAYS", "DRAIN_TIMEOUT", "LOG_"};
+    static const char *const prefixes[] = {
+        "WEIR_",        "KAFKA_",        "HTTP_LISTEN", "DATABASE_URL", "SCHEMA_REGISTRY_URL",
+        "RETRY_DELAYS", "DRAIN_TIMEOUT", "LOG_"};
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
         if (strncmp(variable, prefixes[i], strlen(prefixes[i])) == 0)
             return false;
@@ -75,7 +76,8 @@ struct process *process_start(const char *const *argv, const char *const *enviro
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all_signals);
     posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+    posix_spawnattr_setflags(&attributes,
+                             POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
     int failed = posix_spawn(&process->pid, argv[0], &files, &attributes, (char *const *)(uintptr_t)argv,
                              (char *const *)(uintptr_t)all);
     posix_spawn_file_actions_destroy(&files);

@@ -1,6 +1,7 @@
 /*
- * process: a program run by a test, with a deadline on every wait. What it writes on stdout and stderr goes to memory, so it is never
- * held up by a test that does not read. All waits abort the test with the output shown when time is up.
+ * process: a program run by a test, with a deadline on every wait. What it writes on stdout and stderr goes
+ * to memory, so it is never held up by a test that does not read. All waits abort the test with the output
+ * shown when time is up.
  */
 #ifndef SUPPORT_PROCESS_H
 #define SUPPORT_PROCESS_H
@@ -13,9 +14,9 @@ enum { PROCESS_WAIT_MS = 60000 };
 struct process;
 
 /*
- * argv and environment ("NAME=value" added to this process's) are NULL ended; environment may be NULL. Variables that begin with WEIR_
- * and names in a service's settings are not handed on: a test means what it says. In a process group of its own, with no signal
- * blocked or ignored.
+ * argv and environment ("NAME=value" added to this process's) are NULL ended; environment may be NULL.
+ * Variables that begin with WEIR_ and names in a service's settings are not handed on: a test means what it
+ * says. In a process group of its own, with no signal blocked or ignored.
  */
 struct process *process_start(const char *const *argv, const char *const *environment);
 pid_t process_pid(const struct process *process);

@@ -23,10 +23,10 @@ static enum path_match find(const char *method, const char *target)
     return path_find(table, sizeof(table) / sizeof(table[0]), method, text_of(target), room, &found);
 }
 
-#define assert_text(text, expected)                                  \
-    do {                                                             \
-        assert_int_equal((text).length, sizeof(expected) - 1);       \
-        assert_memory_equal((text).at, expected, sizeof(expected) - 1); \
+#define assert_text(text, expected)                                                                          \
+    do {                                                                                                     \
+        assert_int_equal((text).length, sizeof(expected) - 1);                                               \
+        assert_memory_equal((text).at, expected, sizeof(expected) - 1);                                      \
     } while (0)
 
 static void path_is_found_by_its_method(void **state)
@@ -69,9 +69,17 @@ static void other_method_is_told_which_are_allowed(void **state)
 static void unknown_paths_are_unknown(void **state)
 {
     (void)state;
-    static const char *const paths[] = {"/v1",           "/v1/orders/", "/v1/orders//cancel", "/v1/orders/7/cancel/x",
-                                        "/v1/orders/7/", "//",          "*",                  "",
-                                        "v1/orders",     "/V1/orders",  "/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17/18"};
+    static const char *const paths[] = {"/v1",
+                                        "/v1/orders/",
+                                        "/v1/orders//cancel",
+                                        "/v1/orders/7/cancel/x",
+                                        "/v1/orders/7/",
+                                        "//",
+                                        "*",
+                                        "",
+                                        "v1/orders",
+                                        "/V1/orders",
+                                        "/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17/18"};
     for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
         assert_int_equal(find("POST", paths[i]), PATH_UNKNOWN);
 }
@@ -95,9 +103,9 @@ static void parameters_are_decoded_one_segment_each(void **state)
 static void bad_escapes_are_malformed(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"/v1/stock/%",    "/v1/stock/%4",     "/v1/stock/%zz",      "/v1/stock/%00",
-                                      "/v1/stock/%ff",  "/v1/stock/a?x=%",  "/v1/stock/a?%0=1",   "/v1/stock/a?x=%c3",
-                                      "/v1/stock/%4g1", "/v1/stock/a?x=%+1"};
+    static const char *const bad[] = {
+        "/v1/stock/%",     "/v1/stock/%4",     "/v1/stock/%zz",     "/v1/stock/%00",  "/v1/stock/%ff",
+        "/v1/stock/a?x=%", "/v1/stock/a?%0=1", "/v1/stock/a?x=%c3", "/v1/stock/%4g1", "/v1/stock/a?x=%+1"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_int_equal(find("GET", bad[i]), PATH_MALFORMED);
 }
@@ -142,9 +150,10 @@ static void bad_idempotency_keys_are_refused(void **state)
 {
     (void)state;
     static const struct text bad[] = {
-        TEXT_INIT(""),       TEXT_INIT("\"\""),     TEXT_INIT("\""),        TEXT_INIT("\"a"),       TEXT_INIT("a\""),
-        TEXT_INIT("a b"),    TEXT_INIT("a\"b"),     TEXT_INIT("\"a\"b\""),  TEXT_INIT("\"a\\\""),   TEXT_INIT("\"a\\n\""),
-        TEXT_INIT("\"\t\""), TEXT_INIT("\"a\"; q"), TEXT_INIT("\xc3\xa9"),  TEXT_INIT("a\x7f"),
+        TEXT_INIT(""),         TEXT_INIT("\"\""),     TEXT_INIT("\""),     TEXT_INIT("\"a"),
+        TEXT_INIT("a\""),      TEXT_INIT("a b"),      TEXT_INIT("a\"b"),   TEXT_INIT("\"a\"b\""),
+        TEXT_INIT("\"a\\\""),  TEXT_INIT("\"a\\n\""), TEXT_INIT("\"\t\""), TEXT_INIT("\"a\"; q"),
+        TEXT_INIT("\xc3\xa9"), TEXT_INIT("a\x7f"),
     };
     struct text key;
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
