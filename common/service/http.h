@@ -40,8 +40,8 @@ struct server_settings {
      */
     void (*request)(void *owner, struct exchange *exchange, const struct request *request);
 };
-/* Binds and listens, so that clients wait in the queue until http_start(). Port in use: OUTAGE, EXIT_UNREACHABLE,
- * and what to do; an address that is not ours: FATAL, EXIT_CONFIG. */
+/* Binds and listens, so that clients wait in the queue until http_start(). Port in use: OUTAGE,
+ * EXIT_UNREACHABLE, and what to do; an address that is not ours: FATAL, EXIT_CONFIG. */
 MUST_CHECK enum outcome http_open(const struct server_settings *settings, struct server **ret,
                                   struct error *error);
 int http_port(const struct server *server); /* the one in use */
