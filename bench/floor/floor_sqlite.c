@@ -1,6 +1,7 @@
 /*
- * The bare floor for SQLite: the statements of bench/store/bench_rows.c, the same rows in the same order, by sqlite3
- * alone with no library around it. What a batch costs here nobody can go below; how far the store is above it is what it costs.
+ * The bare floor for SQLite: the statements of bench/store/bench_rows.c, the same rows in the same order, by
+ * sqlite3 alone with no library around it. What a batch costs here nobody can go below; how far the store is
+ * above it is what it costs.
  *
  * floor_sqlite FILE EVENTS BATCH prints events/s and CPU µs an event.
  */
@@ -52,24 +53,27 @@ int main(int argc, char **argv)
         return 64;
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
-    must(sqlite3_open_v2(argv[1], &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL));
-    must(sqlite3_exec(db,
-                      "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
-                      "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-8192; PRAGMA foreign_keys=ON;"
-                      "CREATE TABLE inbox (id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL)"
-                      " WITHOUT ROWID;"
-                      "CREATE TABLE stock (sku TEXT NOT NULL, available INTEGER NOT NULL, reserved INTEGER NOT NULL,"
-                      " updated_at INTEGER NOT NULL, PRIMARY KEY (sku), CHECK (available >= 0)) WITHOUT ROWID;"
-                      "CREATE TABLE reservations (order_id TEXT NOT NULL, sku TEXT NOT NULL, quantity INTEGER NOT NULL,"
-                      " state INTEGER NOT NULL, expires_at INTEGER NOT NULL, PRIMARY KEY (order_id)) WITHOUT ROWID;"
-                      "CREATE TABLE outbox (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL,"
-                      " key BLOB, value BLOB, headers BLOB NOT NULL, created_us INTEGER NOT NULL);",
-                      NULL, NULL, NULL));
+    must(sqlite3_open_v2(argv[1], &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                         NULL));
+    must(sqlite3_exec(
+        db,
+        "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+        "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-8192; PRAGMA foreign_keys=ON;"
+        "CREATE TABLE inbox (id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL)"
+        " WITHOUT ROWID;"
+        "CREATE TABLE stock (sku TEXT NOT NULL, available INTEGER NOT NULL, reserved INTEGER NOT NULL,"
+        " updated_at INTEGER NOT NULL, PRIMARY KEY (sku), CHECK (available >= 0)) WITHOUT ROWID;"
+        "CREATE TABLE reservations (order_id TEXT NOT NULL, sku TEXT NOT NULL, quantity INTEGER NOT NULL,"
+        " state INTEGER NOT NULL, expires_at INTEGER NOT NULL, PRIMARY KEY (order_id)) WITHOUT ROWID;"
+        "CREATE TABLE outbox (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL,"
+        " key BLOB, value BLOB, headers BLOB NOT NULL, created_us INTEGER NOT NULL);",
+        NULL, NULL, NULL));
     sqlite3_wal_hook(db, wal_grew, NULL);
     sqlite3_stmt *begin = prepared("BEGIN IMMEDIATE"), *commit = prepared("COMMIT");
     sqlite3_stmt *note = prepared("INSERT INTO inbox VALUES (?1, 0, ?2) ON CONFLICT DO NOTHING");
     sqlite3_stmt *get = prepared("SELECT available, reserved, updated_at FROM stock WHERE sku = ?1");
-    sqlite3_stmt *put = prepared("UPDATE stock SET available = ?1, reserved = ?2, updated_at = ?3 WHERE sku = ?4");
+    sqlite3_stmt *put =
+        prepared("UPDATE stock SET available = ?1, reserved = ?2, updated_at = ?3 WHERE sku = ?4");
     sqlite3_stmt *reserve = prepared("INSERT INTO reservations VALUES (?1, ?2, ?3, ?4, ?5)");
     sqlite3_stmt *outbox = prepared("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
     sqlite3_stmt *done = prepared("DELETE FROM outbox WHERE seq BETWEEN ?1 AND ?2");

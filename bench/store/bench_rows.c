@@ -1,8 +1,10 @@
 /*
- * The inventory work through the store: for each event an inbox note, one stock row of 200 changed, one reservation
- * added, one outbox row with 150 bytes and 8 headers; what the batch before sent is deleted. Handlers and Kafka aside.
+ * The inventory work through the store: for each event an inbox note, one stock row of 200 changed, one
+ * reservation added, one outbox row with 150 bytes and 8 headers; what the batch before sent is deleted.
+ * Handlers and Kafka aside.
  *
- * bench_rows FILE EVENTS BATCH prints events/s and CPU µs an event; bench/store/compare runs it beside the floor.
+ * bench_rows FILE EVENTS BATCH prints events/s and CPU µs an event; bench/store/compare runs it beside the
+ * floor.
  */
 #include "store/inbox.h"
 #include "store/inventory_work.h"
@@ -33,8 +35,8 @@ struct reservation {
     int64_t expires_at;
 };
 static const struct rows_column RESERVATION_COLUMNS[] = {
-    ROWS_COLUMN(reservation, order_id, ROWS_TEXT), ROWS_COLUMN(reservation, sku, ROWS_TEXT),
-    ROWS_COLUMN(reservation, quantity, ROWS_INT),  ROWS_COLUMN(reservation, state, ROWS_INT),
+    ROWS_COLUMN(reservation, order_id, ROWS_TEXT),  ROWS_COLUMN(reservation, sku, ROWS_TEXT),
+    ROWS_COLUMN(reservation, quantity, ROWS_INT),   ROWS_COLUMN(reservation, state, ROWS_INT),
     ROWS_COLUMN(reservation, expires_at, ROWS_INT),
 };
 static const struct rows_table RESERVATIONS = {

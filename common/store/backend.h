@@ -2,8 +2,8 @@
  * backend: what a database must offer to the store; inside common/store only.
  *
  * A batch is two flights. fetch: begin, inbox, all the rows that were wanted. apply: all that is written, and
- * the commit. Each is handed over whole, as sets, so that PostgreSQL can send it as one pipeline with arrays and wait once;
- * SQLite executes at once. find, count and query are a flight each.
+ * the commit. Each is handed over whole, as sets, so that PostgreSQL can send it as one pipeline with arrays
+ * and wait once; SQLite executes at once. find, count and query are a flight each.
  *
  * A failed call leaves the transaction to rollback(), which the caller makes, also after a failed apply.
  */
@@ -76,10 +76,10 @@ struct backend_apply {
     size_t table_count;
     struct backend_note_write *notes;
     size_t note_count;
-    struct outbox_row *added;          /* seq: is set */
-    const struct text *added_headers;  /* of each, encoded */
+    struct outbox_row *added;         /* seq: is set */
+    const struct text *added_headers; /* of each, encoded */
     size_t added_count;
-    const struct backend_range *done;  /* ascending, apart */
+    const struct backend_range *done; /* ascending, apart */
     size_t done_count;
     const struct backend_refusal *refused;
     size_t refused_count;
@@ -100,8 +100,8 @@ struct backend_ops {
 
     enum outcome (*script)(struct backend *backend, const char *sql, struct error *error);
     enum outcome (*query)(struct backend *backend, const char *sql, const struct store_value *parameters,
-                          size_t parameter_count, bool (*each)(void *owner, const struct store_row *row), void *owner,
-                          struct error *error);
+                          size_t parameter_count, bool (*each)(void *owner, const struct store_row *row),
+                          void *owner, struct error *error);
     /* After migration: are the table's statements possible? */
     enum outcome (*check_table)(struct backend *backend, const struct rows_table *table, struct error *error);
     /* After migration: what later calls need to know, the outbox's state among it. */
@@ -133,6 +133,7 @@ struct backend {
 };
 
 /* path: without "sqlite:". */
-MUST_CHECK enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret, struct error *error);
+MUST_CHECK enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret,
+                                    struct error *error);
 
 #endif

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 
 /*
- * Headers are one blob: for each the length of its name, the name, then 0 for the null value or its length + 1 and
- * the value. Lengths are in base 128, low part first.
+ * Headers are one blob: for each the length of its name, the name, then 0 for the null value or its length +
+ * 1 and the value. Lengths are in base 128, low part first.
  */
 
 static size_t number_bytes(size_t number)
@@ -87,7 +87,8 @@ static bool bytes_take(struct text *from, size_t length, struct text *ret)
 static bool header_take(struct text *from, struct header *ret)
 {
     size_t name_length, value;
-    if (!number_take(from, &name_length) || !bytes_take(from, name_length, &ret->name) || !number_take(from, &value))
+    if (!number_take(from, &name_length) || !bytes_take(from, name_length, &ret->name) ||
+        !number_take(from, &value))
         return false;
     ret->value = (struct text){NULL, 0};
     return value == 0 || bytes_take(from, value - 1, &ret->value);
@@ -222,8 +223,8 @@ static bool reading_row(void *owner, const struct outbox_row *row, struct text h
     }
     struct outbox_row *place = &reading->rows[reading->count];
     *place = *row;
-    if (!text_keep(arena, &place->topic) || !text_keep(arena, &place->key) || !text_keep(arena, &place->value) ||
-        !text_keep(arena, &headers))
+    if (!text_keep(arena, &place->topic) || !text_keep(arena, &place->key) ||
+        !text_keep(arena, &place->value) || !text_keep(arena, &headers))
         goto full;
     size_t count = 0;
     struct header header;

@@ -32,8 +32,8 @@ size_t outbox_added(const struct work *work, const struct outbox_row **ret_rows)
 void outbox_done(struct work *work, const int64_t *seqs, size_t count);
 /* To be set aside with this work's commit: the broker will never take it. Kept, not read again. */
 void outbox_refused(struct work *work, int64_t seq, struct text reason);
-/* Rows with seq above after, in order, at most limit, for the relay's start and after a fault. In the arena. Between
- * work_begin() and work_commit(). */
+/* Rows with seq above after, in order, at most limit, for the relay's start and after a fault. In the arena.
+ * Between work_begin() and work_commit(). */
 size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const struct outbox_row **ret_rows);
 /* Rows there are, and the oldest's created_us (0: none); kept in memory, any thread. */
 int64_t outbox_rows(const struct store *store);

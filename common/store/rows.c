@@ -107,7 +107,8 @@ static uint64_t key_hash(const struct rows_table *table, const void *key)
     return mix(hash, 0);
 }
 
-static bool columns_equal(const struct rows_table *table, size_t from, size_t to, const void *a, const void *b)
+static bool columns_equal(const struct rows_table *table, size_t from, size_t to, const void *a,
+                          const void *b)
 {
     for (size_t i = from; i < to; i++) {
         const struct rows_column *column = &table->columns[i];
@@ -124,7 +125,8 @@ static bool columns_equal(const struct rows_table *table, size_t from, size_t to
             break;
         }
         case ROWS_ID:
-            if (memcmp((const char *)a + column->offset, (const char *)b + column->offset, sizeof(struct id)) != 0)
+            if (memcmp((const char *)a + column->offset, (const char *)b + column->offset,
+                       sizeof(struct id)) != 0)
                 return false;
             break;
         }
@@ -133,7 +135,8 @@ static bool columns_equal(const struct rows_table *table, size_t from, size_t to
 }
 
 /* Copies columns [0, count) with their text. */
-static bool columns_copy(struct arena *arena, const struct rows_table *table, size_t count, void *to, const void *from)
+static bool columns_copy(struct arena *arena, const struct rows_table *table, size_t count, void *to,
+                         const void *from)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++)
@@ -686,8 +689,8 @@ size_t rows_find(struct work *work, const struct rows_table *table, const char *
     struct backend *backend = work->store->backend;
     struct error error;
     /* What this batch deleted still stands there and is left out here: so many more are asked for. */
-    if (backend->ops->find(backend, table, condition, parameters, parameter_count, limit + map->deleted, found_row,
-                           &finding, &error) != OK)
+    if (backend->ops->find(backend, table, condition, parameters, parameter_count, limit + map->deleted,
+                           found_row, &finding, &error) != OK)
         work_fail(work, &error);
     if (failed(work))
         return 0;

@@ -37,7 +37,10 @@ struct rows_column {
     enum rows_type type;
     size_t offset;
 };
-#define ROWS_COLUMN(row, member, type) {#member, (type), offsetof(struct row, member)}
+#define ROWS_COLUMN(row, member, type)                                                                       \
+    {                                                                                                        \
+#member, (type), offsetof(struct row, member)                                                        \
+    }
 
 enum { ROWS_COLUMNS_MAX = 24, ROWS_KEY_COLUMNS_MAX = 4, ROWS_INDEXES_MAX = 4, ROWS_TABLES_MAX = 16 };
 
@@ -55,7 +58,8 @@ struct rows_table {
 struct work;
 
 /* bytes_max: of the arena, a batch's all. */
-MUST_CHECK enum outcome work_new(struct store *store, size_t bytes_max, struct work **ret, struct error *error);
+MUST_CHECK enum outcome work_new(struct store *store, size_t bytes_max, struct work **ret,
+                                 struct error *error);
 void work_destroy(struct work *work); /* accepts NULL; rolls back */
 struct arena *work_arena(struct work *work);
 void work_set_owner(struct work *work, void *owner); /* for the flow: what a work belongs to */
@@ -63,11 +67,12 @@ void *work_owner(const struct work *work);
 
 MUST_CHECK enum outcome work_begin(struct work *work, struct error *error);
 MUST_CHECK enum outcome work_read(struct work *work, struct error *error);
-/* Items are numbered from 0 in the order of their beginning. Undo puts back every row that the item touched, takes
- * away those it added, and what it put into outbox and inbox. */
+/* Items are numbered from 0 in the order of their beginning. Undo puts back every row that the item touched,
+ * takes away those it added, and what it put into outbox and inbox. */
 void work_item_begin(struct work *work);
 void work_item_undo(struct work *work);
-/* Makes the work fail, as a failed read does; the first failure stays. A failure inside an item goes away with its undo. */
+/* Makes the work fail, as a failed read does; the first failure stays. A failure inside an item goes away
+ * with its undo. */
 void work_fail(struct work *work, const struct error *error);
 /* The first failure that stuck, or OK. */
 enum outcome work_failed(const struct work *work, struct error *error);
@@ -80,28 +85,30 @@ void work_rollback(struct work *work);
 
 /* key: a row struct with its key columns set. */
 void rows_want(struct work *work, const struct rows_table *table, const void *key);
-/* The row to read and to change, the same pointer all through the batch; NULL where there is none. Key columns
- * stay as they are. Text put into it lives as long as the work's arena. Each item asks for its rows itself: what it
- * changes through a pointer from an earlier item is not undone. */
+/* The row to read and to change, the same pointer all through the batch; NULL where there is none. Key
+ * columns stay as they are. Text put into it lives as long as the work's arena. Each item asks for its rows
+ * itself: what it changes through a pointer from an earlier item is not undone. */
 void *rows_get(struct work *work, const struct rows_table *table, const void *key);
 /* A copy of row, text included, that is written at commit. A row with this key must not be there: where it is
- * in hand already the work fails with REJECT, where it was never looked for, work_commit() does. Never NULL: after a
- * failure the copy goes nowhere. */
+ * in hand already the work fails with REJECT, where it was never looked for, work_commit() does. Never NULL:
+ * after a failure the copy goes nowhere. */
 void *rows_add(struct work *work, const struct rows_table *table, const void *row);
 void rows_delete(struct work *work, const struct rows_table *table, void *row);
 
 /*
  * Rows by a condition, for ticks, lists and starts: "state = $1 AND due_at <= $2 ORDER BY due_at" with
  * parameters in order, at most limit rows, into an array in the arena. What this batch added is not
- * found; of what it changed, the changed row is given (look at the condition again); what it deleted is left out.
- * Every condition must be served by the primary key or an index.
+ * found; of what it changed, the changed row is given (look at the condition again); what it deleted is left
+ * out. Every condition must be served by the primary key or an index.
  */
 size_t rows_find(struct work *work, const struct rows_table *table, const char *condition,
-                 const struct store_value *parameters, size_t parameter_count, size_t limit, void ***ret_rows);
-#define STORE_INT(value) ((struct store_value){.number = (value)})
-#define STORE_TEXT(value) ((struct store_value){.is_text = true, .text = (value)})
+                 const struct store_value *parameters, size_t parameter_count, size_t limit,
+                 void ***ret_rows);
+#define STORE_INT(value)   ((struct store_value){.number = (value)})
+#define STORE_TEXT(value)  ((struct store_value){.is_text = true, .text = (value)})
 #define STORE_BYTES(value) ((struct store_value){.is_bytes = true, .text = (value)})
-#define STORE_ID(pointer) ((struct store_value){.is_bytes = true, .text = {(const char *)(pointer)->bytes, 16}})
+#define STORE_ID(pointer)                                                                                    \
+    ((struct store_value){.is_bytes = true, .text = {(const char *)(pointer)->bytes, 16}})
 /* count(*) under a condition (NULL: all); what this batch changed is not in it. */
 int64_t rows_count(struct work *work, const struct rows_table *table, const char *condition,
                    const struct store_value *parameters, size_t parameter_count);

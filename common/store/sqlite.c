@@ -1,10 +1,10 @@
 /*
- * The store on SQLite: WAL, synchronous=FULL, one connection that writes and checkpoints. A prepared statement
- * for each thing that is done to a table, bound by reference and stepped; at 500 events a batch that costs
- * less than anything that would put several rows into one statement.
+ * The store on SQLite: WAL, synchronous=FULL, one connection that writes and checkpoints. There is a prepared
+ * statement for each thing that is done to a table, bound by reference and stepped once a row; nothing leaves
+ * the process before the commit, so there is nothing to send together.
  *
- * Only one connection of one process writes or checkpoints, readers of this process never do: SQLite before 3.51.3 can
- * damage a file where two connections do so at the same moment.
+ * Only one connection of one process writes or checkpoints, readers of this process never do: SQLite
+ * before 3.51.3 can damage a file where two connections do so at the same moment.
  */
 #include "store/backend.h"
 
@@ -25,17 +25,17 @@
 
 enum {
     PAGE_BYTES = 4096,
-    CACHE_KIB = 8192,              /* of pages in memory, for the connection that writes */
+    CACHE_KIB = 8192, /* of pages in memory, for the connection that writes */
     READER_CACHE_KIB = 2048,
-    BUSY_TIMEOUT_MS = 200,         /* nobody else should hold it at all */
-    WAL_PASSIVE_BYTES = 8 << 20,   /* the log is copied into the file when it passes this … */
-    WAL_TRUNCATE_BYTES = 64 << 20, /* … and cut when a reader has let it grow past this */
+    BUSY_TIMEOUT_MS = 200,            /* nobody else should hold it at all */
+    WAL_PASSIVE_BYTES = 8 << 20,      /* the log is copied into the file when it passes this … */
+    WAL_TRUNCATE_BYTES = 64 << 20,    /* … and cut when a reader has let it grow past this */
     QUICK_CHECK_BYTES_MAX = 16 << 20, /* files below it are checked at open */
-    FIND_STATEMENTS_MAX = 64,      /* kept, the least lately used goes */
+    FIND_STATEMENTS_MAX = 64,         /* kept, the least lately used goes */
     LOOKASIDE_BYTES = 256,
     LOOKASIDE_COUNT = 512,
-    APPLICATION_ID = 0x57454952,   /* "WEIR", in the file's header */
-    OUTBOX_SEQ_BLOCK = 1 << 20,    /* numbers set aside at a time */
+    APPLICATION_ID = 0x57454952, /* "WEIR", in the file's header */
+    OUTBOX_SEQ_BLOCK = 1 << 20,  /* numbers set aside at a time */
 };
 
 /* What is done, once a table. */
@@ -80,7 +80,8 @@ static const char *const FIXED[FIXED_COUNT] = {
     [FIXED_INBOX_SELECT] = "SELECT attempt FROM inbox WHERE id = ?1",
     [FIXED_INBOX_UPDATE] = "UPDATE inbox SET attempt = ?2 WHERE id = ?1",
     [FIXED_INBOX_DELETE] = "DELETE FROM inbox WHERE id = ?1",
-    [FIXED_INBOX_WINDOW] = "SELECT max(id), count(*) FROM (SELECT id FROM inbox WHERE id > ?1 ORDER BY id LIMIT ?2)",
+    [FIXED_INBOX_WINDOW] =
+        "SELECT max(id), count(*) FROM (SELECT id FROM inbox WHERE id > ?1 ORDER BY id LIMIT ?2)",
     [FIXED_INBOX_PRUNE] = "DELETE FROM inbox WHERE id > ?1 AND id <= ?2 AND at < ?3",
     [FIXED_OUTBOX_INSERT] = "INSERT INTO outbox (seq, topic, partition, key, value, headers, created_us) "
                             "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -88,8 +89,9 @@ static const char *const FIXED[FIXED_COUNT] = {
     [FIXED_OUTBOX_OLDEST] = "SELECT created_us FROM outbox ORDER BY seq LIMIT 1",
     [FIXED_OUTBOX_READ] = "SELECT seq, topic, partition, key, value, headers, created_us FROM outbox "
                           "WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-    [FIXED_REFUSE] = "INSERT INTO outbox_refused (seq, topic, partition, key, value, headers, created_us, reason) "
-                     "SELECT seq, topic, partition, key, value, headers, created_us, ?2 FROM outbox WHERE seq = ?1",
+    [FIXED_REFUSE] =
+        "INSERT INTO outbox_refused (seq, topic, partition, key, value, headers, created_us, reason) "
+        "SELECT seq, topic, partition, key, value, headers, created_us, ?2 FROM outbox WHERE seq = ?1",
     [FIXED_RESERVE] = "INSERT INTO weir (name, value) VALUES ('outbox_seq', ?1) "
                       "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     [FIXED_PROBE] = "INSERT INTO weir (name, value) VALUES ('probe', ?1) "
@@ -101,7 +103,8 @@ static const char OWN_TABLES[] =
     "CREATE TABLE IF NOT EXISTS weir (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS inbox (id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL)"
     " WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT "
+    "NULL,"
     " key BLOB, value BLOB, headers BLOB NOT NULL, created_us INTEGER NOT NULL);"
     "CREATE TABLE IF NOT EXISTS outbox_refused (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL,"
     " partition INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB NOT NULL, created_us INTEGER NOT NULL,"
@@ -156,7 +159,8 @@ static enum outcome config_error(struct error *error)
 static enum outcome disk_full(const struct sqlite *sqlite, struct error *error)
 {
     return error_outage(error, "store-full",
-                        "%s: the disk is full; make room on it, nothing is lost and work goes on by itself", sqlite->path);
+                        "%s: the disk is full; make room on it, nothing is lost and work goes on by itself",
+                        sqlite->path);
 }
 
 /* The one place that knows SQLite's codes. */
@@ -170,7 +174,8 @@ static enum outcome failed(struct sqlite *sqlite, struct error *error)
     case SQLITE_LOCKED:
     case SQLITE_PROTOCOL:
         return error_outage(error, "store-locked",
-                            "%s: locked by another process; end the tool that has it open for writing", sqlite->path);
+                            "%s: locked by another process; end the tool that has it open for writing",
+                            sqlite->path);
     case SQLITE_FULL:
         return disk_full(sqlite, error);
     case SQLITE_IOERR:
@@ -192,8 +197,10 @@ static enum outcome failed(struct sqlite *sqlite, struct error *error)
     case SQLITE_READONLY:
     case SQLITE_PERM:
     case SQLITE_AUTH:
-        error_set(error, FATAL, "store-read-only", "%s: cannot be written to: %s; look at the permissions of the file "
-                                                   "and its directory", sqlite->path, message);
+        error_set(error, FATAL, "store-read-only",
+                  "%s: cannot be written to: %s; look at the permissions of the file "
+                  "and its directory",
+                  sqlite->path, message);
         return config_error(error);
     case SQLITE_CANTOPEN:
         if (system == EMFILE || system == ENFILE)
@@ -204,12 +211,13 @@ static enum outcome failed(struct sqlite *sqlite, struct error *error)
                   system ? strerror(system) : message);
         return config_error(error);
     case SQLITE_NOTADB:
-        error_set(error, FATAL, "store-not-a-database", "%s: is not a database; name another file in DATABASE_URL",
-                  sqlite->path);
+        error_set(error, FATAL, "store-not-a-database",
+                  "%s: is not a database; name another file in DATABASE_URL", sqlite->path);
         return config_error(error);
     case SQLITE_CORRUPT:
-        return error_fatal(error, "store-damaged", "%s: the database is damaged: %s; restore it from a backup",
-                           sqlite->path, message);
+        return error_fatal(error, "store-damaged",
+                           "%s: the database is damaged: %s; restore it from a backup", sqlite->path,
+                           message);
     default:
         return error_fatal(error, "store", "%s: %s (code %d)", sqlite->path, message, code);
     }
@@ -264,10 +272,12 @@ static inline int bind_blob(sqlite3_stmt *statement, int place, struct text text
 
 static inline int bind_text(sqlite3_stmt *statement, int place, struct text text)
 {
-    return sqlite3_bind_text64(statement, place, text.length ? text.at : "", text.length, SQLITE_STATIC, SQLITE_UTF8);
+    return sqlite3_bind_text64(statement, place, text.length ? text.at : "", text.length, SQLITE_STATIC,
+                               SQLITE_UTF8);
 }
 
-static inline int bind_column(sqlite3_stmt *statement, int place, const struct rows_column *column, const void *row)
+static inline int bind_column(sqlite3_stmt *statement, int place, const struct rows_column *column,
+                              const void *row)
 {
     const char *at = (const char *)row + column->offset;
     switch (column->type) {
@@ -286,8 +296,8 @@ static inline int bind_column(sqlite3_stmt *statement, int place, const struct r
     return SQLITE_MISUSE;
 }
 
-static int bind_columns(sqlite3_stmt *statement, int place, const struct rows_table *table, size_t from, size_t to,
-                        const void *row)
+static int bind_columns(sqlite3_stmt *statement, int place, const struct rows_table *table, size_t from,
+                        size_t to, const void *row)
 {
     int code = SQLITE_OK;
     for (size_t i = from; i < to && code == SQLITE_OK; i++)
@@ -310,8 +320,9 @@ static int bind_values(sqlite3_stmt *statement, const struct store_value *values
 }
 
 /* Into columns [from, to) of row; arena NULL: text by reference, valid until the next step. */
-static enum outcome read_columns(struct sqlite *sqlite, sqlite3_stmt *statement, const struct rows_table *table,
-                                 size_t from, size_t to, struct arena *arena, void *row, struct error *error)
+static enum outcome read_columns(struct sqlite *sqlite, sqlite3_stmt *statement,
+                                 const struct rows_table *table, size_t from, size_t to, struct arena *arena,
+                                 void *row, struct error *error)
 {
     for (size_t i = from; i < to; i++) {
         const struct rows_column *column = &table->columns[i];
@@ -358,7 +369,8 @@ static void where_key(struct buffer *sql, const struct rows_table *table, size_t
         buffer_print(sql, "%s %s = ?%zu", i ? " AND" : " WHERE", table->columns[i].name, first_place + i);
 }
 
-static enum outcome prepare_built(struct sqlite *sqlite, struct buffer *sql, sqlite3_stmt **ret, struct error *error)
+static enum outcome prepare_built(struct sqlite *sqlite, struct buffer *sql, sqlite3_stmt **ret,
+                                  struct error *error)
 {
     buffer_add_char(sql, '\0');
     enum outcome outcome;
@@ -380,8 +392,8 @@ static void table_finalize(struct table_statements *table)
     sqlite3_finalize(table->delete);
 }
 
-static enum outcome table_of(struct sqlite *sqlite, const struct rows_table *table, struct table_statements **ret,
-                             struct error *error)
+static enum outcome table_of(struct sqlite *sqlite, const struct rows_table *table,
+                             struct table_statements **ret, struct error *error)
 {
     for (size_t i = 0; i < sqlite->table_count; i++)
         if (sqlite->tables[i].table == table) {
@@ -448,14 +460,15 @@ static void add_placeholders(struct buffer *sql, const char *text)
     }
 }
 
-static enum outcome find_of(struct sqlite *sqlite, const struct rows_table *table, const char *condition, bool counts,
-                            size_t parameter_count, sqlite3_stmt **ret, struct error *error)
+static enum outcome find_of(struct sqlite *sqlite, const struct rows_table *table, const char *condition,
+                            bool counts, size_t parameter_count, sqlite3_stmt **ret, struct error *error)
 {
     const char *key = condition ? condition : "";
     struct find_statement *place = &sqlite->finds[0];
     for (size_t i = 0; i < FIND_STATEMENTS_MAX; i++) {
         struct find_statement *find = &sqlite->finds[i];
-        if (find->condition && find->table == table && find->counts == counts && strcmp(find->condition, key) == 0) {
+        if (find->condition && find->table == table && find->counts == counts &&
+            strcmp(find->condition, key) == 0) {
             find->used = ++sqlite->find_uses;
             *ret = find->statement;
             return OK;
@@ -510,9 +523,10 @@ static enum outcome sqlite_script(struct backend *backend, const char *sql, stru
     return outcome;
 }
 
-static enum outcome sqlite_query(struct backend *backend, const char *sql, const struct store_value *parameters,
-                                 size_t parameter_count, bool (*each)(void *owner, const struct store_row *row),
-                                 void *owner, struct error *error)
+static enum outcome sqlite_query(struct backend *backend, const char *sql,
+                                 const struct store_value *parameters, size_t parameter_count,
+                                 bool (*each)(void *owner, const struct store_row *row), void *owner,
+                                 struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     struct buffer text = buffer_of(STATEMENT_BYTES_MAX);
@@ -549,7 +563,8 @@ static enum outcome query_int(struct sqlite *sqlite, const char *sql, int64_t *r
     return sqlite_query(&sqlite->backend, sql, NULL, 0, keep_int, ret, error);
 }
 
-/* A pragma that says something else than it was told is not there: this file system or this SQLite will not do. */
+/* A pragma that says something else than it was told is not there: this file system or this SQLite will not
+ * do. */
 static enum outcome pragma(struct sqlite *sqlite, const char *set, const char *get, int64_t expected,
                            struct error *error)
 {
@@ -563,23 +578,25 @@ static enum outcome pragma(struct sqlite *sqlite, const char *set, const char *g
     return outcome;
 }
 
-static enum outcome sqlite_check_table(struct backend *backend, const struct rows_table *table, struct error *error)
+static enum outcome sqlite_check_table(struct backend *backend, const struct rows_table *table,
+                                       struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     struct table_statements *ignored;
     enum outcome outcome = table_of(sqlite, table, &ignored, error);
     if (outcome == FATAL)
-        error_prefix(error, "table %s is not as this version needs it (is a migration missing?)", table->name);
+        error_prefix(error, "table %s is not as this version needs it (is a migration missing?)",
+                     table->name);
     return outcome;
 }
 
-static enum outcome sqlite_start(struct backend *backend, int64_t *ret_outbox_rows, int64_t *ret_outbox_oldest_us,
-                                 struct error *error)
+static enum outcome sqlite_start(struct backend *backend, int64_t *ret_outbox_rows,
+                                 int64_t *ret_outbox_oldest_us, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     int64_t reserved = 0, last = 0, refused = 0;
-    enum outcome outcome =
-        query_int(sqlite, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'outbox_seq'", &reserved, error);
+    enum outcome outcome = query_int(
+        sqlite, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'outbox_seq'", &reserved, error);
     if (outcome == OK)
         outcome = query_int(sqlite, "SELECT coalesce(max(seq), 0) FROM outbox", &last, error);
     if (outcome == OK)
@@ -588,7 +605,8 @@ static enum outcome sqlite_start(struct backend *backend, int64_t *ret_outbox_ro
         outcome = query_int(sqlite, "SELECT count(*) FROM outbox", ret_outbox_rows, error);
     if (outcome == OK)
         outcome = query_int(sqlite, FIXED[FIXED_OUTBOX_OLDEST], ret_outbox_oldest_us, error);
-    /* Rows below the reserved bound may have been given out, sent and deleted: none of their numbers comes again. */
+    /* Rows below the reserved bound may have been given out, sent and deleted: none of their numbers comes
+     * again. */
     last = last > refused ? last : refused;
     sqlite->outbox_seq_next = reserved > last + 1 ? reserved : last + 1;
     sqlite->outbox_seq_reserved = sqlite->outbox_seq_next;
@@ -605,8 +623,8 @@ static enum outcome checkpoint(struct sqlite *sqlite, struct error *error)
         return OK;
     sqlite3_busy_timeout(sqlite->db, 0);
     int code = sqlite3_wal_checkpoint_v2(
-        sqlite->db, NULL, bytes < WAL_TRUNCATE_BYTES ? SQLITE_CHECKPOINT_PASSIVE : SQLITE_CHECKPOINT_TRUNCATE, NULL,
-        NULL);
+        sqlite->db, NULL, bytes < WAL_TRUNCATE_BYTES ? SQLITE_CHECKPOINT_PASSIVE : SQLITE_CHECKPOINT_TRUNCATE,
+        NULL, NULL);
     sqlite->wal_pages = 0; /* until the next commit says how many there are */
     enum outcome outcome = code == SQLITE_OK || (code & 0xff) == SQLITE_BUSY ? OK : failed(sqlite, error);
     sqlite3_busy_timeout(sqlite->db, BUSY_TIMEOUT_MS);
@@ -689,8 +707,8 @@ static enum outcome fetch_rows(struct sqlite *sqlite, struct arena *arena, struc
             code = sqlite3_step(statements->get);
         wanted->found[i] = code == SQLITE_ROW;
         if (code == SQLITE_ROW)
-            outcome = read_columns(sqlite, statements->get, table, table->key_count, table->column_count, arena,
-                                   entry->row, error);
+            outcome = read_columns(sqlite, statements->get, table, table->key_count, table->column_count,
+                                   arena, entry->row, error);
         else if (code != SQLITE_DONE)
             outcome = failed(sqlite, error);
         sqlite3_reset(statements->get);
@@ -714,8 +732,9 @@ static enum outcome sqlite_fetch(struct backend *backend, struct backend_fetch *
     return outcome;
 }
 
-static enum outcome sqlite_find(struct backend *backend, const struct rows_table *table, const char *condition,
-                                const struct store_value *parameters, size_t parameter_count, size_t limit,
+static enum outcome sqlite_find(struct backend *backend, const struct rows_table *table,
+                                const char *condition, const struct store_value *parameters,
+                                size_t parameter_count, size_t limit,
                                 bool (*each)(void *owner, const void *row), void *owner, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
@@ -742,9 +761,9 @@ static enum outcome sqlite_find(struct backend *backend, const struct rows_table
     return outcome;
 }
 
-static enum outcome sqlite_count(struct backend *backend, const struct rows_table *table, const char *condition,
-                                 const struct store_value *parameters, size_t parameter_count, int64_t *ret,
-                                 struct error *error)
+static enum outcome sqlite_count(struct backend *backend, const struct rows_table *table,
+                                 const char *condition, const struct store_value *parameters,
+                                 size_t parameter_count, int64_t *ret, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     sqlite3_stmt *statement;
@@ -763,7 +782,8 @@ static enum outcome sqlite_count(struct backend *backend, const struct rows_tabl
 }
 
 static enum outcome sqlite_outbox_read(struct backend *backend, int64_t after_seq, size_t limit,
-                                       bool (*each)(void *owner, const struct outbox_row *row, struct text headers),
+                                       bool (*each)(void *owner, const struct outbox_row *row,
+                                                    struct text headers),
                                        void *owner, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
@@ -794,8 +814,8 @@ static enum outcome sqlite_outbox_read(struct backend *backend, int64_t after_se
     return outcome;
 }
 
-static enum outcome sqlite_inbox_prune(struct backend *backend, int64_t before_us, size_t limit, size_t *ret_count,
-                                       struct error *error)
+static enum outcome sqlite_inbox_prune(struct backend *backend, int64_t before_us, size_t limit,
+                                       size_t *ret_count, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     sqlite3_stmt *window, *prune;
@@ -838,7 +858,8 @@ static enum outcome sqlite_inbox_prune(struct backend *backend, int64_t before_u
     return outcome;
 }
 
-static enum outcome apply_table(struct sqlite *sqlite, const struct backend_table_writes *writes, struct error *error)
+static enum outcome apply_table(struct sqlite *sqlite, const struct backend_table_writes *writes,
+                                struct error *error)
 {
     const struct rows_table *table = writes->table;
     size_t keys = table->key_count, columns = table->column_count;
@@ -868,8 +889,8 @@ static enum outcome apply_notes(struct sqlite *sqlite, const struct backend_appl
     for (size_t i = 0; i < apply->note_count && outcome == OK; i++) {
         const struct backend_note_write *write = &apply->notes[i];
         sqlite3_stmt *statement;
-        outcome = fixed(sqlite, write->attempt == INBOX_ABSENT ? FIXED_INBOX_DELETE : FIXED_INBOX_UPDATE, &statement,
-                        error);
+        outcome = fixed(sqlite, write->attempt == INBOX_ABSENT ? FIXED_INBOX_DELETE : FIXED_INBOX_UPDATE,
+                        &statement, error);
         if (outcome != OK)
             break;
         sqlite3_bind_blob(statement, 1, write->id.bytes, sizeof(write->id.bytes), SQLITE_STATIC);
@@ -880,8 +901,8 @@ static enum outcome apply_notes(struct sqlite *sqlite, const struct backend_appl
     return outcome;
 }
 
-/* Numbers are set aside in blocks, in a transaction that uses the first of them, so that none comes twice, also when the
- * table was emptied and the process began anew. */
+/* Numbers are set aside in blocks, in a transaction that uses the first of them, so that none comes twice,
+ * also when the table was emptied and the process began anew. */
 static enum outcome outbox_reserve(struct sqlite *sqlite, int64_t upto, struct error *error)
 {
     sqlite3_stmt *statement;
@@ -921,8 +942,8 @@ static enum outcome apply_added(struct sqlite *sqlite, struct backend_apply *app
     return outcome;
 }
 
-static enum outcome outbox_delete(struct sqlite *sqlite, int64_t first, int64_t last, struct backend_apply *apply,
-                                  struct error *error)
+static enum outcome outbox_delete(struct sqlite *sqlite, int64_t first, int64_t last,
+                                  struct backend_apply *apply, struct error *error)
 {
     sqlite3_stmt *statement;
     enum outcome outcome = fixed(sqlite, FIXED_OUTBOX_DELETE, &statement, error);
@@ -971,7 +992,8 @@ static enum outcome outbox_oldest(struct sqlite *sqlite, int64_t *ret, struct er
 static enum outcome sqlite_apply(struct backend *backend, struct backend_apply *apply, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
-    int64_t next = sqlite->outbox_seq_next + (int64_t)apply->added_count, reserved = sqlite->outbox_seq_reserved;
+    int64_t next = sqlite->outbox_seq_next + (int64_t)apply->added_count,
+            reserved = sqlite->outbox_seq_reserved;
     enum outcome outcome = OK;
     for (size_t i = 0; i < apply->table_count && outcome == OK; i++)
         outcome = apply_table(sqlite, &apply->tables[i], error);
@@ -1033,8 +1055,10 @@ static enum outcome real_path(const char *path, char **ret, struct error *error)
     }
     directory = errno == ENOENT ? realpath(dirname(copy), NULL) : NULL;
     if (!directory) {
-        error_set(error, FATAL, "store-open", "%s: the database cannot be opened: %s; make the directory or "
-                                              "name another in DATABASE_URL", path, strerror(errno));
+        error_set(error, FATAL, "store-open",
+                  "%s: the database cannot be opened: %s; make the directory or "
+                  "name another in DATABASE_URL",
+                  path, strerror(errno));
         outcome = config_error(error);
         goto out;
     }
@@ -1050,8 +1074,8 @@ out:
     return outcome;
 }
 
-/* A file of its own: SQLite's locks are lost when another descriptor of the same file is closed in this process. It is
- * never deleted, so that all who come agree on it. */
+/* A file of its own: SQLite's locks are lost when another descriptor of the same file is closed in this
+ * process. It is never deleted, so that all who come agree on it. */
 static enum outcome lock_take(struct sqlite *sqlite, struct error *error)
 {
     char name[PATH_MAX];
@@ -1083,7 +1107,8 @@ static enum outcome lock_take(struct sqlite *sqlite, struct error *error)
     }
     int length = snprintf(pid, sizeof(pid), "%ld", (long)getpid());
     /* The number is for people; the lock holds without it, also on a full disk. */
-    bool noted = ftruncate(sqlite->lock_fd, 0) == 0 && pwrite(sqlite->lock_fd, pid, (size_t)length, 0) == length;
+    bool noted =
+        ftruncate(sqlite->lock_fd, 0) == 0 && pwrite(sqlite->lock_fd, pid, (size_t)length, 0) == length;
     (void)noted;
     return OK;
 }
@@ -1129,7 +1154,8 @@ static const struct backend_ops SQLITE_OPS = {
     .rollback = sqlite_rollback,
 };
 
-/* Statistics on memory are a mutex an allocation; a program that has configured SQLite itself keeps its ways. */
+/* Statistics on memory are a mutex an allocation; a program that has configured SQLite itself keeps its ways.
+ */
 static void configure_once(void)
 {
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
@@ -1146,8 +1172,10 @@ static enum outcome identity_check(struct sqlite *sqlite, bool read_only, struct
         return outcome;
     if (objects == 0 && application == 0 && !read_only)
         return OK;
-    error_set(error, FATAL, "store-foreign", "%s: is a database of another program; name another file in "
-                                             "DATABASE_URL", sqlite->path);
+    error_set(error, FATAL, "store-foreign",
+              "%s: is a database of another program; name another file in "
+              "DATABASE_URL",
+              sqlite->path);
     return config_error(error);
 }
 
@@ -1184,10 +1212,13 @@ static enum outcome writer_prepare(struct sqlite *sqlite, struct error *error)
     }
     char mode[ERROR_TEXT_BYTES_MAX / 2] = "";
     if (outcome == OK)
-        outcome = sqlite_query(&sqlite->backend, "PRAGMA journal_mode = WAL", NULL, 0, first_word, mode, error);
+        outcome =
+            sqlite_query(&sqlite->backend, "PRAGMA journal_mode = WAL", NULL, 0, first_word, mode, error);
     if (outcome == OK && strcmp(mode, "wal") != 0)
-        outcome = error_fatal(error, "store-pragma", "%s: journal_mode is '%s', not 'wal'; is it on a network file "
-                                                     "system?", sqlite->path, mode);
+        outcome = error_fatal(error, "store-pragma",
+                              "%s: journal_mode is '%s', not 'wal'; is it on a network file "
+                              "system?",
+                              sqlite->path, mode);
     if (outcome == OK)
         outcome = pragma(sqlite, "PRAGMA synchronous = FULL", "PRAGMA synchronous", 2, error);
     if (outcome == OK)
@@ -1232,7 +1263,8 @@ enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret,
         sqlite3_db_config(sqlite->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     outcome = identity_check(sqlite, read_only, error);
     char text[128];
-    snprintf(text, sizeof(text), "PRAGMA cache_size = -%d; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF",
+    snprintf(text, sizeof(text),
+             "PRAGMA cache_size = -%d; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF",
              read_only ? READER_CACHE_KIB : CACHE_KIB);
     if (outcome == OK)
         outcome = sqlite_script(&sqlite->backend, text, error);

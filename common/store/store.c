@@ -18,8 +18,9 @@ static enum outcome backend_open(const char *url, bool read_only, struct backend
         return sqlite_open(url + sizeof(sqlite) - 1, read_only, ret, error);
     bool postgres = strncmp(url, "postgresql://", 13) == 0 || strncmp(url, "postgres://", 11) == 0;
     if (postgres) /* not repeated: it may hold a password */
-        error_set(error, FATAL, "database-url", "DATABASE_URL: postgresql:// is not supported by this version; "
-                                                "use sqlite:PATH");
+        error_set(error, FATAL, "database-url",
+                  "DATABASE_URL: postgresql:// is not supported by this version; "
+                  "use sqlite:PATH");
     else
         error_set(error, FATAL, "database-url", "DATABASE_URL: expected sqlite:PATH");
     if (error)
@@ -45,19 +46,21 @@ static bool keep_text(void *owner, const struct store_row *row)
 static enum outcome owner_check(struct backend *backend, const char *service, bool note, struct error *error)
 {
     struct found_text owner = {.found = false};
-    enum outcome outcome = backend->ops->query(backend, "SELECT value FROM weir WHERE name = 'service'", NULL, 0,
-                                               keep_text, &owner, error);
+    enum outcome outcome = backend->ops->query(backend, "SELECT value FROM weir WHERE name = 'service'", NULL,
+                                               0, keep_text, &owner, error);
     if (outcome != OK)
         return outcome;
     if (!owner.found && note) {
         struct store_value value = STORE_TEXT(text_of(service));
-        return backend->ops->query(backend, "INSERT INTO weir (name, value) VALUES ('service', $1)", &value, 1, NULL,
-                                   NULL, error);
+        return backend->ops->query(backend, "INSERT INTO weir (name, value) VALUES ('service', $1)", &value,
+                                   1, NULL, NULL, error);
     }
     if (strcmp(owner.text, service) == 0)
         return OK;
-    error_set(error, FATAL, "store-owner", "the database belongs to service '%s', not to '%s'; give each service "
-                                           "its own DATABASE_URL", owner.text, service);
+    error_set(error, FATAL, "store-owner",
+              "the database belongs to service '%s', not to '%s'; give each service "
+              "its own DATABASE_URL",
+              owner.text, service);
     if (error)
         error->exit_code = EXIT_CONFIG;
     return FATAL;
@@ -111,7 +114,8 @@ static void table_ddl(const struct backend_ops *ops, const struct rows_table *ta
 {
     buffer_print(sql, "CREATE TABLE IF NOT EXISTS %s (", table->name);
     for (size_t i = 0; i < table->column_count; i++)
-        buffer_print(sql, "%s %s NOT NULL, ", table->columns[i].name, ops->type_names[table->columns[i].type]);
+        buffer_print(sql, "%s %s NOT NULL, ", table->columns[i].name,
+                     ops->type_names[table->columns[i].type]);
     buffer_add_string(sql, "PRIMARY KEY (");
     for (size_t i = 0; i < table->key_count; i++)
         buffer_print(sql, "%s%s", i ? ", " : "", table->columns[i].name);
@@ -139,8 +143,8 @@ static bool keep_int(void *owner, const struct store_row *row)
 }
 
 /* A table that is there has a row here: written as "table:NAME" with the schema, in its transaction. */
-static enum outcome tables_there(struct backend *backend, const struct rows_table *const *tables, size_t count,
-                                 int64_t *ret, struct error *error)
+static enum outcome tables_there(struct backend *backend, const struct rows_table *const *tables,
+                                 size_t count, int64_t *ret, struct error *error)
 {
     *ret = 0;
     enum outcome outcome = OK;
@@ -149,8 +153,8 @@ static enum outcome tables_there(struct backend *backend, const struct rows_tabl
         snprintf(name, sizeof(name), "table:%s", tables[i]->name);
         struct store_value value = STORE_TEXT(text_of(name));
         int64_t there = 0;
-        outcome = backend->ops->query(backend, "SELECT count(*) FROM weir WHERE name = $1", &value, 1, keep_int,
-                                      &there, error);
+        outcome = backend->ops->query(backend, "SELECT count(*) FROM weir WHERE name = $1", &value, 1,
+                                      keep_int, &there, error);
         *ret += there;
     }
     return outcome;
@@ -168,8 +172,9 @@ static enum outcome script_in_transaction(struct backend *backend, const char *s
     return outcome;
 }
 
-#define MIGRATION_NOTE                                                                                                 \
-    "INSERT INTO weir (name, value) VALUES ('migration', '%d') ON CONFLICT (name) DO UPDATE SET value = '%d';\n"
+#define MIGRATION_NOTE                                                                                       \
+    "INSERT INTO weir (name, value) VALUES ('migration', '%d') ON CONFLICT (name) DO UPDATE SET value = "    \
+    "'%d';\n"
 
 enum outcome store_migrate(struct store *store, const struct rows_table *const *tables, size_t table_count,
                            const struct migration *migrations, size_t migration_count, struct error *error)
@@ -179,8 +184,9 @@ enum outcome store_migrate(struct store *store, const struct rows_table *const *
     int64_t there = 0, applied = 0;
     enum outcome outcome = tables_there(backend, tables, table_count, &there, error);
     if (outcome == OK)
-        outcome = backend->ops->query(backend, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'migration'",
-                                      NULL, 0, keep_int, &applied, error);
+        outcome =
+            backend->ops->query(backend, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'migration'",
+                                NULL, 0, keep_int, &applied, error);
     if (outcome != OK)
         goto out;
 
@@ -235,7 +241,8 @@ struct store_reader {
     struct backend *backend;
 };
 
-enum outcome store_reader_open(const char *url, const char *service, struct store_reader **ret, struct error *error)
+enum outcome store_reader_open(const char *url, const char *service, struct store_reader **ret,
+                               struct error *error)
 {
     struct store_reader *reader = calloc(1, sizeof(*reader));
     if (!reader)
@@ -261,8 +268,8 @@ void store_reader_close(struct store_reader *reader)
 }
 
 enum outcome store_read(struct store_reader *reader, const char *sql, const struct store_value *parameters,
-                        size_t parameter_count, bool (*each)(void *owner, const struct store_row *row), void *owner,
-                        struct error *error)
+                        size_t parameter_count, bool (*each)(void *owner, const struct store_row *row),
+                        void *owner, struct error *error)
 {
     assert(parameter_count <= STORE_PARAMETERS_MAX);
     return reader->backend->ops->query(reader->backend, sql, parameters, parameter_count, each, owner, error);

@@ -20,8 +20,8 @@ struct store;
  * state: on a database where none of the service's tables stood before, the migrations are noted, not run.
  */
 struct migration {
-    int number;           /* from 1, ascending */
-    const char *sqlite;   /* statements, ";" between */
+    int number;         /* from 1, ascending */
+    const char *sqlite; /* statements, ";" between */
     const char *postgres;
 };
 
@@ -29,19 +29,22 @@ struct migration {
  * url: "sqlite:PATH" or "postgresql://…". service: names the PostgreSQL schema, and the owner noted
  * in the file, so that another service's file is refused. SQLite: WAL, synchronous=FULL,
  * foreign_keys, one connection that writes and checkpoints, all read back; a second process on the
- * file is refused ("in use by process N", FATAL with exit code 75) by a lock on PATH.lock kept for the life of the
- * store. What only a person can put right (no such directory, no permission, not a database, another service's)
- * is FATAL with exit code 78.
+ * file is refused ("in use by process N", FATAL with exit code 75) by a lock on PATH.lock kept for the life
+ * of the store. What only a person can put right (no such directory, no permission, not a database, another
+ * service's) is FATAL with exit code 78.
  */
-MUST_CHECK enum outcome store_open(const char *url, const char *service, struct store **ret, struct error *error);
+MUST_CHECK enum outcome store_open(const char *url, const char *service, struct store **ret,
+                                   struct error *error);
 void store_close(struct store *store); /* accepts NULL; checkpoints */
 
 /* Makes the tables that are missing (the store's own: inbox, outbox, …, and those given) from their
  * descriptions, then applies migrations. Safe where several instances start at once. */
-MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_table *const *tables, size_t table_count,
-                                      const struct migration *migrations, size_t migration_count, struct error *error);
+MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_table *const *tables,
+                                      size_t table_count, const struct migration *migrations,
+                                      size_t migration_count, struct error *error);
 
-/* Can it be written to? Commits a row of the store's own. Not within a unit of work. For `check` and after an outage. */
+/* Can it be written to? Commits a row of the store's own. Not within a unit of work. For `check` and after an
+ * outage. */
 MUST_CHECK enum outcome store_probe(struct store *store, struct error *error);
 
 /*
@@ -58,11 +61,13 @@ struct store_value {
     int64_t number;
     struct text text;
 };
-MUST_CHECK enum outcome store_reader_open(const char *url, const char *service, struct store_reader **ret, struct error *error);
+MUST_CHECK enum outcome store_reader_open(const char *url, const char *service, struct store_reader **ret,
+                                          struct error *error);
 void store_reader_close(struct store_reader *reader);
-MUST_CHECK enum outcome store_read(struct store_reader *reader, const char *sql, const struct store_value *parameters,
-                                   size_t parameter_count, bool (*each)(void *owner, const struct store_row *row),
-                                   void *owner, struct error *error);
+MUST_CHECK enum outcome store_read(struct store_reader *reader, const char *sql,
+                                   const struct store_value *parameters, size_t parameter_count,
+                                   bool (*each)(void *owner, const struct store_row *row), void *owner,
+                                   struct error *error);
 int64_t store_row_int(const struct store_row *row, size_t column);
 struct text store_row_text(const struct store_row *row, size_t column); /* text and bytes */
 

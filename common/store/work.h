@@ -68,7 +68,7 @@ struct work {
     struct work_map maps[ROWS_TABLES_MAX];
     size_t map_count;
 
-    uint32_t item; /* 0: before the first */
+    uint32_t item;                /* 0: before the first */
     struct work_list saved;       /* of struct work_saved */
     struct work_list saved_bytes; /* of char */
     struct work_list saved_notes; /* of struct work_saved_note */

@@ -1,7 +1,7 @@
 /*
- * A batch that was acknowledged is there, once, whatever fails: each call to the disk in turn, each allocation in turn, the
- * power at each call. The worker does what the loop does: on an outage it tries the batch again, on anything worse it
- * begins anew, and the inbox keeps it from doing a batch twice.
+ * A batch that was acknowledged is there, once, whatever fails: each call to the disk in turn, each
+ * allocation in turn, the power at each call. The worker does what the loop does: on an outage it tries the
+ * batch again, on anything worse it begins anew, and the inbox keeps it from doing a batch twice.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -114,7 +114,8 @@ static bool work_through(void)
     return true;
 }
 
-/* Faults are over: how many batches are there, from the first without a gap, each once and with its outbox row? */
+/* Faults are over: how many batches are there, from the first without a gap, each once and with its outbox
+ * row? */
 static int64_t batches_there(void)
 {
     struct error error;
@@ -246,7 +247,8 @@ static void a_log_that_is_not_synced_does_lose_batches(void **state) /* so that 
 int main(void)
 {
     memset(ballast, 'b', sizeof(ballast));
-    acknowledged = mmap(NULL, sizeof(*acknowledged), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    acknowledged =
+        mmap(NULL, sizeof(*acknowledged), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (acknowledged == MAP_FAILED)
         return 1;
     disk_install();

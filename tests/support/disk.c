@@ -85,7 +85,7 @@ static struct image *image_of(const char *path)
             place = &images[i];
     }
     assert(place && strlen(path) < PATH_BYTES_MAX);
-    strcpy(place->path, path);
+    snprintf(place->path, sizeof(place->path), "%s", path);
     place->last = &place->first;
     int fd = open(path, O_RDONLY); /* before SQLite has it open: closing it costs no lock */
     if (fd >= 0) {
@@ -193,11 +193,11 @@ static sqlite3_file *real_of(sqlite3_file *file)
     return ((struct disk_file *)file)->real;
 }
 
-#define FORWARD(call, code, ...)                                                                                       \
-    {                                                                                                                  \
-        if (fails())                                                                                                   \
-            return code;                                                                                               \
-        return real_of(file)->pMethods->call(real_of(file), __VA_ARGS__);                                            \
+#define FORWARD(call, code, ...)                                                                             \
+    {                                                                                                        \
+        if (fails())                                                                                         \
+            return code;                                                                                     \
+        return real_of(file)->pMethods->call(real_of(file), __VA_ARGS__);                                    \
     }
 
 static int file_close(sqlite3_file *file)
@@ -207,7 +207,7 @@ static int file_close(sqlite3_file *file)
 static int file_read(sqlite3_file *file, void *into, int count, sqlite3_int64 offset)
     FORWARD(xRead, SQLITE_IOERR_READ, into, count, offset)
 
-static int file_write(sqlite3_file *file, const void *from, int count, sqlite3_int64 offset)
+        static int file_write(sqlite3_file *file, const void *from, int count, sqlite3_int64 offset)
 {
     struct disk_file *own = (struct disk_file *)file;
     if (fails()) {
@@ -240,15 +240,15 @@ static int file_sync(sqlite3_file *file, int flags)
     return own->real->pMethods->xSync(own->real, flags);
 }
 
-static int file_size(sqlite3_file *file, sqlite3_int64 *ret) FORWARD(xFileSize, SQLITE_IOERR_FSTAT, ret)
-static int file_lock(sqlite3_file *file, int level) FORWARD(xLock, SQLITE_IOERR_LOCK, level)
-static int file_unlock(sqlite3_file *file, int level)
+static int file_size(sqlite3_file *file, sqlite3_int64 *ret)
+    FORWARD(xFileSize, SQLITE_IOERR_FSTAT, ret) static int file_lock(sqlite3_file *file, int level)
+        FORWARD(xLock, SQLITE_IOERR_LOCK, level) static int file_unlock(sqlite3_file *file, int level)
 {
     return real_of(file)->pMethods->xUnlock(real_of(file), level);
 }
 static int file_check_reserved(sqlite3_file *file, int *ret)
-    FORWARD(xCheckReservedLock, SQLITE_IOERR_CHECKRESERVEDLOCK, ret)
-static int file_control(sqlite3_file *file, int operation, void *argument)
+    FORWARD(xCheckReservedLock, SQLITE_IOERR_CHECKRESERVEDLOCK,
+            ret) static int file_control(sqlite3_file *file, int operation, void *argument)
 {
     return real_of(file)->pMethods->xFileControl(real_of(file), operation, argument);
 }
@@ -261,8 +261,8 @@ static int file_traits(sqlite3_file *file)
     return real_of(file)->pMethods->xDeviceCharacteristics(real_of(file));
 }
 static int file_shm_map(sqlite3_file *file, int region, int bytes, int extend, void volatile **ret)
-    FORWARD(xShmMap, SQLITE_IOERR_SHMMAP, region, bytes, extend, ret)
-static int file_shm_lock(sqlite3_file *file, int offset, int count, int flags)
+    FORWARD(xShmMap, SQLITE_IOERR_SHMMAP, region, bytes, extend,
+            ret) static int file_shm_lock(sqlite3_file *file, int offset, int count, int flags)
 {
     if (fails() && !(flags & SQLITE_SHM_UNLOCK)) /* giving one back does not fail */
         return SQLITE_IOERR_SHMLOCK;

@@ -1,6 +1,7 @@
 /*
- * disk: SQLite on a disk that fails. A VFS in front of the usual one, through which every call of every file goes:
- * the n-th call can fail, and the power can go at the n-th call, which loses what was written and not synced.
+ * disk: SQLite on a disk that fails. A VFS in front of the usual one, through which every call of every file
+ * goes: the n-th call can fail, and the power can go at the n-th call, which loses what was written and not
+ * synced.
  */
 #ifndef SUPPORT_DISK_H
 #define SUPPORT_DISK_H
@@ -15,13 +16,14 @@ uint64_t disk_calls(void);
 /* No more faults; counts from 0. */
 void disk_whole(void);
 
-/* Calls [at, at + count) fail, counted from now; a write that fails may have written a half. full: with "disk full". */
+/* Calls [at, at + count) fail, counted from now; a write that fails may have written a half. full: with "disk
+ * full". */
 void disk_fail(uint64_t at, uint64_t count, bool full);
 
 /*
- * The power goes at that call: files are left as they were at their last sync, plus a subset of the later writes
- * chosen by seed (0: none of them), and the process ends with DISK_EXIT. log_syncs_lost: the disk lies about syncs of the
- * write-ahead log, which is as if synchronous were NORMAL.
+ * The power goes at that call: files are left as they were at their last sync, plus a subset of the later
+ * writes chosen by seed (0: none of them), and the process ends with DISK_EXIT. log_syncs_lost: the disk lies
+ * about syncs of the write-ahead log, which is as if synchronous were NORMAL.
  */
 enum { DISK_EXIT = 42 };
 void disk_lose_power(uint64_t at, uint64_t seed, bool log_syncs_lost);

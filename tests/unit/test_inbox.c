@@ -80,7 +80,8 @@ static void an_id_that_stands_twice_is_seen_at_its_second_place(void **state)
 {
     struct fixture *fixture = *state;
     struct id id = id_new();
-    struct inbox_note notes[3] = {{.id = id, .attempt = 1}, {.id = id_new(), .attempt = 1}, {.id = id, .attempt = 1}};
+    struct inbox_note notes[3] = {
+        {.id = id, .attempt = 1}, {.id = id_new(), .attempt = 1}, {.id = id, .attempt = 1}};
     assert_int_equal(work_begin(fixture->work, &fixture->error), OK);
     inbox_note(fixture->work, notes, 2);
     inbox_note(fixture->work, notes + 2, 1);
@@ -166,7 +167,8 @@ static void prune_takes_the_old_ones_only_and_goes_on_where_it_stopped(void **st
     struct inbox_note old[OLD], young[YOUNG];
     clock_hold(1000000);
     for (int i = 0; i < OLD; i++) /* not in the order of time */
-        old[i] = (struct inbox_note){.id = id_from_text((struct text){(const char *)&i, sizeof(i)}), .attempt = 1};
+        old[i] =
+            (struct inbox_note){.id = id_from_text((struct text){(const char *)&i, sizeof(i)}), .attempt = 1};
     note(fixture, old, OLD);
     commit(fixture);
     clock_advance(1000000);
@@ -197,12 +199,14 @@ static void prune_takes_the_old_ones_only_and_goes_on_where_it_stopped(void **st
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(an_id_is_seen_after_its_commit_and_not_after_a_rollback, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_id_is_seen_after_its_commit_and_not_after_a_rollback, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(an_id_that_stands_twice_is_seen_at_its_second_place, setup, teardown),
         cmocka_unit_test_setup_teardown(a_moved_attempt_is_seen_and_its_copy_is_not, setup, teardown),
         cmocka_unit_test_setup_teardown(a_forgotten_one_is_as_never_noted, setup, teardown),
         cmocka_unit_test_setup_teardown(undo_takes_back_the_move_of_an_item, setup, teardown),
-        cmocka_unit_test_setup_teardown(prune_takes_the_old_ones_only_and_goes_on_where_it_stopped, setup, teardown),
+        cmocka_unit_test_setup_teardown(prune_takes_the_old_ones_only_and_goes_on_where_it_stopped, setup,
+                                        teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,7 +61,8 @@ static void commit(struct fixture *fixture)
 
 static void add(struct fixture *fixture, const char *key)
 {
-    outbox_add(fixture->work, &(struct outbox_row){.topic = TEXT("orders"), .partition = -1, .key = text_of(key)});
+    outbox_add(fixture->work,
+               &(struct outbox_row){.topic = TEXT("orders"), .partition = -1, .key = text_of(key)});
 }
 
 /* Commits count rows; the number of the first. */
@@ -82,13 +83,17 @@ static void a_row_comes_back_byte_for_byte(void **state)
     char long_value[300];
     memset(long_value, 'v', sizeof(long_value));
     const struct header headers[] = {
-        {TEXT("ce_id"), TEXT("1")},          {TEXT("null"), {NULL, 0}},
-        {TEXT("empty"), TEXT("")},           {TEXT(""), {"\0\xff", 2}},
-        {TEXT("long"), {long_value, 300}},   {TEXT("ce_id"), TEXT("again")},
+        {TEXT("ce_id"), TEXT("1")}, {TEXT("null"), {NULL, 0}},         {TEXT("empty"), TEXT("")},
+        {TEXT(""), {"\0\xff", 2}},  {TEXT("long"), {long_value, 300}}, {TEXT("ce_id"), TEXT("again")},
     };
     struct outbox_row rows[] = {
-        {.topic = TEXT("orders"), .partition = 5, .key = TEXT("k"), .value = {"\0\x01", 2}, .headers = headers,
-         .header_count = 6, .created_us = 77},
+        {.topic = TEXT("orders"),
+         .partition = 5,
+         .key = TEXT("k"),
+         .value = {"\0\x01", 2},
+         .headers = headers,
+         .header_count = 6,
+         .created_us = 77},
         {.topic = TEXT("dlq.email"), .partition = -1, .key_null = true, .value_null = true, .created_us = 78},
         {.topic = TEXT("t"), .partition = 0},
     };
@@ -216,7 +221,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_row_comes_back_byte_for_byte, setup, teardown),
         cmocka_unit_test_setup_teardown(numbers_go_up_over_rollback_emptying_and_restart, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_was_acknowledged_is_gone_in_any_order_and_the_rest_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_was_acknowledged_is_gone_in_any_order_and_the_rest_stays, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(undo_takes_away_what_the_item_added, setup, teardown),
         cmocka_unit_test_setup_teardown(a_refused_row_is_set_aside_and_not_read_again, setup, teardown),
     };

@@ -18,8 +18,9 @@ struct ware {
     struct text blob;
 };
 static const struct rows_column WARE_COLUMNS[] = {
-    ROWS_COLUMN(ware, sku, ROWS_TEXT),  ROWS_COLUMN(ware, available, ROWS_INT), ROWS_COLUMN(ware, note, ROWS_TEXT),
-    ROWS_COLUMN(ware, last, ROWS_ID),   ROWS_COLUMN(ware, blob, ROWS_BYTES),
+    ROWS_COLUMN(ware, sku, ROWS_TEXT),   ROWS_COLUMN(ware, available, ROWS_INT),
+    ROWS_COLUMN(ware, note, ROWS_TEXT),  ROWS_COLUMN(ware, last, ROWS_ID),
+    ROWS_COLUMN(ware, blob, ROWS_BYTES),
 };
 static const struct rows_table WARES = {
     .name = "wares",
@@ -41,8 +42,11 @@ static const struct rows_column PAIR_COLUMNS[] = {
     ROWS_COLUMN(pair, b, ROWS_ID),
     ROWS_COLUMN(pair, value, ROWS_INT),
 };
-static const struct rows_table PAIRS = {
-    .name = "pairs", .columns = PAIR_COLUMNS, .column_count = 3, .key_count = 2, .row_bytes = sizeof(struct pair)};
+static const struct rows_table PAIRS = {.name = "pairs",
+                                        .columns = PAIR_COLUMNS,
+                                        .column_count = 3,
+                                        .key_count = 2,
+                                        .row_bytes = sizeof(struct pair)};
 
 static const struct rows_table *const TABLES[] = {&WARES, &PAIRS};
 
@@ -117,7 +121,11 @@ static void every_type_comes_back_as_it_went(void **state)
     struct fixture *fixture = *state;
     begin_read(fixture);
     struct id id = id_new();
-    struct ware row = {.sku = TEXT("s"), .available = INT64_MAX, .note = TEXT("Gr\xc3\xb6\xc3\x9f" "e"), .last = id,
+    struct ware row = {.sku = TEXT("s"),
+                       .available = INT64_MAX,
+                       .note = TEXT("Gr\xc3\xb6\xc3\x9f"
+                                    "e"),
+                       .last = id,
                        .blob = {"\0\xff\0", 3}};
     rows_add(fixture->work, &WARES, &row);
     rows_add(fixture->work, &WARES, &(struct ware){.sku = TEXT("")});
@@ -157,7 +165,8 @@ static void a_row_has_one_address_in_a_batch_whether_wanted_got_or_found(void **
     assert_null(ware(fixture, "none"));
     void **rows;
     assert_int_equal(rows_find(fixture->work, &WARES, "available > $1 ORDER BY available",
-                               (struct store_value[]){STORE_INT(0)}, 1, 10, &rows), 2);
+                               (struct store_value[]){STORE_INT(0)}, 1, 10, &rows),
+                     2);
     assert_ptr_equal(rows[0], a);
     assert_ptr_equal(rows[1], ware(fixture, "b"));
     assert_false(work_changed(fixture->work));
@@ -202,9 +211,10 @@ static void what_is_not_yet_written_is_seen_by_get_and_find(void **state)
     assert_int_equal(rows_count(fixture->work, &WARES, NULL, NULL, 0), 5);
     commit(fixture);
     begin_read(fixture);
-    assert_int_equal(rows_count(fixture->work, &WARES, "available >= $1", (struct store_value[]){STORE_INT(3)}, 1), 4);
-    assert_int_equal(rows_count(fixture->work, &WARES, "sku = $1", (struct store_value[]){STORE_TEXT(TEXT("s2"))}, 1),
-                     0);
+    assert_int_equal(
+        rows_count(fixture->work, &WARES, "available >= $1", (struct store_value[]){STORE_INT(3)}, 1), 4);
+    assert_int_equal(
+        rows_count(fixture->work, &WARES, "sku = $1", (struct store_value[]){STORE_TEXT(TEXT("s2"))}, 1), 0);
     work_rollback(fixture->work);
 }
 
@@ -218,7 +228,8 @@ static void conditions_take_ids_and_bytes(void **state)
     begin_read(fixture);
     void **rows;
     assert_int_equal(rows_find(fixture->work, &PAIRS, "a = $1 AND b = $2",
-                               (struct store_value[]){STORE_INT(1), STORE_ID(&id)}, 2, 1, &rows), 1);
+                               (struct store_value[]){STORE_INT(1), STORE_ID(&id)}, 2, 1, &rows),
+                     1);
     work_rollback(fixture->work);
 }
 
@@ -440,8 +451,10 @@ static void steps_of_a_handler_agree_with_a_model_after_any_undo_commit_and_roll
         } else if (what < 78) {
             void **rows;
             size_t count = rows_find(work, &WARES, "sku >= $1 ORDER BY sku",
-                                     (struct store_value[]){STORE_TEXT(text_of(name))}, 1, 5, &rows), at = 0;
-            for (size_t i = key; i < MODEL_KEYS && at < count; i++) { /* those of the database that stand, in order */
+                                     (struct store_value[]){STORE_TEXT(text_of(name))}, 1, 5, &rows),
+                   at = 0;
+            for (size_t i = key; i < MODEL_KEYS && at < count;
+                 i++) { /* those of the database that stand, in order */
                 if (!committed.there[i] || !now.there[i])
                     continue;
                 char expected[16];
@@ -493,20 +506,22 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(every_type_comes_back_as_it_went, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_row_has_one_address_in_a_batch_whether_wanted_got_or_found, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_row_has_one_address_in_a_batch_whether_wanted_got_or_found, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_row_asked_for_before_the_read_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_not_yet_written_is_seen_by_get_and_find, setup, teardown),
         cmocka_unit_test_setup_teardown(conditions_take_ids_and_bytes, setup, teardown),
-        cmocka_unit_test_setup_teardown(more_conditions_than_are_kept_still_give_the_right_rows, setup, teardown),
+        cmocka_unit_test_setup_teardown(more_conditions_than_are_kept_still_give_the_right_rows, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(delete_and_add_of_one_key_is_one_change, setup, teardown),
         cmocka_unit_test_setup_teardown(a_row_added_twice_is_rejected_and_the_work_refuses, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_row_that_is_there_but_was_not_looked_for_is_rejected_at_commit, setup,
-                                        teardown),
+        cmocka_unit_test_setup_teardown(a_row_that_is_there_but_was_not_looked_for_is_rejected_at_commit,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(a_broken_check_is_rejected_and_nothing_is_written, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_arena_sticks, setup, teardown),
         cmocka_unit_test_setup_teardown(undo_puts_back_only_what_the_item_did, setup, teardown),
-        cmocka_unit_test_setup_teardown(steps_of_a_handler_agree_with_a_model_after_any_undo_commit_and_rollback, setup,
-                                        teardown),
+        cmocka_unit_test_setup_teardown(
+            steps_of_a_handler_agree_with_a_model_after_any_undo_commit_and_rollback, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,8 +24,11 @@ static const struct rows_column THING_COLUMNS[] = {
     ROWS_COLUMN(thing, id, ROWS_INT),
     ROWS_COLUMN(thing, name, ROWS_TEXT),
 };
-static const struct rows_table THINGS = {
-    .name = "things", .columns = THING_COLUMNS, .column_count = 2, .key_count = 1, .row_bytes = sizeof(struct thing)};
+static const struct rows_table THINGS = {.name = "things",
+                                         .columns = THING_COLUMNS,
+                                         .column_count = 2,
+                                         .key_count = 1,
+                                         .row_bytes = sizeof(struct thing)};
 static const struct rows_table *const TABLES[] = {&THINGS};
 
 /* The same table one version later. */
@@ -39,8 +42,11 @@ static const struct rows_column GROWN_COLUMNS[] = {
     ROWS_COLUMN(grown, name, ROWS_TEXT),
     ROWS_COLUMN(grown, weight, ROWS_INT),
 };
-static const struct rows_table GROWN = {
-    .name = "things", .columns = GROWN_COLUMNS, .column_count = 3, .key_count = 1, .row_bytes = sizeof(struct grown)};
+static const struct rows_table GROWN = {.name = "things",
+                                        .columns = GROWN_COLUMNS,
+                                        .column_count = 3,
+                                        .key_count = 1,
+                                        .row_bytes = sizeof(struct grown)};
 static const struct rows_table *const GROWN_TABLES[] = {&GROWN};
 static const struct migration MIGRATIONS[] = {
     {1, "ALTER TABLE things ADD COLUMN weight INTEGER NOT NULL DEFAULT 7", ""},
@@ -123,8 +129,9 @@ static void reopening_keeps_what_was_committed(void **state)
 static void what_only_a_person_can_put_right_is_a_configuration_error(void **state)
 {
     (void)state;
-    static const char *const urls[] = {"",       "sqlite:", "mysql://x", "postgresql://user:secret@host/db",
-                                       "sqlite:/nowhere/at/all/x.db", "sqlite:/"};
+    static const char *const urls[] = {
+        "",        "sqlite:", "mysql://x", "postgresql://user:secret@host/db", "sqlite:/nowhere/at/all/x.db",
+        "sqlite:/"};
     for (size_t i = 0; i < sizeof(urls) / sizeof(*urls); i++) {
         assert_int_equal(store_open(urls[i], "test", &store, &error), FATAL);
         assert_int_equal(error.exit_code, EXIT_CONFIG);
@@ -324,7 +331,8 @@ static void a_damaged_file_is_fatal(void **state)
     open_things();
     for (int64_t id = 1; id < 500; id++) {
         begin();
-        rows_add(work, &THINGS, &(struct thing){id, TEXT("a thing with a name that fills the pages of the file")});
+        rows_add(work, &THINGS,
+                 &(struct thing){id, TEXT("a thing with a name that fills the pages of the file")});
         assert_int_equal(work_commit(work, &error), OK);
     }
     close_things();
@@ -368,7 +376,8 @@ static void a_reader_sees_what_was_committed_while_the_writer_goes_on(void **sta
     begin();
     rows_add(work, &THINGS, &(struct thing){11, TEXT("open")});
     struct seen_rows seen = {.stop_after = 3};
-    static const char sql[] = "SELECT id, name FROM things WHERE id > $1 AND name <> '$1' AND name = $2 ORDER BY id";
+    static const char sql[] =
+        "SELECT id, name FROM things WHERE id > $1 AND name <> '$1' AND name = $2 ORDER BY id";
     const struct store_value values[] = {STORE_INT(4), STORE_TEXT(TEXT("thing"))};
     assert_int_equal(store_read(reader, sql, values, 2, see, &seen, &error), OK);
     assert_int_equal(seen.count, 3);
@@ -398,7 +407,8 @@ static bool first_only(void *owner, const struct store_row *row)
     int64_t *id = owner;
     char *block = malloc(64 << 10);
     memset(block, 'x', 64 << 10);
-    for (int64_t end = *id + 300; *id < end; ++*id) { /* a reader in the middle of its query: the log cannot be reset */
+    for (int64_t end = *id + 300; *id < end;
+         ++*id) { /* a reader in the middle of its query: the log cannot be reset */
         begin();
         rows_add(work, &THINGS, &(struct thing){*id, {block, 64 << 10}});
         assert_int_equal(work_commit(work, &error), OK);
@@ -441,20 +451,25 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(reopening_keeps_what_was_committed, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_only_a_person_can_put_right_is_a_configuration_error, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_only_a_person_can_put_right_is_a_configuration_error, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(the_file_of_another_service_is_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_second_process_is_refused_by_number_until_the_first_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_second_process_is_refused_by_number_until_the_first_ends, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(the_file_is_in_wal_mode, setup, teardown),
         cmocka_unit_test_setup_teardown(migrations_are_applied_once_and_in_order, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_new_database_has_the_newest_state_without_migrations, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named, setup,
+        cmocka_unit_test_setup_teardown(a_new_database_has_the_newest_state_without_migrations, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(a_database_locked_by_a_tool_is_an_outage_that_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_disk_is_an_outage_that_says_so_and_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(a_file_that_was_taken_away_is_noticed_by_the_probe, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_file_is_fatal, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_reader_sees_what_was_committed_while_the_writer_goes_on, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_log_is_bounded_and_shrinks_again_after_a_long_reader, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_reader_sees_what_was_committed_while_the_writer_goes_on, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(the_log_is_bounded_and_shrinks_again_after_a_long_reader, setup,
+                                        teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
