@@ -686,6 +686,16 @@ static enum outcome resolve(struct resolver *resolver, const struct schema *writ
     return resolve_value(resolver, writer, reader, ret, error);
 }
 
+/* Told apart from the mismatch that unions make of it on the way up. */
+static enum outcome resolve_all(struct resolver *resolver, const struct schema *writer,
+                                const struct schema *reader, const struct step **ret, struct error *error)
+{
+    enum outcome outcome = resolve(resolver, writer, reader, ret, error);
+    if (outcome == REJECT && resolver->step_count > STEPS_MAX)
+        return MISMATCH(error, "the two schemas need more than %d steps", STEPS_MAX);
+    return outcome;
+}
+
 enum outcome codec_plan_new(const struct schema *writer, const struct codec_type *reader, struct arena *arena,
                             const struct codec_plan **ret, struct error *error)
 {
@@ -695,7 +705,7 @@ enum outcome codec_plan_new(const struct schema *writer, const struct codec_type
         return NO_MEMORY(error);
     plan->type = reader;
     plan->straight = reader->decode && schema_same(writer, reader->schema);
-    enum outcome outcome = resolve(&resolver, writer, reader->schema, &plan->root, error);
+    enum outcome outcome = resolve_all(&resolver, writer, reader->schema, &plan->root, error);
     if (outcome == OK)
         *ret = plan;
     return outcome;
@@ -709,7 +719,7 @@ enum outcome schema_can_read(const struct schema *reader, const struct schema *w
         return NO_MEMORY(error);
     struct resolver resolver = {.arena = arena, .strict = true};
     const struct step *step;
-    enum outcome outcome = resolve(&resolver, writer, reader, &step, error);
+    enum outcome outcome = resolve_all(&resolver, writer, reader, &step, error);
     arena_destroy(arena);
     return outcome;
 }

@@ -173,6 +173,35 @@ static void every_event_goes_there_and_back(void **state)
     buffer_free(&bytes);
 }
 
+/* Straight-line code writes without looking: what it is given room for must be enough. */
+static void bound_is_never_less_than_what_is_written(void **state)
+{
+    (void)state;
+    struct samples samples = samples_of(2);
+    struct buffer bytes = buffer_of(BYTES_MAX);
+    struct error error;
+    const struct stock_level level = {TEXT(""), INT64_MIN, INT64_MIN, INT64_MIN};
+    assert_int_equal(codec_encode(stock_level_type.codec, &level, &bytes, &error), OK);
+    assert_int_equal(bytes.length, 1 + 3 * CODEC_LONG_BYTES_MAX);
+    assert_true(stock_level_type.codec->bound(&level) >= bytes.length);
+    struct order_item items[50];
+    for (size_t i = 0; i < 50; i++)
+        items[i] = (struct order_item){TEXT(""), INT32_MIN, INT64_MIN};
+    const struct order_placed many = {.items = items, .items_count = 50};
+    buffer_clear(&bytes);
+    assert_int_equal(codec_encode(order_placed_type.codec, &many, &bytes, &error), OK);
+    assert_true(order_placed_type.codec->bound(&many) >= bytes.length);
+    for (int i = 0; event_types[i]; i++) {
+        for (int n = 0; n < 200; n++) {
+            const void *value = samples_value(&samples, event_types[i]->codec->schema, arena);
+            buffer_clear(&bytes);
+            assert_int_equal(codec_encode(event_types[i]->codec, value, &bytes, &error), OK);
+            assert_true(event_types[i]->codec->bound(value) >= bytes.length);
+        }
+    }
+    buffer_free(&bytes);
+}
+
 static void order_cut_anywhere_is_truncated(void **state)
 {
     (void)state;
@@ -644,6 +673,7 @@ int main(void)
         TEST(golden_bytes),
         TEST(golden_order),
         TEST(every_event_goes_there_and_back),
+        TEST(bound_is_never_less_than_what_is_written),
         TEST(order_cut_anywhere_is_truncated),
         TEST(bytes_after_the_end_are_refused),
         TEST(numbers_that_are_none_are_refused),
