@@ -69,7 +69,8 @@ void net_finish(struct net_call *call, struct net_result *result)
     net_call_destroy(call);
 }
 
-CURL *net_easy_new(struct net *net, struct transfer *transfer, const char *url, int timeout_ms, char *error_text)
+CURL *net_easy_new(struct net *net, struct transfer *transfer, const char *url, int timeout_ms,
+                   char *error_text)
 {
     CURL *easy = curl_easy_init();
     if (!easy)
@@ -181,7 +182,9 @@ static char *no_proxy_new(void)
     char *text;
     if (given && strcmp(given, "*") == 0)
         return strdup("*");
-    return asprintf(&text, "localhost,127.0.0.1,::1%s%s", given && *given ? "," : "", given ? given : "") < 0 ? NULL : text;
+    return asprintf(&text, "localhost,127.0.0.1,::1%s%s", given && *given ? "," : "", given ? given : "") < 0
+               ? NULL
+               : text;
 }
 
 enum outcome net_open(int connections_max, struct net **ret, struct error *error)
@@ -238,4 +241,26 @@ void net_close(struct net *net)
 size_t net_calls(const struct net *net)
 {
     return atomic_load(&shared_of(net)->calls);
+}
+
+enum outcome net_reach(const char *url, int timeout_ms, struct error *error)
+{
+    pthread_once(&curl_once, curl_begin);
+    char why[CURL_ERROR_SIZE] = "";
+    struct net net = {.ca_file = getenv("SSL_CERT_FILE"), .no_proxy = no_proxy_new()};
+    CURL *easy = net.no_proxy ? net_easy_new(&net, NULL, url, timeout_ms, why) : NULL;
+    if (!easy) {
+        free(net.no_proxy);
+        return error_retry(error, "memory", "out of memory");
+    }
+    curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https,smtp,smtps");
+    curl_easy_setopt(easy, CURLOPT_USE_SSL, (long)CURLUSESSL_TRY);
+    curl_easy_setopt(easy, CURLOPT_CONNECT_ONLY, 1L);
+    CURLcode code = curl_easy_perform(easy);
+    enum outcome outcome = OK;
+    if (code != CURLE_OK)
+        outcome = error_outage(error, "unreachable", "%s", *why ? why : curl_easy_strerror(code));
+    curl_easy_cleanup(easy);
+    free(net.no_proxy);
+    return outcome;
 }

@@ -1,6 +1,6 @@
 /*
- * payment_gateway: charges and refunds over HTTP. A call's payload is what to do, the idempotency key, and the JSON body, a line each; the
- * key is the same however often and by whomever it is asked.
+ * payment_gateway: charges and refunds over HTTP. A call's payload is what to do, the idempotency key, and
+ * the JSON body, a line each; the key is the same however often and by whomever it is asked.
  */
 #include "payment/payment.h"
 
@@ -32,11 +32,13 @@ static struct gateway_call call_read(struct text payload)
     return call;
 }
 
-static void call_ask(struct work *work, struct text order_id, const char *path, struct text idempotency_key, struct buffer *body)
+static void call_ask(struct work *work, struct text order_id, const char *path, struct text idempotency_key,
+                     struct buffer *body)
 {
     struct arena *arena = work_arena(work);
-    const char *payload = body->failed ? NULL : arena_print(arena, "%s\n%.*s\n%.*s", path, TEXT_ARG(idempotency_key),
-                                                            TEXT_ARG(buffer_text(body)));
+    const char *payload = body->failed ? NULL
+                                       : arena_print(arena, "%s\n%.*s\n%.*s", path, TEXT_ARG(idempotency_key),
+                                                     TEXT_ARG(buffer_text(body)));
     const char *name = arena_print(arena, "%.*s", TEXT_ARG(idempotency_key));
     buffer_free(body);
     if (!payload || !name) {
@@ -58,8 +60,8 @@ void gateway_charge(struct work *work, const struct payment *payment)
     json_member_int(&writer, "amount_minor", payment->amount_minor);
     json_member_text(&writer, "currency", payment->currency);
     json_object_end(&writer);
-    call_ask(work, payment->order_id, "charges", text_of(arena_print(work_arena(work), "charge-%.*s", TEXT_ARG(payment->order_id))),
-             &body);
+    call_ask(work, payment->order_id, "charges",
+             text_of(arena_print(work_arena(work), "charge-%.*s", TEXT_ARG(payment->order_id))), &body);
 }
 
 void gateway_refund(struct work *work, const struct refund *refund)
@@ -71,12 +73,13 @@ void gateway_refund(struct work *work, const struct refund *refund)
     json_member_int(&writer, "amount_minor", refund->amount_minor);
     json_member_text(&writer, "currency", refund->currency);
     json_object_end(&writer);
-    call_ask(work, refund->order_id, "refunds", text_of(arena_print(work_arena(work), "refund-%.*s", TEXT_ARG(refund->payment_id))),
-             &body);
+    call_ask(work, refund->order_id, "refunds",
+             text_of(arena_print(work_arena(work), "refund-%.*s", TEXT_ARG(refund->payment_id))), &body);
 }
 
-static enum outcome gateway_request(void *state, struct arena *arena, const struct call *call, struct net_http *ret_http,
-                                    struct net_mail *ret_mail, bool *ret_is_mail, struct error *error)
+static enum outcome gateway_request(void *state, struct arena *arena, const struct call *call,
+                                    struct net_http *ret_http, struct net_mail *ret_mail, bool *ret_is_mail,
+                                    struct error *error)
 {
     const struct payment_service_state *payment = state;
     struct gateway_call gateway = call_read(call->payload);
@@ -86,7 +89,9 @@ static enum outcome gateway_request(void *state, struct arena *arena, const stru
     ret_http->url = arena_print(arena, "%s/v1/%.*s", payment->gateway_url, TEXT_ARG(gateway.path));
     ret_http->headers[0] = "Content-Type: application/json";
     ret_http->headers[1] = arena_print(arena, "Idempotency-Key: %.*s", TEXT_ARG(gateway.idempotency_key));
-    ret_http->headers[2] = call->traceparent.length ? arena_print(arena, "traceparent: %.*s", TEXT_ARG(call->traceparent)) : NULL;
+    ret_http->headers[2] = call->traceparent.length
+                               ? arena_print(arena, "traceparent: %.*s", TEXT_ARG(call->traceparent))
+                               : NULL;
     ret_http->body = gateway.body;
     if (!ret_http->url || !ret_http->headers[1])
         return error_retry(error, "memory", "out of memory for a request");
@@ -99,7 +104,8 @@ static void gateway_keys(struct work *work, const struct call *call)
     const struct text prefix = TEXT("refund-");
     bool is_refund = text_is(gateway.path, "refunds") && gateway.idempotency_key.length > prefix.length;
     payment_want(work, call->key,
-                 is_refund ? (struct text){gateway.idempotency_key.at + prefix.length, gateway.idempotency_key.length - prefix.length}
+                 is_refund ? (struct text){gateway.idempotency_key.at + prefix.length,
+                                           gateway.idempotency_key.length - prefix.length}
                            : TEXT(""));
 }
 
@@ -126,50 +132,84 @@ static struct gateway_answer answer_read(struct work *work, struct text body)
     return answer;
 }
 
-static struct text reason_of(struct work *work, const struct gateway_answer *answer, const struct net_result *result)
+static struct text reason_of(struct work *work, const struct gateway_answer *answer,
+                             const struct net_result *result)
 {
     if (answer->reason.length)
-        return answer->reason;
+        return payment_clip(answer->reason);
     if (result->status == 402 || result->status / 100 == 2)
         return TEXT("declined");
     return text_of(arena_print(work_arena(work), "the gateway refused it (%d)", result->status));
 }
 
-static enum outcome charged(struct work *work, struct payment *payment, const struct net_result *result)
+/*
+ * A 4xx that says nothing was taken. 409: the first request is still under way. Once an answer was lost only
+ * these speak of the charge itself, and not of who asks, how and where.
+ */
+static bool is_refused(const struct net_result *result, bool doubt)
+{
+    if (result->outcome != REJECT || result->status / 100 != 4 || result->status == 409)
+        return false;
+    return !doubt || result->status == 400 || result->status == 402 || result->status == 422;
+}
+
+/* What was asked for, from the request: the row may hold what somebody else has captured by now. */
+static void amount_asked(struct work *work, struct text body, struct capture *capture)
+{
+    struct error error;
+    json_t *json = NULL;
+    if (json_read(body, &json, &error) != OK)
+        return;
+    capture->amount_minor = json_integer_value(json_object_get(json, "amount_minor"));
+    capture->currency = text_copy(work_arena(work), json_text(json, "currency"));
+    json_decref(json);
+}
+
+static enum outcome charged(struct work *work, struct payment *payment, struct text asked,
+                            const struct net_result *result)
 {
     struct gateway_answer answer = answer_read(work, result->body);
-    bool named = text_is_printable(answer.payment_id, 64);
+    bool named = text_is_printable(answer.payment_id, PAYMENT_ID_BYTES_MAX);
     if (result->outcome == OK && text_is(answer.status, "captured") && named) {
-        const struct capture capture = {
+        struct capture capture = {
             .payment_id = answer.payment_id,
             .currency = payment->currency,
             .provider = TEXT("gateway"),
             .amount_minor = payment->amount_minor,
             .captured_at = work_now_us(work),
         };
+        amount_asked(work, asked, &capture);
+        payment->charge = CHARGE_ANSWERED;
         payment_captured(work, payment, &capture, true);
         return OK;
     }
     bool declined = result->outcome == OK && text_is(answer.status, "declined");
-    bool refused = result->outcome == REJECT && result->status / 100 == 4 && result->status != 409;
-    if (declined || refused) {
-        payment_failed(work, payment, named ? answer.payment_id : TEXT(""), reason_of(work, &answer, result), true);
+    if (declined || is_refused(result, payment->doubt)) {
+        payment->charge = CHARGE_ANSWERED;
+        payment_failed(work, payment, named ? answer.payment_id : TEXT(""), reason_of(work, &answer, result),
+                       true);
         return OK;
     }
+    if (result->outcome == OK)
+        payment->doubt = 1;
     return RETRY; /* an answer that says nothing: it may have been taken */
 }
 
-static enum outcome refunded(struct work *work, struct payment *payment, struct text payment_id, const struct net_result *result)
+static enum outcome refunded(struct work *work, struct payment *payment, struct text payment_id,
+                             const struct net_result *result)
 {
     struct gateway_answer answer = answer_read(work, result->body);
-    struct refund *refund = rows_get(work, &refunds_table, &(struct refund){.payment_id = payment_id});
+    struct refund *refund = rows_get(
+        work, &refunds_table, &(struct refund){.payment_id = payment_id, .order_id = payment->order_id});
     if (!refund)
         return OK;
     if (result->outcome == OK && text_is(answer.status, "refunded")) {
         payment_refunded(work, payment, refund->payment_id, refund->amount_minor, refund->currency, true);
         return OK;
     }
-    if (result->outcome == REJECT && result->status / 100 == 4 && result->status != 409) {
+    if (refund->state == PAYMENT_REFUNDED)
+        return OK; /* somebody else was faster */
+    if (is_refused(result, false)) {
         refund->state = PAYMENT_REFUND_FAILED;
         refund->reason = reason_of(work, &answer, result);
         refund->updated_at = work_now_us(work);
@@ -182,22 +222,33 @@ static enum outcome refunded(struct work *work, struct payment *payment, struct 
     return RETRY;
 }
 
-/* What is unknown is asked again for ever, at the last of the delays: nothing is given up that may have taken money. */
-static enum outcome gateway_answer(struct work *work, const struct call *call, const struct net_result *result, bool last,
-                                   struct error *error)
+/* What is unknown is asked again for ever, at the last of the delays: nothing is given up that may have taken
+ * money. */
+static enum outcome gateway_answer(struct work *work, const struct call *call,
+                                   const struct net_result *result, bool last, struct error *error)
 {
     (void)last;
     (void)error;
-    if (result->outcome == OUTAGE || result->outcome == RETRY)
-        return result->outcome;
+    if (result->outcome == OUTAGE)
+        return OUTAGE;
+    if (result->outcome == REJECT && result->status == 0)
+        return OUTAGE; /* it could not be sent: a setting is wrong, not the order */
     struct gateway_call gateway = call_read(call->payload);
     struct payment *payment = payment_row(work, call->key);
     if (!payment)
         return OUTAGE; /* the work has failed */
-    if (text_is(gateway.path, "charges"))
-        return charged(work, payment, result);
+    bool is_charge = text_is(gateway.path, "charges");
+    if (result->outcome == RETRY) {
+        if (is_charge && result->status != 429)
+            payment->doubt = 1;
+        return RETRY;
+    }
+    if (is_charge)
+        return charged(work, payment, gateway.body, result);
     const size_t prefix = sizeof("refund-") - 1;
-    return refunded(work, payment, (struct text){gateway.idempotency_key.at + prefix, gateway.idempotency_key.length - prefix}, result);
+    return refunded(
+        work, payment,
+        (struct text){gateway.idempotency_key.at + prefix, gateway.idempotency_key.length - prefix}, result);
 }
 
 const struct lane gateway_lane = {

@@ -6,12 +6,15 @@ static void show_keys(struct work *work, const struct request *request)
     payment_want(work, request->parameters[0], TEXT(""));
 }
 
-static enum outcome show(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome show(struct work *work, const struct request *request, struct answer *answer,
+                         struct error *error)
 {
     (void)error;
-    const struct payment *payment = rows_get(work, &payments_table, &(struct payment){.order_id = request->parameters[0]});
+    const struct payment *payment =
+        rows_get(work, &payments_table, &(struct payment){.order_id = request->parameters[0]});
     if (!payment || (!payment->placed && payment->state == PAYMENT_PENDING)) {
-        answer_problem(work, answer, 404, "nothing is known of a payment for order %.*s", TEXT_ARG(request->parameters[0]));
+        answer_problem(work, answer, 404, "nothing is known of a payment for order %.*s",
+                       TEXT_ARG(request->parameters[0]));
         return OK;
     }
     struct buffer body = buffer_of(ANSWER_BODY_BYTES_MAX);
@@ -38,8 +41,8 @@ static int webhook_admit(const void *state, const struct request *request, const
         *ret_detail = "no WEBHOOK_SECRET is set: webhooks are not taken";
         return 403;
     }
-    if (digest_signature_valid(text_of(payment->webhook_secret), request_header(request, "weir-signature"), request->body,
-                               clock_wall_us() / 1000000))
+    if (digest_signature_valid(text_of(payment->webhook_secret), request_header(request, "weir-signature"),
+                               request->body, clock_wall_us() / 1000000))
         return 0;
     *ret_detail = "Weir-Signature is missing, wrong or older than 300 s";
     return 401;
@@ -50,7 +53,8 @@ struct notice {
     int64_t amount_minor;
 };
 
-static struct text notice_text(const struct request *request, const char *name, bool needed, struct codec_faults *faults)
+static struct text notice_text(const struct request *request, const char *name, bool needed,
+                               struct codec_faults *faults)
 {
     const json_t *member = json_object_get(request->json, name);
     if (!member || json_is_null(member)) {
@@ -77,7 +81,8 @@ static struct notice notice_read(const struct request *request, struct codec_fau
     else
         codec_fault_add(faults, "must be a whole number from 0", "amount_minor");
     bool failed = text_is(notice.type, "payment.failed");
-    if (notice.type.length && !failed && !text_is(notice.type, "payment.captured") && !text_is(notice.type, "payment.refunded"))
+    if (notice.type.length && !failed && !text_is(notice.type, "payment.captured") &&
+        !text_is(notice.type, "payment.refunded"))
         codec_fault_add(faults, "must be payment.captured, payment.failed or payment.refunded", "type");
     if (!text_is_printable(notice.payment_id, 64) && !(failed && !notice.payment_id.length))
         codec_fault_add(faults, "must be 1 to 64 printable ASCII characters", "payment_id");
@@ -91,26 +96,29 @@ static void webhook_keys(struct work *work, const struct request *request)
     payment_want(work, json_text(request->json, "order_id"), json_text(request->json, "payment_id"));
 }
 
-/* What is told a second time finds the row so and has no effect: that is the deduplication by type and payment. */
+/* What is told a second time finds the row so and has no effect: that is the deduplication by type and
+ * payment. */
 static void notice_take(struct work *work, struct payment *payment, const struct notice *notice)
 {
     if (text_is(notice->type, "payment.captured")) {
         const struct capture capture = {
             .payment_id = notice->payment_id,
             .currency = notice->currency,
-            .provider = TEXT("gateway"),
+            .provider = TEXT("webhook"),
             .amount_minor = notice->amount_minor,
             .captured_at = work_now_us(work),
         };
         payment_captured(work, payment, &capture, true);
     } else if (text_is(notice->type, "payment.failed")) {
-        payment_failed(work, payment, notice->payment_id, notice->reason.length ? notice->reason : TEXT("declined"), true);
+        payment_failed(work, payment, notice->payment_id,
+                       notice->reason.length ? notice->reason : TEXT("declined"), true);
     } else {
         payment_refunded(work, payment, notice->payment_id, notice->amount_minor, notice->currency, true);
     }
 }
 
-static enum outcome webhook(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome webhook(struct work *work, const struct request *request, struct answer *answer,
+                            struct error *error)
 {
     struct codec_faults faults = {0};
     struct notice notice = notice_read(request, &faults);
@@ -124,14 +132,27 @@ static enum outcome webhook(struct work *work, const struct request *request, st
         answer_problem(work, answer, 404, "there is no order %.*s", TEXT_ARG(notice.order_id));
         return OK;
     }
+    /* The row keeps these until the batch is written. */
+    notice.payment_id = text_copy(work_arena(work), notice.payment_id);
+    notice.currency = text_copy(work_arena(work), notice.currency);
+    notice.reason = text_copy(work_arena(work), payment_clip(notice.reason));
     notice_take(work, payment, &notice);
     *answer = (struct answer){.status = 202, .body = TEXT("{\"status\":\"accepted\"}")};
     return OK;
 }
 
 const struct route payment_routes[] = {
-    {.method = "GET", .path = "/v1/payments/{order_id}", .kind = ROUTE_READ, .keys = show_keys, .handle = show},
-    {.method = "POST", .path = "/v1/webhooks/payment", .kind = ROUTE_WRITE, .json = true, .admit = webhook_admit,
-     .keys = webhook_keys, .handle = webhook},
+    {.method = "GET",
+     .path = "/v1/payments/{order_id}",
+     .kind = ROUTE_READ,
+     .keys = show_keys,
+     .handle = show},
+    {.method = "POST",
+     .path = "/v1/webhooks/payment",
+     .kind = ROUTE_WRITE,
+     .json = true,
+     .admit = webhook_admit,
+     .keys = webhook_keys,
+     .handle = webhook},
     {0},
 };

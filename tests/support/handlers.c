@@ -269,5 +269,10 @@ int handlers_post(struct handlers *handlers, const char *path, const char *conte
         .body = text_copy(handlers->arena, body),
         .content_type = text_of(content_type),
     };
-    return run_request(handlers, &request, !handlers->in_work, ret_body);
+    struct error error;
+    if (request.route->json)
+        must(json_read(request.body, &request.json, &error), &error, "body");
+    int status = run_request(handlers, &request, !handlers->in_work, ret_body);
+    json_decref(request.json);
+    return status;
 }
