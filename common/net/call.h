@@ -1,5 +1,6 @@
 /*
- * call: what net.c, http_call.c and mail_call.c share. Inside net/ only; all on the net's thread, except net_submit().
+ * call: what net.c, http_call.c and mail_call.c share. Inside net/ only; all on the net's thread, except
+ * net_submit().
  */
 #ifndef NET_CALL_H
 #define NET_CALL_H
@@ -9,13 +10,13 @@
 #include <curl/curl.h>
 
 enum {
-    NET_HEADER_BYTES_MAX = 64 << 10,       /* of an answer's headers together                            */
-    NET_RETRY_AFTER_MS_MAX = 3600 * 1000,  /* a server that asks for more is asked again after this      */
-    NET_MAIL_PEERS_MAX = 16,               /* mail servers (URLs) at once                                */
-    NET_MAIL_IDLE_MS = 60 * 1000,          /* a mail connection without work is closed after this        */
-    NET_MAILS_A_CONNECTION_MAX = 100,      /* then a new one: servers that count answer 421 sooner or later */
-    NET_REPLY_LINE_BYTES_MAX = 2048,       /* of an SMTP reply (RFC 5321: 512)                           */
-    NET_REPLY_LINES_MAX = 128,             /* of one reply                                               */
+    NET_HEADER_BYTES_MAX = 64 << 10,      /* of an answer's headers together                            */
+    NET_RETRY_AFTER_MS_MAX = 3600 * 1000, /* a server that asks for more is asked again after this      */
+    NET_MAIL_PEERS_MAX = 16,              /* mail servers (URLs) at once                                */
+    NET_MAIL_IDLE_MS = 60 * 1000,         /* a mail connection without work is closed after this        */
+    NET_MAILS_A_CONNECTION_MAX = 100,     /* then a new one: servers that count answer 421 sooner or later */
+    NET_REPLY_LINE_BYTES_MAX = 2048,      /* of an SMTP reply (RFC 5321: 512)                           */
+    NET_REPLY_LINES_MAX = 128,            /* of one reply                                               */
     NET_MESSAGE_BYTES_MAX = 10 << 20,
     ADDRESS_COMMAND_BYTES_MAX = 512, /* MAIL FROM:<…> */
     NET_WAIT_MS_MAX = 1000,
@@ -35,7 +36,8 @@ struct net_call {
     int timeout_ms;
     int64_t begun_us, deadline_us;
     char *url;
-    struct buffer body; /* what is sent: the HTTP body, or the message with its dots doubled and the last dot */
+    struct buffer
+        body; /* what is sent: the HTTP body, or the message with its dots doubled and the last dot */
 
     /* HTTP */
     struct transfer transfer; /* container_of: see http_call.c */
@@ -68,7 +70,8 @@ struct net {
 };
 
 /* A handle with what all of ours have in common. NULL when out of memory. */
-CURL *net_easy_new(struct net *net, struct transfer *transfer, const char *url, int timeout_ms, char *error_text);
+CURL *net_easy_new(struct net *net, struct transfer *transfer, const char *url, int timeout_ms,
+                   char *error_text);
 /* Hands the call to the net's thread. RETRY past NET_CALLS_MAX; the call stays the caller's then. */
 MUST_CHECK enum outcome net_submit(struct net *net, struct net_call *call, struct error *error);
 /* Tells done() and frees the call. *result lacks the duration. */
@@ -81,7 +84,8 @@ void http_call_start(struct net *net, struct net_call *call);
 void http_calls_close(struct net *net); /* ends those under way as OUTAGE */
 
 void mail_call_start(struct net *net, struct net_call *call);
-/* Sends and receives what can be, ends what is over its time. Fills net->wait with *ret_count sockets; returns how long to wait. */
+/* Sends and receives what can be, ends what is over its time. Fills net->wait with *ret_count sockets;
+ * returns how long to wait. */
 int mail_calls_pump(struct net *net, unsigned int *ret_count);
 void mail_calls_close(struct net *net);
 

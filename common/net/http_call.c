@@ -54,7 +54,8 @@ static void class_by_status(struct net_call *call, struct net_result *result)
     else if (status >= 400 && status < 500 && status != 408 && status != 425 && status != 429)
         result->outcome = REJECT;
     else
-        result->outcome = RETRY; /* 3xx as well: nothing is followed, and where it points says nothing of the record */
+        result->outcome =
+            RETRY; /* 3xx as well: nothing is followed, and where it points says nothing of the record */
     curl_off_t retry_after_s = 0;
     if ((status == 429 || status == 503) &&
         curl_easy_getinfo(call->easy, CURLINFO_RETRY_AFTER, &retry_after_s) == CURLE_OK && retry_after_s > 0)
@@ -109,7 +110,8 @@ static void on_finished(struct transfer *transfer, CURLcode code)
 void http_call_start(struct net *net, struct net_call *call)
 {
     call->transfer.finished = on_finished;
-    CURL *easy = call->easy = net_easy_new(net, &call->transfer, call->url, call->timeout_ms, call->error_text);
+    CURL *easy = call->easy =
+        net_easy_new(net, &call->transfer, call->url, call->timeout_ms, call->error_text);
     bool ready = easy != NULL;
     if (ready) {
         curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -142,7 +144,8 @@ void http_calls_close(struct net *net)
 {
     while (net->flying) {
         struct net_call *call = net->flying;
-        struct net_result result = {.outcome = OUTAGE, .text = "closing", .ambiguous = progress_of(call).all_sent};
+        struct net_result result = {
+            .outcome = OUTAGE, .text = "closing", .ambiguous = progress_of(call).all_sent};
         unlink_flying(net, call);
         /* Not to wait for a name server that does not answer. */
         curl_easy_setopt(call->easy, CURLOPT_QUICK_EXIT, 1L);
@@ -156,7 +159,8 @@ static bool one_line(const char *text)
     return strpbrk(text, "\r\n") == NULL;
 }
 
-enum outcome net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner, struct error *error)
+enum outcome net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner,
+                      struct error *error)
 {
     assert(http->method && http->url && done);
     struct net_call *call = calloc(1, sizeof(*call));

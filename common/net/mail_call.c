@@ -1,8 +1,9 @@
 /*
- * Mail over connections that libcurl makes (greeting, EHLO, STARTTLS, AUTH) and that this file then speaks on itself
- * (CURLOPT_CONNECT_ONLY). libcurl's own SMTP upload waits for the answer to the final dot in a way that blocks the whole
- * multi loop, and does not say whether the dot was sent, which is what decides between "again" and "ambiguous". It also
- * hands CR and LF in addresses through; here nothing is written to the socket that was not looked at by net_mail().
+ * Mail over connections that libcurl makes (greeting, EHLO, STARTTLS, AUTH) and that this file then speaks on
+ * itself (CURLOPT_CONNECT_ONLY). libcurl's own SMTP upload waits for the answer to the final dot in a way
+ * that blocks the whole multi loop, and does not say whether the dot was sent, which is what decides between
+ * "again" and "ambiguous". It also hands CR and LF in addresses through; here nothing is written to the
+ * socket that was not looked at by net_mail().
  */
 #include "net/call.h"
 
@@ -76,8 +77,9 @@ static void wait_in_line(struct mail_peer *peer, struct net_call *call)
 }
 
 /*
- * The connection is of no more use. RFC 5321 3.8: to be taken as if it had said 421; after the final dot nobody knows.
- * A kept one that had been closed before it was used again says nothing about the mail server: once, another is taken.
+ * The connection is of no more use. RFC 5321 3.8: to be taken as if it had said 421; after the final dot
+ * nobody knows. A kept one that had been closed before it was used again says nothing about the mail server:
+ * once, another is taken.
  */
 static void lose(struct mail_connection *connection, const char *why)
 {
@@ -88,7 +90,8 @@ static void lose(struct mail_connection *connection, const char *why)
         return;
     if (all_sent(connection)) {
         finish(call, RETRY, 0, true, why);
-    } else if (connection->step != STEP_CONNECT && connection->mails > 1 && !connection->heard && !call->replaced) {
+    } else if (connection->step != STEP_CONNECT && connection->mails > 1 && !connection->heard &&
+               !call->replaced) {
         call->replaced = true;
         wait_in_line(connection->peer, call);
     } else {
@@ -117,10 +120,12 @@ static void flush(struct mail_connection *connection)
     }
 }
 
-static void say(struct mail_connection *connection, enum mail_step step, const char *command, const char *address)
+static void say(struct mail_connection *connection, enum mail_step step, const char *command,
+                const char *address)
 {
     connection->step = step;
-    int length = snprintf(connection->command, sizeof(connection->command), address ? "%s:<%s>\r\n" : "%s\r\n", command, address);
+    int length = snprintf(connection->command, sizeof(connection->command),
+                          address ? "%s:<%s>\r\n" : "%s\r\n", command, address);
     assert(length > 0 && (size_t)length < sizeof(connection->command));
     connection->out = (struct text){connection->command, (size_t)length};
     flush(connection);
@@ -281,8 +286,8 @@ static void on_connected(struct transfer *transfer, CURLcode code)
     curl_easy_getinfo(connection->easy, CURLINFO_RESPONSE_CODE, &status);
     connection->dead = true;
     connection->call = NULL;
-    finish(call, code == CURLE_URL_MALFORMAT || code == CURLE_UNSUPPORTED_PROTOCOL ? REJECT : OUTAGE, (int)status, false,
-           connection->error_text[0] ? connection->error_text : curl_easy_strerror(code));
+    finish(call, code == CURLE_URL_MALFORMAT || code == CURLE_UNSUPPORTED_PROTOCOL ? REJECT : OUTAGE,
+           (int)status, false, connection->error_text[0] ? connection->error_text : curl_easy_strerror(code));
 }
 
 static void connect_for(struct mail_peer *peer, struct net_call *call)
@@ -296,7 +301,8 @@ static void connect_for(struct mail_peer *peer, struct net_call *call)
         connection->step = STEP_CONNECT;
         connection->socket = CURL_SOCKET_BAD;
         connection->call = call;
-        connection->easy = net_easy_new(net, &connection->transfer, call->url, left_ms > 0 ? (int)left_ms : 1, connection->error_text);
+        connection->easy = net_easy_new(net, &connection->transfer, call->url, left_ms > 0 ? (int)left_ms : 1,
+                                        connection->error_text);
     }
     if (!connection || !connection->easy) {
         free(connection);
@@ -462,7 +468,8 @@ int mail_calls_pump(struct net *net, unsigned int *ret_count)
     int64_t next_us = INT64_MAX;
     *ret_count = 0;
     for (struct mail_peer *peer = net->peers; peer; peer = peer->next) {
-        for (struct mail_connection *connection = peer->connections; connection; connection = connection->next) {
+        for (struct mail_connection *connection = peer->connections; connection;
+             connection = connection->next) {
             if (connection->dead || connection->step == STEP_CONNECT)
                 continue;
             flush(connection);
@@ -476,7 +483,8 @@ int mail_calls_pump(struct net *net, unsigned int *ret_count)
         bury_dead(peer);
         if (peer->waiting && peer->connection_count < net->connections_max)
             next_us = 0;
-        for (struct mail_connection *connection = peer->connections; connection; connection = connection->next)
+        for (struct mail_connection *connection = peer->connections; connection;
+             connection = connection->next)
             if (connection->step != STEP_CONNECT && !add_wait(net, ret_count, connection))
                 break;
     }
@@ -516,7 +524,8 @@ static bool lines_valid(struct text message)
         return false;
     for (size_t i = 0; i < message.length; i++) {
         char c = message.at[i];
-        if (c == '\0' || (c == '\n' && (i == 0 || message.at[i - 1] != '\r')) || (c == '\r' && message.at[i + 1] != '\n'))
+        if (c == '\0' || (c == '\n' && (i == 0 || message.at[i - 1] != '\r')) ||
+            (c == '\r' && message.at[i + 1] != '\n'))
             return false;
     }
     return true;
@@ -536,14 +545,16 @@ static void stuff_dots(struct buffer *into, struct text message)
     buffer_add(into, ".\r\n", 3);
 }
 
-enum outcome net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner, struct error *error)
+enum outcome net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner,
+                      struct error *error)
 {
     assert(mail->url && done);
     if (!net_address_valid(mail->from) || !net_address_valid(mail->to))
         return error_reject(error, "address", "not an e-mail address: %.*s",
                             TEXT_ARG(net_address_valid(mail->from) ? mail->to : mail->from));
     if (mail->message.length > NET_MESSAGE_BYTES_MAX || !lines_valid(mail->message))
-        return error_reject(error, "message", "a mail of %zu bytes is too large, or has lines that do not end in CRLF",
+        return error_reject(error, "message",
+                            "a mail of %zu bytes is too large, or has lines that do not end in CRLF",
                             mail->message.length);
     struct net_call *call = calloc(1, sizeof(*call));
     if (call) {

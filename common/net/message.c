@@ -47,8 +47,10 @@ static enum outcome check(const struct message *message, struct error *error)
         struct text value;
     } lines[] = {{"From name", message->from_name}, {"Subject", message->subject}};
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
-        if (has_control(lines[i].value) || !text_is_utf8(lines[i].value) || lines[i].value.length > MESSAGE_HEADER_BYTES_MAX)
-            return error_reject(error, "message-header", "%s: a control byte, not UTF-8, or longer than %d bytes", lines[i].name,
+        if (has_control(lines[i].value) || !text_is_utf8(lines[i].value) ||
+            lines[i].value.length > MESSAGE_HEADER_BYTES_MAX)
+            return error_reject(error, "message-header",
+                                "%s: a control byte, not UTF-8, or longer than %d bytes", lines[i].name,
                                 MESSAGE_HEADER_BYTES_MAX);
     if (!net_address_valid(message->from) || !net_address_valid(message->to))
         return error_reject(error, "message-header", "From or To: not an e-mail address");
@@ -93,9 +95,9 @@ static void add_unstructured(struct buffer *into, const char *name, struct text 
 {
     buffer_print(into, "%s: ", name);
     size_t column = strlen(name) + 2;
-    bool plain = value.length == 0 ||
-                 (is_ascii(value) && column + value.length <= LINE_BYTES_MAX && !memmem(value.at, value.length, "=?", 2) &&
-                  value.at[0] != ' ' && value.at[value.length - 1] != ' ');
+    bool plain = value.length == 0 || (is_ascii(value) && column + value.length <= LINE_BYTES_MAX &&
+                                       !memmem(value.at, value.length, "=?", 2) && value.at[0] != ' ' &&
+                                       value.at[value.length - 1] != ' ');
     if (plain)
         buffer_add_text(into, value);
     else
@@ -127,7 +129,8 @@ static void add_mailbox(struct buffer *into, const char *name, struct text displ
 static void add_date(struct buffer *into, int64_t date_us)
 {
     static const char days[][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-    static const char months[][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    static const char months[][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     int64_t s = date_us / 1000000;
     if (s < 0)
         s = 0;
@@ -136,11 +139,12 @@ static void add_date(struct buffer *into, int64_t date_us)
     time_t time = (time_t)s;
     struct tm tm;
     gmtime_r(&time, &tm);
-    buffer_print(into, "Date: %s, %d %s %d %02d:%02d:%02d +0000\r\n", days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon],
-                 tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
+    buffer_print(into, "Date: %s, %d %s %d %02d:%02d:%02d +0000\r\n", days[tm.tm_wday], tm.tm_mday,
+                 months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
-/* RFC 2045 6.7. Blanks at the end of a line are encoded, "." at its beginning as well (for the sake of careless relays). */
+/* RFC 2045 6.7. Blanks at the end of a line are encoded, "." at its beginning as well (for the sake of
+ * careless relays). */
 static void add_quoted_printable(struct buffer *into, struct text text)
 {
     static const char hex[] = "0123456789ABCDEF";
@@ -155,7 +159,8 @@ static void add_quoted_printable(struct buffer *into, struct text text)
             continue;
         }
         bool before_end = i + 1 == text.length || text.at[i + 1] == '\n' || text.at[i + 1] == '\r';
-        bool plain = ((c > 0x20 && c < 0x7f && c != '=') || ((c == ' ' || c == '\t') && !before_end)) && !(c == '.' && column == 0);
+        bool plain = ((c > 0x20 && c < 0x7f && c != '=') || ((c == ' ' || c == '\t') && !before_end)) &&
+                     !(c == '.' && column == 0);
         size_t width = plain ? 1 : 3;
         if (column + width > LINE_BYTES_MAX - 1) {
             buffer_add_string(into, "=\r\n");

@@ -1,9 +1,11 @@
 /*
- * message: a whole mail (RFC 5322): text and HTML of one content as multipart/alternative, ready for net_mail().
+ * message: a whole mail (RFC 5322): text and HTML of one content as multipart/alternative, ready for
+ * net_mail().
  *
- * What comes out has CRLF lines of at most 78 bytes (but for long addresses: 270) and nothing but printable ASCII: bodies are quoted-printable, a subject or
- * name beyond ASCII becomes encoded-words (RFC 2047). Header injection is impossible: a control byte in anything that goes
- * into a header is REJECT, and the set of headers is closed. The same input gives the same bytes. Any thread.
+ * What comes out has CRLF lines of at most 78 bytes (but for long addresses: 270) and nothing but printable
+ * ASCII: bodies are quoted-printable, a subject or name beyond ASCII becomes encoded-words (RFC 2047). Header
+ * injection is impossible: a control byte in anything that goes into a header is REJECT, and the set of
+ * headers is closed. The same input gives the same bytes. Any thread.
  */
 #ifndef NET_MESSAGE_H
 #define NET_MESSAGE_H
@@ -22,6 +24,7 @@ struct message {
 };
 
 /* REJECT ("message-header", "message-body") names what is wrong; into->failed is the caller's to look at. */
-MUST_CHECK enum outcome message_write(const struct message *message, struct buffer *into, struct error *error);
+MUST_CHECK enum outcome message_write(const struct message *message, struct buffer *into,
+                                      struct error *error);
 
 #endif

@@ -9,11 +9,15 @@
 enum { DRAIN_MS = 2000 };
 
 static const struct setting gateway_settings_table[] = {
-    {"GATEWAY_LISTEN", SETTING_LISTEN, "127.0.0.1:8090", 0, 0, NULL, "Where charges are taken; port 0 picks one."},
+    {"GATEWAY_LISTEN", SETTING_LISTEN, "127.0.0.1:8090", 0, 0, NULL,
+     "Where charges are taken; port 0 picks one."},
     {"GATEWAY_DIR", SETTING_TEXT, "gateway", 0, 0, NULL, "Folder of ledger.ndjson."},
-    {"GATEWAY_DECLINE_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Charges declined; those of customers \"declined-…\" always are."},
-    {"GATEWAY_TIMEOUT_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Requests that do nothing and are never answered."},
-    {"GATEWAY_LOST_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Requests that are done, but whose answer is lost."},
+    {"GATEWAY_DECLINE_PERCENT", SETTING_INT, "0", 0, 100, NULL,
+     "Charges declined; those of customers \"declined-…\" always are."},
+    {"GATEWAY_TIMEOUT_PERCENT", SETTING_INT, "0", 0, 100, NULL,
+     "Requests that do nothing and are never answered."},
+    {"GATEWAY_LOST_PERCENT", SETTING_INT, "0", 0, 100, NULL,
+     "Requests that are done, but whose answer is lost."},
     {"GATEWAY_ERROR_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Requests answered with 503."},
     {"GATEWAY_LATENCY_MIN", SETTING_DURATION, "0s", 0, 600000, NULL, "Shortest time to an answer."},
     {"GATEWAY_LATENCY_MAX", SETTING_DURATION, "0s", 0, 600000, NULL, "Longest time to an answer."},
@@ -47,8 +51,9 @@ int gateway_main(int argc, char **argv)
         fflush(stdout);
         outcome = gateway_run(gateway, stop_fd(), &error);
         struct gateway_counts counts = gateway_counts(gateway);
-        log_info("gateway", "closed", LOG_INT("charges", counts.charges), LOG_INT("declines", counts.declines),
-                 LOG_INT("refunds", counts.refunds), LOG_INT("repeats", counts.repeats), LOG_INT("timeouts", counts.timeouts),
+        log_info("gateway", "closed", LOG_INT("charges", counts.charges),
+                 LOG_INT("declines", counts.declines), LOG_INT("refunds", counts.refunds),
+                 LOG_INT("repeats", counts.repeats), LOG_INT("timeouts", counts.timeouts),
                  LOG_INT("lost", counts.lost));
     }
     gateway_close(gateway);

@@ -13,7 +13,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { KEY_BYTES_MAX = 128, ID_BYTES_MAX = 64, CURRENCY_BYTES = 3, REASON_BYTES_MAX = 64, ROUND_BYTES_MAX = 64 << 20 };
+enum {
+    KEY_BYTES_MAX = 128,
+    ID_BYTES_MAX = 64,
+    CURRENCY_BYTES = 3,
+    REASON_BYTES_MAX = 64,
+    ROUND_BYTES_MAX = 64 << 20
+};
 
 enum entry_kind { ENTRY_CHARGE, ENTRY_REFUND };
 
@@ -69,7 +75,8 @@ static bool happens(struct gateway *gateway, int percent)
 
 static struct entry *find_key(const struct gateway *gateway, const char *key)
 {
-    struct entry *entry = gateway->slots ? gateway->by_key[text_hash(text_of(key)) & (gateway->slots - 1)] : NULL;
+    struct entry *entry =
+        gateway->slots ? gateway->by_key[text_hash(text_of(key)) & (gateway->slots - 1)] : NULL;
     while (entry && strcmp(entry->key, key) != 0)
         entry = entry->next_of_key;
     return entry;
@@ -77,7 +84,8 @@ static struct entry *find_key(const struct gateway *gateway, const char *key)
 
 static struct entry *find_charge(const struct gateway *gateway, const char *payment_id)
 {
-    struct entry *entry = gateway->slots ? gateway->by_payment[text_hash(text_of(payment_id)) & (gateway->slots - 1)] : NULL;
+    struct entry *entry =
+        gateway->slots ? gateway->by_payment[text_hash(text_of(payment_id)) & (gateway->slots - 1)] : NULL;
     while (entry && strcmp(entry->payment_id, payment_id) != 0)
         entry = entry->next_of_payment;
     return entry;
@@ -105,7 +113,8 @@ static bool grow(struct gateway *gateway)
     struct entry **entries = realloc(gateway->entries, capacity * sizeof(*entries));
     if (entries)
         gateway->entries = entries;
-    struct entry **by_key = calloc(capacity, sizeof(*by_key)), **by_payment = calloc(capacity, sizeof(*by_payment));
+    struct entry **by_key = calloc(capacity, sizeof(*by_key)),
+                 **by_payment = calloc(capacity, sizeof(*by_payment));
     if (!entries || !by_key || !by_payment) {
         free(by_key);
         free(by_payment);
@@ -121,7 +130,8 @@ static bool grow(struct gateway *gateway)
     return true;
 }
 
-/* Takes a copy of what is given into the books; a refund counts against its charge. NULL when there is no room. */
+/* Takes a copy of what is given into the books; a refund counts against its charge. NULL when there is no
+ * room. */
 static struct entry *enter(struct gateway *gateway, const struct entry *given)
 {
     struct entry *entry = grow(gateway) ? malloc(sizeof(*entry)) : NULL;
@@ -155,7 +165,10 @@ static void write_entry(struct json_writer *writer, const struct entry *entry)
     }
     json_member_int(writer, "amount_minor", entry->amount_minor);
     json_member_string(writer, "currency", entry->currency);
-    json_member_string(writer, "status", entry->kind == ENTRY_REFUND ? "refunded" : entry->declined ? "declined" : "captured");
+    json_member_string(writer, "status",
+                       entry->kind == ENTRY_REFUND ? "refunded"
+                       : entry->declined           ? "declined"
+                                                   : "captured");
     json_member_time(writer, "at", entry->at_us);
     json_object_end(writer);
 }
@@ -176,9 +189,11 @@ static bool read_members(const json_t *json, struct entry *entry, const char **r
     const char *field = NULL;
     if (entry->kind == ENTRY_CHARGE && !copy_text(entry->order_id, ID_BYTES_MAX, json_text(json, "order_id")))
         field = "order_id";
-    else if (entry->kind == ENTRY_CHARGE && !copy_text(entry->customer_id, ID_BYTES_MAX, json_text(json, "customer_id")))
+    else if (entry->kind == ENTRY_CHARGE &&
+             !copy_text(entry->customer_id, ID_BYTES_MAX, json_text(json, "customer_id")))
         field = "customer_id";
-    else if (entry->kind == ENTRY_REFUND && !copy_text(entry->payment_id, ID_BYTES_MAX, json_text(json, "payment_id")))
+    else if (entry->kind == ENTRY_REFUND &&
+             !copy_text(entry->payment_id, ID_BYTES_MAX, json_text(json, "payment_id")))
         field = "payment_id";
     else if (!json_is_integer(amount) || json_integer_value(amount) < 0)
         field = "amount_minor";
@@ -198,7 +213,8 @@ static bool read_line(struct gateway *gateway, struct text line)
         return false;
     struct entry entry = {.kind = text_is(json_text(json, "kind"), "refund") ? ENTRY_REFUND : ENTRY_CHARGE};
     const char *field;
-    bool read = copy_text(entry.key, KEY_BYTES_MAX, json_text(json, "key")) && read_members(json, &entry, &field) &&
+    bool read = copy_text(entry.key, KEY_BYTES_MAX, json_text(json, "key")) &&
+                read_members(json, &entry, &field) &&
                 copy_text(entry.payment_id, ID_BYTES_MAX, json_text(json, "payment_id")) &&
                 clock_from_rfc3339(json_text(json, "at"), &entry.at_us) &&
                 (entry.kind == ENTRY_CHARGE || find_charge(gateway, entry.payment_id));
@@ -207,7 +223,8 @@ static bool read_line(struct gateway *gateway, struct text line)
     return read && enter(gateway, &entry);
 }
 
-/* Half a line at the end is from a crash: it was not answered, so it is taken away. Any other line must be readable. */
+/* Half a line at the end is from a crash: it was not answered, so it is taken away. Any other line must be
+ * readable. */
 static enum outcome open_ledger(struct gateway *gateway, struct error *error)
 {
     const char *directory = gateway->settings.directory;
@@ -257,7 +274,8 @@ static enum outcome on_round(void *owner, struct error *error)
         left -= count > 0 ? (size_t)count : 0;
     }
     if (!written || fdatasync(gateway->ledger_fd) != 0)
-        return error_outage(error, "write", "cannot write %s/ledger.ndjson: %s", gateway->settings.directory, strerror(errno));
+        return error_outage(error, "write", "cannot write %s/ledger.ndjson: %s", gateway->settings.directory,
+                            strerror(errno));
     buffer_clear(&gateway->lines);
     return OK;
 }
@@ -269,16 +287,25 @@ static void say(struct visitor *visitor, int status, struct text body)
     static const struct {
         int status;
         const char *reason;
-    } reasons[] = {{200, "OK"},       {400, "Bad Request"},          {402, "Payment Required"},  {404, "Not Found"},
-                   {405, "Method Not Allowed"}, {409, "Conflict"},   {411, "Length Required"},   {413, "Content Too Large"},
-                   {422, "Unprocessable Content"}, {503, "Service Unavailable"}};
+    } reasons[] = {{200, "OK"},
+                   {400, "Bad Request"},
+                   {402, "Payment Required"},
+                   {404, "Not Found"},
+                   {405, "Method Not Allowed"},
+                   {409, "Conflict"},
+                   {411, "Length Required"},
+                   {413, "Content Too Large"},
+                   {422, "Unprocessable Content"},
+                   {503, "Service Unavailable"}};
     const char *reason = "";
     for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
         if (reasons[i].status == status)
             reason = reasons[i].reason;
     bool problem = status >= 400 && status != 402;
-    buffer_print(&visitor->out, "HTTP/1.1 %d %s\r\nContent-Type: application/%s\r\nContent-Length: %zu\r\n%s\r\n", status, reason,
-                 problem ? "problem+json" : "json", body.length, visitor->close ? "Connection: close\r\n" : "");
+    buffer_print(&visitor->out,
+                 "HTTP/1.1 %d %s\r\nContent-Type: application/%s\r\nContent-Length: %zu\r\n%s\r\n", status,
+                 reason, problem ? "problem+json" : "json", body.length,
+                 visitor->close ? "Connection: close\r\n" : "");
     buffer_add_text(&visitor->out, body);
 }
 
@@ -301,11 +328,15 @@ static void answer_entry(struct gateway *gateway, struct visitor *visitor, struc
     struct caller *caller = visitor->state;
     const struct gateway_settings *settings = &gateway->settings;
     caller->status = entry->declined ? 402 : 200;
-    snprintf(caller->body, sizeof(caller->body), "{\"payment_id\":\"%s\",\"status\":\"%s\"%s}", entry->payment_id,
-             entry->kind == ENTRY_REFUND ? "refunded" : entry->declined ? "declined" : "captured",
+    snprintf(caller->body, sizeof(caller->body), "{\"payment_id\":\"%s\",\"status\":\"%s\"%s}",
+             entry->payment_id,
+             entry->kind == ENTRY_REFUND ? "refunded"
+             : entry->declined           ? "declined"
+                                         : "captured",
              entry->declined ? ",\"reason\":\"card declined\"" : "");
     int64_t spread_ms = settings->latency_max_ms - settings->latency_min_ms;
-    int64_t latency_ms = settings->latency_min_ms + (spread_ms > 0 ? (int64_t)(draw(gateway) % (uint64_t)(spread_ms + 1)) : 0);
+    int64_t latency_ms =
+        settings->latency_min_ms + (spread_ms > 0 ? (int64_t)(draw(gateway) % (uint64_t)(spread_ms + 1)) : 0);
     if (latency_ms <= 0) {
         say(visitor, caller->status, text_of(caller->body));
         return;
@@ -344,8 +375,9 @@ static void on_closed(void *owner, struct visitor *visitor)
 
 static bool same_request(const struct entry *a, const struct entry *b)
 {
-    return a->kind == b->kind && a->amount_minor == b->amount_minor && strcmp(a->currency, b->currency) == 0 &&
-           strcmp(a->order_id, b->order_id) == 0 && strcmp(a->customer_id, b->customer_id) == 0 &&
+    return a->kind == b->kind && a->amount_minor == b->amount_minor &&
+           strcmp(a->currency, b->currency) == 0 && strcmp(a->order_id, b->order_id) == 0 &&
+           strcmp(a->customer_id, b->customer_id) == 0 &&
            (a->kind == ENTRY_CHARGE || strcmp(a->payment_id, b->payment_id) == 0);
 }
 
@@ -366,14 +398,16 @@ static int refund_refused(const struct gateway *gateway, const struct entry *ref
         *ret_detail = "there is no such payment";
         return 404;
     }
-    if (strcmp(charge->currency, refund->currency) != 0 || refund->amount_minor > charge->amount_minor - charge->refunded_minor) {
+    if (strcmp(charge->currency, refund->currency) != 0 ||
+        refund->amount_minor > charge->amount_minor - charge->refunded_minor) {
         *ret_detail = "more than was captured, or in another currency";
         return 422;
     }
     return 0;
 }
 
-static void on_post(struct gateway *gateway, struct visitor *visitor, enum entry_kind kind, struct text key, struct text body)
+static void on_post(struct gateway *gateway, struct visitor *visitor, enum entry_kind kind, struct text key,
+                    struct text body)
 {
     struct entry asked = {.kind = kind, .at_us = clock_wall_us()};
     struct error error;
@@ -381,7 +415,8 @@ static void on_post(struct gateway *gateway, struct visitor *visitor, enum entry
     const char *detail = "Idempotency-Key is missing or longer than 128 bytes";
     if (key.length >= 2 && key.at[0] == '"' && key.at[key.length - 1] == '"')
         key = (struct text){key.at + 1, key.length - 2};
-    if (!copy_text(asked.key, KEY_BYTES_MAX, key) || json_read(body, &json, &error) != OK || !json_is_object(json)) {
+    if (!copy_text(asked.key, KEY_BYTES_MAX, key) || json_read(body, &json, &error) != OK ||
+        !json_is_object(json)) {
         if (*asked.key)
             detail = json ? "not a JSON object" : error.text;
         say_problem(visitor, 400, detail);
@@ -425,7 +460,8 @@ static void on_post(struct gateway *gateway, struct visitor *visitor, enum entry
         }
         if (kind == ENTRY_CHARGE) {
             name_payment(&asked);
-            asked.declined = strncmp(asked.customer_id, "declined-", 9) == 0 || happens(gateway, gateway->settings.decline_percent);
+            asked.declined = strncmp(asked.customer_id, "declined-", 9) == 0 ||
+                             happens(gateway, gateway->settings.decline_percent);
         }
         entry = enter(gateway, &asked);
         if (!entry) {
@@ -608,7 +644,8 @@ static bool read_head(struct text text, struct head *head)
     return !first;
 }
 
-static void on_request(struct gateway *gateway, struct visitor *visitor, const struct head *head, struct text body)
+static void on_request(struct gateway *gateway, struct visitor *visitor, const struct head *head,
+                       struct text body)
 {
     bool post = text_is(head->method, "POST"), get = text_is(head->method, "GET");
     bool charges = text_is(head->path, "/v1/charges"), refunds = text_is(head->path, "/v1/refunds");
@@ -620,7 +657,8 @@ static void on_request(struct gateway *gateway, struct visitor *visitor, const s
     else if (get && alive)
         say(visitor, 200, TEXT("{\"status\":\"ok\"}"));
     else
-        say_problem(visitor, charges || refunds || ledger ? 405 : 404, "POST /v1/charges, POST /v1/refunds, GET /v1/ledger");
+        say_problem(visitor, charges || refunds || ledger ? 405 : 404,
+                    "POST /v1/charges, POST /v1/refunds, GET /v1/ledger");
 }
 
 static void refuse(struct visitor *visitor, int status, const char *detail)

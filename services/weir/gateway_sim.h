@@ -5,9 +5,10 @@
  *     POST /v1/refunds  {payment_id, amount_minor, currency}              likewise
  *     GET  /v1/ledger?after=N&limit=N                                     totals, and entries after number N
  *
- * 200 captured or refunded, 402 declined, 400 and 422 what is wrong with the request, 404 no such payment, 409 the first request with
- * this key is still under way. One key, one entry, one answer, also over a restart: the ledger DIRECTORY/ledger.ndjson is written and synced
- * before any answer goes out. It declines by percentage, and whenever customer_id begins with "declined-".
+ * 200 captured or refunded, 402 declined, 400 and 422 what is wrong with the request, 404 no such payment,
+ * 409 the first request with this key is still under way. One key, one entry, one answer, also over a
+ * restart: the ledger DIRECTORY/ledger.ndjson is written and synced before any answer goes out. It declines
+ * by percentage, and whenever customer_id begins with "declined-".
  */
 #ifndef WEIR_GATEWAY_SIM_H
 #define WEIR_GATEWAY_SIM_H
@@ -39,13 +40,15 @@ struct gateway_counts {
 };
 
 struct gateway;
-MUST_CHECK enum outcome gateway_open(const struct gateway_settings *settings, struct gateway **ret, struct error *error);
+MUST_CHECK enum outcome gateway_open(const struct gateway_settings *settings, struct gateway **ret,
+                                     struct error *error);
 int gateway_port(const struct gateway *gateway);
 const char *gateway_address(const struct gateway *gateway); /* "127.0.0.1:1026" */
-/* Until gateway_stop() or until stop_fd (-1: none) is readable. OUTAGE where the ledger cannot be written: nothing was answered. */
+/* Until gateway_stop() or until stop_fd (-1: none) is readable. OUTAGE where the ledger cannot be written:
+ * nothing was answered. */
 MUST_CHECK enum outcome gateway_run(struct gateway *gateway, int stop_fd, struct error *error);
-void gateway_stop(struct gateway *gateway); /* any thread */
+void gateway_stop(struct gateway *gateway);                          /* any thread */
 struct gateway_counts gateway_counts(const struct gateway *gateway); /* any thread */
-void gateway_close(struct gateway *gateway); /* accepts NULL */
+void gateway_close(struct gateway *gateway);                         /* accepts NULL */
 
 #endif

@@ -72,12 +72,14 @@ static enum outcome bind_to(struct listener *listener, struct error *error)
     getsockname(listener->fd, (struct sockaddr *)&bound, &length);
     listener->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
                                                        : ((struct sockaddr_in *)&bound)->sin_port);
-    snprintf(listener->address, sizeof(listener->address), strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, listener->port);
+    snprintf(listener->address, sizeof(listener->address), strchr(host, ':') ? "[%s]:%d" : "%s:%d", host,
+             listener->port);
     freeaddrinfo(found);
     return OK;
 }
 
-enum outcome listener_open(const struct listener_settings *settings, struct listener **ret, struct error *error)
+enum outcome listener_open(const struct listener_settings *settings, struct listener **ret,
+                           struct error *error)
 {
     struct listener *listener = calloc(1, sizeof(*listener));
     if (!listener)
@@ -241,7 +243,8 @@ static int prepare(struct listener *listener, int stop_fd, int64_t now_us)
     for (int i = 0; i < listener->seat_count; i++) {
         const struct seat *seat = listener->seats[i];
         bool full = seat->visitor.in.length == seat->visitor.in.bytes_max;
-        short events = (short)((seat->ended || (seat->visitor.busy && full) ? 0 : POLLIN) | (seat->visitor.out.length ? POLLOUT : 0));
+        short events = (short)((seat->ended || (seat->visitor.busy && full) ? 0 : POLLIN) |
+                               (seat->visitor.out.length ? POLLOUT : 0));
         listener->polls[POLL_SEATS + i] = (struct pollfd){.fd = seat->fd, .events = events};
         if (seat->visitor.due_us && seat->visitor.due_us < until_us)
             until_us = seat->visitor.due_us;
@@ -281,7 +284,8 @@ enum outcome listener_run(struct listener *listener, int stop_fd, struct error *
         for (int i = listener->seat_count - 1; i >= 0; i--) {
             struct visitor *visitor = &listener->seats[i]->visitor;
             speak(listener->seats[i]);
-            if (visitor->cut || visitor->out.failed || (visitor->close && !visitor->out.length && !visitor->due_us))
+            if (visitor->cut || visitor->out.failed ||
+                (visitor->close && !visitor->out.length && !visitor->due_us))
                 leave(listener, i);
         }
     }

@@ -11,12 +11,15 @@ enum { DRAIN_MS = 2000 };
 
 static const struct setting mail_settings[] = {
     {"MAIL_LISTEN", SETTING_LISTEN, "127.0.0.1:1025", 0, 0, NULL, "Where mail is taken; port 0 picks one."},
-    {"MAIL_DIR", SETTING_TEXT, "mail", 0, 0, NULL, "Folder of the mails, one file each, and of index.ndjson."},
+    {"MAIL_DIR", SETTING_TEXT, "mail", 0, 0, NULL,
+     "Folder of the mails, one file each, and of index.ndjson."},
     {"MAIL_SYNC", SETTING_BOOL, "false", 0, 0, NULL, "Sync each mail to disk before it is answered."},
-    {"MAIL_KEEP_MAX", SETTING_INT, "100000", 0, 100000000, NULL, "Mails kept as files; later ones are only a line of the index."},
+    {"MAIL_KEEP_MAX", SETTING_INT, "100000", 0, 100000000, NULL,
+     "Mails kept as files; later ones are only a line of the index."},
     {"MAIL_FAIL_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Recipients refused, with MAIL_REPLY."},
     {"MAIL_REPLY", SETTING_CHOICE, "451", 0, 0, "451|550|421", "How they are refused; 421 also closes."},
-    {"MAIL_DROP_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Mails kept, but whose connection is closed instead of an answer."},
+    {"MAIL_DROP_PERCENT", SETTING_INT, "0", 0, 100, NULL,
+     "Mails kept, but whose connection is closed instead of an answer."},
     {"MAIL_DELAY", SETTING_DURATION, "0s", 0, 600000, NULL, "Pause before the answer to each mail."},
     SETTINGS_END,
 };
@@ -48,7 +51,8 @@ int mail_main(int argc, char **argv)
         fflush(stdout);
         outcome = mail_sink_run(sink, stop_fd(), &error);
         struct mail_sink_counts counts = mail_sink_counts(sink);
-        log_info("mail", "closed", LOG_INT("kept", counts.kept), LOG_INT("refused", counts.refused), LOG_INT("dropped", counts.dropped));
+        log_info("mail", "closed", LOG_INT("kept", counts.kept), LOG_INT("refused", counts.refused),
+                 LOG_INT("dropped", counts.dropped));
     }
     mail_sink_close(sink);
     config_destroy(config);

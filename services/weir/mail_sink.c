@@ -13,15 +13,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ADDRESS_BYTES_MAX = 256, HEADER_VALUE_BYTES_MAX = 1000, PATH_BYTES_MAX = 1024, INDEX_LINE_BYTES_MAX = 16 << 10 };
+enum {
+    ADDRESS_BYTES_MAX = 256,
+    HEADER_VALUE_BYTES_MAX = 1000,
+    PATH_BYTES_MAX = 1024,
+    INDEX_LINE_BYTES_MAX = 16 << 10
+};
 
 struct mail_sink {
     struct mail_sink_settings settings;
     struct listener *listener;
     int directory_fd, index_fd;
-    int64_t next;          /* number of the next message */
-    struct buffer lines;   /* of the index, for this round */
-    bool failed;           /* a message could not be written: round() ends the run */
+    int64_t next;        /* number of the next message */
+    struct buffer lines; /* of the index, for this round */
+    bool failed;         /* a message could not be written: round() ends the run */
     struct error error;
     uint64_t random;
     atomic_llong kept, refused, dropped;
@@ -61,13 +66,15 @@ static struct text header_value(struct text message, const char *name, char into
         size_t line = end ? (size_t)(end - message.at) - i : message.length - i;
         if (line == 0 || message.at[i] == '\r')
             break;
-        bool ours = line > name_bytes && message.at[i + name_bytes] == ':' &&
-                    text_equal_nocase((struct text){message.at + i, name_bytes}, (struct text){name, name_bytes});
+        bool ours =
+            line > name_bytes && message.at[i + name_bytes] == ':' &&
+            text_equal_nocase((struct text){message.at + i, name_bytes}, (struct text){name, name_bytes});
         bool folded = length && (message.at[i] == ' ' || message.at[i] == '\t');
         if (length && !folded)
             break;
         if (ours || folded) {
-            for (size_t j = i + (ours ? name_bytes + 1 : 0); j < i + line && length < HEADER_VALUE_BYTES_MAX; j++) {
+            for (size_t j = i + (ours ? name_bytes + 1 : 0); j < i + line && length < HEADER_VALUE_BYTES_MAX;
+                 j++) {
                 char c = message.at[j];
                 if (c != '\r' && (length || (c != ' ' && c != '\t')))
                     into[length++] = c == '\t' ? ' ' : c;
@@ -104,7 +111,8 @@ static bool write_file(struct mail_sink *sink, const char *name, struct text mes
     return written && renameat(sink->directory_fd, temporary, sink->directory_fd, name) == 0;
 }
 
-static void add_line(struct mail_sink *sink, const struct session *session, struct text message, struct text message_id, const char *name)
+static void add_line(struct mail_sink *sink, const struct session *session, struct text message,
+                     struct text message_id, const char *name)
 {
     char subject[HEADER_VALUE_BYTES_MAX];
     struct json_writer writer = json_writer(&sink->lines);
@@ -133,7 +141,8 @@ static bool keep(struct mail_sink *sink, const struct session *session, struct t
         if (sink->next <= sink->settings.keep_max) {
             snprintf(name, sizeof(name), "%08lld-%.16s.eml", (long long)sink->next, hex);
             if (!write_file(sink, name, message)) {
-                error_set(&sink->error, OUTAGE, "write", "cannot write %s/%s: %s", sink->settings.directory, name, strerror(errno));
+                error_set(&sink->error, OUTAGE, "write", "cannot write %s/%s: %s", sink->settings.directory,
+                          name, strerror(errno));
                 sink->failed = true;
                 return false;
             }
@@ -165,7 +174,8 @@ static void on_opened(void *owner, struct visitor *visitor)
 static bool read_path(struct text line, const char *prefix, char into[ADDRESS_BYTES_MAX])
 {
     size_t prefix_bytes = strlen(prefix);
-    if (line.length < prefix_bytes || !text_equal_nocase((struct text){line.at, prefix_bytes}, (struct text){prefix, prefix_bytes}))
+    if (line.length < prefix_bytes ||
+        !text_equal_nocase((struct text){line.at, prefix_bytes}, (struct text){prefix, prefix_bytes}))
         return false;
     const char *begin = memchr(line.at, '<', line.length);
     const char *end = begin ? memrchr(begin, '>', line.length - (size_t)(begin - line.at)) : NULL;
@@ -176,7 +186,8 @@ static bool read_path(struct text line, const char *prefix, char into[ADDRESS_BY
     return true;
 }
 
-static void on_recipient(struct mail_sink *sink, struct visitor *visitor, struct session *session, struct text line)
+static void on_recipient(struct mail_sink *sink, struct visitor *visitor, struct session *session,
+                         struct text line)
 {
     char address[ADDRESS_BYTES_MAX];
     if (!session->has_from) {
@@ -200,18 +211,22 @@ static void on_recipient(struct mail_sink *sink, struct visitor *visitor, struct
 static bool is_command(struct text line, const char *command)
 {
     size_t length = strlen(command);
-    return line.length >= length && text_equal_nocase((struct text){line.at, length}, (struct text){command, length}) &&
+    return line.length >= length &&
+           text_equal_nocase((struct text){line.at, length}, (struct text){command, length}) &&
            (line.length == length || line.at[length] == ' ' || line.at[length] == ':');
 }
 
-static void on_command(struct mail_sink *sink, struct visitor *visitor, struct session *session, struct text line)
+static void on_command(struct mail_sink *sink, struct visitor *visitor, struct session *session,
+                       struct text line)
 {
     char address[ADDRESS_BYTES_MAX];
     if (is_command(line, "EHLO")) {
         forget_mail(session);
         session->greeted = true;
-        buffer_print(&visitor->out, "250-weir\r\n250-SIZE %d\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 PIPELINING\r\n",
-                     MAIL_SINK_MESSAGE_BYTES_MAX);
+        buffer_print(
+            &visitor->out,
+            "250-weir\r\n250-SIZE %d\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 PIPELINING\r\n",
+            MAIL_SINK_MESSAGE_BYTES_MAX);
     } else if (is_command(line, "HELO")) {
         forget_mail(session);
         session->greeted = true;
@@ -280,7 +295,8 @@ static bool on_message(struct mail_sink *sink, struct visitor *visitor, struct s
         return false;
     if (message_bytes > MAIL_SINK_MESSAGE_BYTES_MAX) {
         reply(visitor, "552 5.3.4 too large");
-    } else if (!keep(sink, session, (struct text){visitor->in.at, unstuff_dots(visitor->in.at, message_bytes)})) {
+    } else if (!keep(sink, session,
+                     (struct text){visitor->in.at, unstuff_dots(visitor->in.at, message_bytes)})) {
         reply(visitor, "451 4.3.1 cannot be kept");
     } else if (happens(sink, sink->settings.drop_percent)) {
         atomic_fetch_add(&sink->dropped, 1);
@@ -342,7 +358,8 @@ static enum outcome on_round(void *owner, struct error *error)
         return OK;
     if (sink->lines.failed || !write_whole(sink->index_fd, sink->lines.at, sink->lines.length) ||
         (sink->settings.sync && fdatasync(sink->index_fd) != 0))
-        return error_outage(error, "write", "cannot write %s/index.ndjson: %s", sink->settings.directory, strerror(errno));
+        return error_outage(error, "write", "cannot write %s/index.ndjson: %s", sink->settings.directory,
+                            strerror(errno));
     buffer_clear(&sink->lines);
     return OK;
 }
@@ -357,13 +374,15 @@ static enum outcome open_index(struct mail_sink *sink, struct error *error)
         return error_outage(error, "directory", "cannot make %s: %s", directory, strerror(errno));
     sink->directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (sink->directory_fd >= 0)
-        sink->index_fd = openat(sink->directory_fd, "index.ndjson", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        sink->index_fd =
+            openat(sink->directory_fd, "index.ndjson", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     int copy_fd = sink->index_fd >= 0 ? dup(sink->index_fd) : -1;
     FILE *index = copy_fd >= 0 ? fdopen(copy_fd, "r") : NULL;
     if (!index) {
         if (copy_fd >= 0)
             close(copy_fd);
-        return error_outage(error, "directory", "cannot open %s/index.ndjson: %s", directory, strerror(errno));
+        return error_outage(error, "directory", "cannot open %s/index.ndjson: %s", directory,
+                            strerror(errno));
     }
     char *line = NULL;
     size_t room = 0;
@@ -378,11 +397,13 @@ static enum outcome open_index(struct mail_sink *sink, struct error *error)
     free(line);
     fclose(index);
     if (ftruncate(sink->index_fd, whole) != 0)
-        return error_outage(error, "directory", "cannot write %s/index.ndjson: %s", directory, strerror(errno));
+        return error_outage(error, "directory", "cannot write %s/index.ndjson: %s", directory,
+                            strerror(errno));
     return OK;
 }
 
-enum outcome mail_sink_open(const struct mail_sink_settings *settings, struct mail_sink **ret, struct error *error)
+enum outcome mail_sink_open(const struct mail_sink_settings *settings, struct mail_sink **ret,
+                            struct error *error)
 {
     struct mail_sink *sink = calloc(1, sizeof(*sink));
     if (!sink)

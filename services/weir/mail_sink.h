@@ -1,8 +1,10 @@
 /*
  * mail_sink: an SMTP server that delivers nothing and keeps everything, for `weir mail`, `weir up` and tests.
  *
- * Every message is a file DIRECTORY/<n>-<hash of its Message-ID>.eml, there whole or not at all, and a line in DIRECTORY/index.ndjson:
- * {"n", "message_id", "to", "subject", "at", "bytes", "file"}, written before the answer. A directory that was used before is gone on with.
+ * Every message is a file DIRECTORY/<n>-<hash of its Message-ID>.eml, there whole or not at all, and a line
+ * in DIRECTORY/index.ndjson:
+ * {"n", "message_id", "to", "subject", "at", "bytes", "file"}, written before the answer. A directory that
+ * was used before is gone on with.
  */
 #ifndef WEIR_MAIL_SINK_H
 #define WEIR_MAIL_SINK_H
@@ -32,13 +34,15 @@ struct mail_sink_counts {
 };
 
 struct mail_sink;
-MUST_CHECK enum outcome mail_sink_open(const struct mail_sink_settings *settings, struct mail_sink **ret, struct error *error);
+MUST_CHECK enum outcome mail_sink_open(const struct mail_sink_settings *settings, struct mail_sink **ret,
+                                       struct error *error);
 int mail_sink_port(const struct mail_sink *sink);
 const char *mail_sink_address(const struct mail_sink *sink); /* "127.0.0.1:1025" */
-/* Until mail_sink_stop() or until stop_fd (-1: none) is readable. OUTAGE where a message cannot be written: it was not accepted. */
+/* Until mail_sink_stop() or until stop_fd (-1: none) is readable. OUTAGE where a message cannot be written:
+ * it was not accepted. */
 MUST_CHECK enum outcome mail_sink_run(struct mail_sink *sink, int stop_fd, struct error *error);
-void mail_sink_stop(struct mail_sink *sink); /* any thread */
+void mail_sink_stop(struct mail_sink *sink);                            /* any thread */
 struct mail_sink_counts mail_sink_counts(const struct mail_sink *sink); /* any thread */
-void mail_sink_close(struct mail_sink *sink); /* accepts NULL */
+void mail_sink_close(struct mail_sink *sink);                           /* accepts NULL */
 
 #endif

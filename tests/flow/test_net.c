@@ -126,12 +126,14 @@ static void status_decides_the_outcome(void **state)
         int status;
         enum outcome outcome;
     } rows[] = {
-        {200, OK},     {201, OK},     {202, OK},     {204, OK},     {301, RETRY},  {400, REJECT}, {402, REJECT}, {404, REJECT},
-        {408, RETRY},  {409, REJECT}, {422, REJECT}, {425, RETRY},  {429, RETRY},  {500, RETRY},  {502, RETRY},  {503, RETRY},
+        {200, OK},     {201, OK},     {202, OK},    {204, OK},     {301, RETRY},  {400, REJECT},
+        {402, REJECT}, {404, REJECT}, {408, RETRY}, {409, REJECT}, {422, REJECT}, {425, RETRY},
+        {429, RETRY},  {500, RETRY},  {502, RETRY}, {503, RETRY},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         char answer[128];
-        snprintf(answer, sizeof(answer), "HTTP/1.1 %d X\r\n%s\r\n", rows[i].status, rows[i].status == 204 ? "" : "Content-Length: 0\r\n");
+        snprintf(answer, sizeof(answer), "HTTP/1.1 %d X\r\n%s\r\n", rows[i].status,
+                 rows[i].status == 204 ? "" : "Content-Length: 0\r\n");
         http_gives(answer, rows[i].outcome, rows[i].status);
     }
 }
@@ -139,7 +141,8 @@ static void status_decides_the_outcome(void **state)
 static void answer_carries_body_and_connection_is_used_again(void **state)
 {
     (void)state;
-    struct peer *peer = peer_open(say_to_requests, (void *)(uintptr_t) "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+    struct peer *peer =
+        peer_open(say_to_requests, (void *)(uintptr_t) "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
     struct net *net = open_net(2);
     for (int i = 1; i <= 10; i++) {
         post(net, peer_port(peer), "/v1/charges", PATIENT_MS);
@@ -190,7 +193,8 @@ static void unknown_host_is_an_outage(void **state)
 {
     (void)state;
     struct net *net = open_net(2);
-    const struct net_http http = {.method = "GET", .url = "http://no-such-host.invalid/", .timeout_ms = PATIENT_MS};
+    const struct net_http http = {
+        .method = "GET", .url = "http://no-such-host.invalid/", .timeout_ms = PATIENT_MS};
     struct error error;
     assert_int_equal(net_http(net, &http, on_done, NULL, &error), OK);
     assert_int_equal(wait_for(1)->outcome, OUTAGE);
@@ -200,7 +204,8 @@ static void unknown_host_is_an_outage(void **state)
 static void url_that_is_none_is_rejected(void **state)
 {
     (void)state;
-    static const char *const urls[] = {"", "http://", "ftp://127.0.0.1/", "file:///etc/passwd", "http://a b/", "http://127.0.0.1/\r\nX: y"};
+    static const char *const urls[] = {
+        "", "http://", "ftp://127.0.0.1/", "file:///etc/passwd", "http://a b/", "http://127.0.0.1/\r\nX: y"};
     for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
         struct net *net = open_net(2);
         const struct net_http http = {.method = "GET", .url = urls[i], .timeout_ms = PATIENT_MS};
@@ -271,7 +276,8 @@ static void talk_for_ever(void *owner, int fd, int number)
     if (!hear_request(fd, request, sizeof(request)))
         return;
     peer_say(fd, "HTTP/1.1 200 OK\r\n\r\n");
-    while (peer_say(fd, "more and more and more and more and more and more and more and more and more and more"))
+    while (
+        peer_say(fd, "more and more and more and more and more and more and more and more and more and more"))
         ;
 }
 
@@ -288,7 +294,8 @@ static void send_headers_for_ever(void *owner, int fd, int number)
     if (!hear_request(fd, request, sizeof(request)))
         return;
     peer_say(fd, "HTTP/1.1 200 OK\r\n");
-    while (peer_say(fd, "X-More: and more and more and more and more and more and more and more and more and more\r\n"))
+    while (peer_say(
+        fd, "X-More: and more and more and more and more and more and more and more and more and more\r\n"))
         ;
 }
 
@@ -401,7 +408,8 @@ static void serve_smtp(void *owner, int fd, int number)
 
 static struct smtp good_smtp(void)
 {
-    return (struct smtp){"220 test\r\n", "250 ok\r\n", "250 ok\r\n", "354 go on\r\n", "250 2.0.0 queued\r\n", 0, 0, ""};
+    return (struct smtp){
+        "220 test\r\n", "250 ok\r\n", "250 ok\r\n", "354 go on\r\n", "250 2.0.0 queued\r\n", 0, 0, ""};
 }
 
 static void mail_gives(struct smtp smtp, int timeout_ms, enum outcome outcome, int status, bool ambiguous)
@@ -433,16 +441,17 @@ static void refusals_are_classed_by_their_code_at_each_step(void **state)
         int status;
         enum outcome outcome;
     } rows[] = {
-        {"451 later\r\n", 451, RETRY},
-        {"452-full\r\n452 later\r\n", 452, RETRY},
-        {"550 5.1.1 unknown\r\n", 550, REJECT},
-        {"554 no\r\n", 554, REJECT},
+        {"451 later\r\n", 451, RETRY},          {"452-full\r\n452 later\r\n", 452, RETRY},
+        {"550 5.1.1 unknown\r\n", 550, REJECT}, {"554 no\r\n", 554, REJECT},
         {"421 closing\r\n", 421, OUTAGE},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         for (int step = 0; step < 4; step++) {
             struct smtp smtp = good_smtp();
-            *(step == 0 ? &smtp.from : step == 1 ? &smtp.to : step == 2 ? &smtp.data : &smtp.dot) = rows[i].said;
+            *(step == 0   ? &smtp.from
+              : step == 1 ? &smtp.to
+              : step == 2 ? &smtp.data
+                          : &smtp.dot) = rows[i].said;
             mail_gives(smtp, PATIENT_MS, rows[i].outcome, rows[i].status, false);
         }
     }
@@ -497,8 +506,8 @@ static void say_without_end(void *owner, int fd, int number)
 {
     (void)owner, (void)number;
     char line[1024];
-    if (!peer_say(fd, "220 test\r\n") || !peer_hear(fd, "\r\n", line, sizeof(line)) || !peer_say(fd, "250 ok\r\n") ||
-        !peer_hear(fd, "\r\n", line, sizeof(line)))
+    if (!peer_say(fd, "220 test\r\n") || !peer_hear(fd, "\r\n", line, sizeof(line)) ||
+        !peer_say(fd, "250 ok\r\n") || !peer_hear(fd, "\r\n", line, sizeof(line)))
         return;
     while (peer_say(fd, number % 2 ? "250-and so on\r\n" : "250 and so on "))
         ;
@@ -571,7 +580,8 @@ static void dots_arrive_as_they_were(void **state)
     struct smtp smtp = good_smtp();
     struct peer *peer = peer_open(serve_smtp, &smtp);
     struct net *net = open_net(1);
-    assert_int_equal(mail_to(net, peer_port(peer), "anna@example.com", ".a\r\n..\r\n.\r\nb.\r\n", PATIENT_MS), OK);
+    assert_int_equal(mail_to(net, peer_port(peer), "anna@example.com", ".a\r\n..\r\n.\r\nb.\r\n", PATIENT_MS),
+                     OK);
     assert_int_equal(wait_for(1)->outcome, OK);
     assert_string_equal(smtp.last, "..a\r\n...\r\n..\r\nb.\r\n.\r\n");
     net_close(net);
@@ -582,10 +592,12 @@ static void nothing_that_could_smuggle_is_taken(void **state)
 {
     (void)state;
     struct net *net = open_net(1);
-    static const char *const addresses[] = {"", "anna", "anna@example.com\r\nDATA", "anna@example.com>\r\nRCPT TO:<eve@example.com", "a\n@b"};
+    static const char *const addresses[] = {"", "anna", "anna@example.com\r\nDATA",
+                                            "anna@example.com>\r\nRCPT TO:<eve@example.com", "a\n@b"};
     for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++)
         assert_int_equal(mail_to(net, 9, addresses[i], "a\r\n", PATIENT_MS), REJECT);
-    static const char *const messages[] = {"", "a", "a\n", "a\r", "a\n\r\n", "\na\r\n", "a\r\r\n", "a\r\n.\n\r\n", "a\r.\r\n"};
+    static const char *const messages[] = {"",        "a",       "a\n",          "a\r",     "a\n\r\n",
+                                           "\na\r\n", "a\r\r\n", "a\r\n.\n\r\n", "a\r.\r\n"};
     for (size_t i = 0; i < sizeof(messages) / sizeof(messages[0]); i++)
         assert_int_equal(mail_to(net, 9, "anna@example.com", messages[i], PATIENT_MS), REJECT);
     assert_int_equal(net_calls(net), 0);

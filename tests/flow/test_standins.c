@@ -130,14 +130,18 @@ static void till_close(struct till *till)
     gateway_close(till->gateway);
 }
 
-static struct answer ask(struct till *till, const char *method, const char *path, const char *key, const char *body, int timeout_ms)
+static struct answer ask(struct till *till, const char *method, const char *path, const char *key,
+                         const char *body, int timeout_ms)
 {
     struct answer answer = answer_new();
     char url[128], header[128];
     snprintf(url, sizeof(url), "http://%s%s", gateway_address(till->gateway), path);
     snprintf(header, sizeof(header), "Idempotency-Key: %s", key ? key : "");
-    const struct net_http http = {
-        .method = method, .url = url, .headers = {key ? header : NULL}, .body = text_of(body), .timeout_ms = timeout_ms};
+    const struct net_http http = {.method = method,
+                                  .url = url,
+                                  .headers = {key ? header : NULL},
+                                  .body = text_of(body),
+                                  .timeout_ms = timeout_ms};
     struct error error;
     assert_int_equal(net_http(net, &http, on_done, &answer, &error), OK);
     wait_for(&answer);
@@ -145,8 +149,9 @@ static struct answer ask(struct till *till, const char *method, const char *path
 }
 
 #define CHARGE "{\"order_id\":\"o1\",\"customer_id\":\"c1\",\"amount_minor\":1200,\"currency\":\"EUR\"}"
-#define OTHER "{\"order_id\":\"o1\",\"customer_id\":\"c1\",\"amount_minor\":1201,\"currency\":\"EUR\"}"
-#define DECLINED "{\"order_id\":\"o2\",\"customer_id\":\"declined-c\",\"amount_minor\":5,\"currency\":\"EUR\"}"
+#define OTHER  "{\"order_id\":\"o1\",\"customer_id\":\"c1\",\"amount_minor\":1201,\"currency\":\"EUR\"}"
+#define DECLINED                                                                                             \
+    "{\"order_id\":\"o2\",\"customer_id\":\"declined-c\",\"amount_minor\":5,\"currency\":\"EUR\"}"
 
 static struct answer charge(struct till *till, const char *key, const char *body)
 {
@@ -229,12 +234,15 @@ static void refunds_are_bounded_by_what_was_captured(void **state)
     struct answer answer = charge(&till, "k1", CHARGE);
     char payment_id[65], body[256];
     payment_id_of(&answer, payment_id);
-    snprintf(body, sizeof(body), "{\"payment_id\":\"%s\",\"amount_minor\":1200,\"currency\":\"EUR\"}", payment_id);
+    snprintf(body, sizeof(body), "{\"payment_id\":\"%s\",\"amount_minor\":1200,\"currency\":\"EUR\"}",
+             payment_id);
     assert_int_equal(ask(&till, "POST", "/v1/refunds", "r1", body, PATIENT_MS).result.status, 200);
     assert_int_equal(ask(&till, "POST", "/v1/refunds", "r1", body, PATIENT_MS).result.status, 200);
     assert_int_equal(ask(&till, "POST", "/v1/refunds", "r2", body, PATIENT_MS).result.status, 422);
-    assert_int_equal(ask(&till, "POST", "/v1/refunds", "r3", "{\"payment_id\":\"pay_x\",\"amount_minor\":1,\"currency\":\"EUR\"}", PATIENT_MS)
-                         .result.status, 404);
+    assert_int_equal(ask(&till, "POST", "/v1/refunds", "r3",
+                         "{\"payment_id\":\"pay_x\",\"amount_minor\":1,\"currency\":\"EUR\"}", PATIENT_MS)
+                         .result.status,
+                     404);
     answer = ask(&till, "GET", "/v1/ledger", NULL, "", PATIENT_MS);
     assert_int_equal(answer.result.status, 200);
     assert_non_null(strstr(answer.body, "\"captured_minor\":1200,\"refunds\":1,\"refunded_minor\":1200"));
@@ -274,14 +282,18 @@ static void time_out_does_nothing(void **state)
 static void key_whose_first_request_is_under_way_is_a_conflict(void **state)
 {
     (void)state;
-    struct till till = till_open((struct gateway_settings){.latency_min_ms = 600000, .latency_max_ms = 600000});
+    struct till till =
+        till_open((struct gateway_settings){.latency_min_ms = 600000, .latency_max_ms = 600000});
     assert_int_equal(ask(&till, "POST", "/v1/charges", "k1", CHARGE, SHORT_MS).result.outcome, RETRY);
     /* That caller has gone, which the gateway may or may not have seen: a new one keeps the key busy. */
     struct answer first = answer_new();
     char url[128];
     snprintf(url, sizeof(url), "http://%s/v1/charges", gateway_address(till.gateway));
-    const struct net_http http = {
-        .method = "POST", .url = url, .headers = {"Idempotency-Key: k2"}, .body = TEXT(CHARGE), .timeout_ms = PATIENT_MS};
+    const struct net_http http = {.method = "POST",
+                                  .url = url,
+                                  .headers = {"Idempotency-Key: k2"},
+                                  .body = TEXT(CHARGE),
+                                  .timeout_ms = PATIENT_MS};
     struct error error;
     assert_int_equal(net_http(net, &http, on_done, &first, &error), OK);
     while (gateway_counts(till.gateway).charges < 2)
@@ -299,7 +311,11 @@ static void what_is_no_request_is_refused(void **state)
     assert_int_equal(charge(&till, "k1", "[]").result.status, 400);
     assert_int_equal(charge(&till, "k1", "{").result.status, 400);
     assert_int_equal(charge(&till, "k1", "{}").result.status, 422);
-    assert_int_equal(charge(&till, "k1", "{\"order_id\":\"o\",\"customer_id\":\"c\",\"amount_minor\":-1,\"currency\":\"EUR\"}").result.status, 422);
+    assert_int_equal(
+        charge(&till, "k1",
+               "{\"order_id\":\"o\",\"customer_id\":\"c\",\"amount_minor\":-1,\"currency\":\"EUR\"}")
+            .result.status,
+        422);
     assert_int_equal(ask(&till, "GET", "/v1/charges", NULL, "", PATIENT_MS).result.status, 405);
     assert_int_equal(ask(&till, "GET", "/nothing", NULL, "", PATIENT_MS).result.status, 404);
     assert_int_equal(gateway_counts(till.gateway).charges, 0);
@@ -354,8 +370,11 @@ static struct net_result send_mail(struct box *box, const char *id, const char *
     };
     assert_int_equal(message_write(&message, &into, &error), OK);
     snprintf(url, sizeof(url), "smtp://%s", mail_sink_address(box->sink));
-    const struct net_mail mail = {
-        .url = url, .from = message.from, .to = message.to, .message = buffer_text(&into), .timeout_ms = PATIENT_MS};
+    const struct net_mail mail = {.url = url,
+                                  .from = message.from,
+                                  .to = message.to,
+                                  .message = buffer_text(&into),
+                                  .timeout_ms = PATIENT_MS};
     assert_int_equal(net_mail(net, &mail, on_done, &answer, &error), OK);
     wait_for(&answer);
     buffer_free(&into);
@@ -376,7 +395,8 @@ static void mails_are_kept_and_listed_also_over_a_restart(void **state)
 
     file_read(folder, "index.ndjson", index, sizeof(index));
     char *second = strchr(index, '\n') + 1, name[80];
-    assert_non_null(strstr(index, "{\"n\":1,\"message_id\":\"<a@example.org>\",\"to\":\"anna@example.com\",\"subject\":\"Your order\","));
+    assert_non_null(strstr(index, "{\"n\":1,\"message_id\":\"<a@example.org>\",\"to\":\"anna@example.com\","
+                                  "\"subject\":\"Your order\","));
     assert_non_null(strstr(second, "{\"n\":2,\"message_id\":\"<b@example.org>\""));
     assert_int_equal(sscanf(strstr(index, "\"file\":\"") + 8, "%79[^\"]", name), 1);
     file_read(folder, name, mail, sizeof(mail));
@@ -393,7 +413,8 @@ static void refusals_come_as_asked_for(void **state)
         enum outcome outcome;
     } rows[] = {{451, RETRY}, {550, REJECT}, {421, OUTAGE}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        struct box box = box_open((struct mail_sink_settings){.refuse_percent = 100, .refuse_reply = rows[i].reply});
+        struct box box =
+            box_open((struct mail_sink_settings){.refuse_percent = 100, .refuse_reply = rows[i].reply});
         struct net_result result = send_mail(&box, "<a@example.org>", "hello");
         assert_int_equal(result.outcome, rows[i].outcome);
         assert_int_equal(result.status, rows[i].reply);

@@ -42,7 +42,8 @@ static void *serve_one(void *argument)
 {
     struct connection *connection = argument;
     connection->peer->serve(connection->peer->owner, connection->fd, connection->number);
-    /* Closed by peer_close(): until then the other side sees the end, and the number is not given away again. */
+    /* Closed by peer_close(): until then the other side sees the end, and the number is not given away again.
+     */
     shutdown(connection->fd, SHUT_RDWR);
     return NULL;
 }

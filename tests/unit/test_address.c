@@ -57,7 +57,9 @@ static const struct {
     {TEXT_INIT("anna\t@example.org"), false},
     {TEXT_INIT("anna\x7f@example.org"), false},
     {TEXT_INIT("j\xc3\xb6rg@example.org"), false},
-    {TEXT_INIT("anna@b\xc3\xbc" "cher.example"), false},
+    {TEXT_INIT("anna@b\xc3\xbc"
+               "cher.example"),
+     false},
     {TEXT_INIT("\"anna@example.org"), false},
     {TEXT_INIT("\"anna\\"), false},
     {TEXT_INIT("\"an\r\nna\"@example.org"), false},
@@ -96,7 +98,8 @@ static void longest_address_has_254_bytes(void **state)
 static void no_byte_outside_printable_ascii_ever_passes(void **state)
 {
     (void)state;
-    static const char *const places[] = {"an?na@example.org", "\"an?na\"@example.org", "anna@exam?ple.org", "anna@[1.2.3.?]"};
+    static const char *const places[] = {"an?na@example.org", "\"an?na\"@example.org", "anna@exam?ple.org",
+                                         "anna@[1.2.3.?]"};
     for (size_t place = 0; place < sizeof(places) / sizeof(places[0]); place++)
         for (int byte = 0; byte < 256; byte++) {
             if (byte >= 0x20 && byte < 0x7f)

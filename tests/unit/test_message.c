@@ -155,7 +155,8 @@ static void control_bytes_in_headers_are_refused(void **state)
     for (int byte = 0; byte < 0x80; byte++) {
         if (byte >= 0x20 && byte != 0x7f)
             continue;
-        char value[32] = "evil?Bcc: eve@example.org", id[32] = "<a?b@example.org>", address[32] = "an?na@example.org";
+        char value[32] = "evil?Bcc: eve@example.org", id[32] = "<a?b@example.org>",
+             address[32] = "an?na@example.org";
         *strchr(value, '?') = *strchr(id, '?') = *strchr(address, '?') = (char)byte;
         struct message message = plain;
         message.subject = (struct text){value, 25};
