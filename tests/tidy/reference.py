@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""docs/reference.md from the tables in the code: topics, events, settings, metrics, fault points.
+"""common/reference.md from the tables in the code: topics, events, settings, metrics, fault points.
 
     reference.py            prints it
     reference.py --write    writes it
@@ -13,7 +13,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGE = "docs/reference.md"
+PAGE = "common/reference.md"
 
 KINDS = {
     "TEXT": "text", "URL": "URL", "SECRET": "secret", "INT": "number", "DURATION": "duration", "DURATIONS": "durations",

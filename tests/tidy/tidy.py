@@ -254,7 +254,7 @@ def tree_docs(texts, docs):
 
 
 def tree_reference(page, expected):
-    """docs/reference.md is made from the tables: the two say the same."""
+    """common/reference.md is made from the tables: the two say the same."""
     have, want = page.split("\n"), expected.split("\n")
     if have != want:
         line = next((i for i, (a, b) in enumerate(zip(have, want), start=1) if a != b), min(len(have), len(want)) + 1)
