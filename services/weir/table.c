@@ -33,15 +33,12 @@ static void ask_service(struct table_service *service, struct ask *ask)
     int status;
     snprintf(url, sizeof(url), "http://127.0.0.1:%d/metrics", service->port);
     service->up = ask_http(ask, "GET", url, TEXT(""), TABLE_ASK_MS, &status, &page, &error) == OK && status == 200;
-    if (!service->up) {
-        service->handled_per_second = 0;
+    if (!service->up)
         return;
-    }
     int64_t now_us = clock_monotonic_us();
     int64_t handled = (int64_t)sum_of(page, "weir_events_total", "outcome=\"ok\"");
     /* Fewer than before: a new life, whose counters begin at 0. */
-    int64_t more = handled >= service->handled ? handled - service->handled : handled;
-    service->handled_per_second = service->asked_us ? (double)more * 1e6 / (double)(now_us - service->asked_us) : 0;
+    service->handled_ever += handled >= service->handled ? handled - service->handled : handled;
     service->handled = handled;
     service->asked_us = now_us;
     service->duplicates = (int64_t)sum_of(page, "weir_duplicates_total", NULL);
@@ -62,6 +59,15 @@ bool table_idle(const struct table *table)
         if (!table->services[i].up || table->services[i].lag != 0 || table->services[i].outbox_rows != 0)
             return false;
     return true;
+}
+
+static void take_rate(struct table_service *service)
+{
+    double seconds = (double)(service->asked_us - service->drawn_us) / 1e6;
+    service->handled_per_second =
+        service->up && service->drawn_us && seconds > 0 ? (double)(service->handled_ever - service->drawn_ever) / seconds : 0;
+    service->drawn_us = service->asked_us;
+    service->drawn_ever = service->handled_ever;
 }
 
 static const char *milliseconds(int64_t us, char into[32])
@@ -121,6 +127,8 @@ static void print_line(const struct table *table, const struct pulse_counts *cou
 
 void table_draw(struct table *table, const struct pulse_counts *counts)
 {
+    for (size_t i = 0; i < table->count; i++)
+        take_rate(&table->services[i]);
     if (table->terminal)
         draw_on_terminal(table, counts);
     else

@@ -17,7 +17,8 @@ struct table_service {
     bool up;
     int64_t handled, duplicates, failures, lag, outbox_rows;
     double handled_per_second;
-    int64_t asked_us;
+    int64_t asked_us, handled_ever; /* over all its lives */
+    int64_t drawn_us, drawn_ever;   /* when last drawn: the rate is since then */
 };
 
 struct table {

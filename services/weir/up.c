@@ -40,6 +40,7 @@ enum {
     QUIET_ASKS = 2,         /* --orders: idle in so many rows of metrics pages */
     RATE_DEFAULT = 50,      /* of --orders without --load */
     TRIM_MS = 5000,
+    SESSION_MS = 10000,     /* on one machine nobody is silent for 45 s, Kafka's default, and still alive */
     /* After Ctrl-C, from its moment on: 10 s in all. */
     LOAD_STOP_MS = 1000,
     SETTLE_MS_MAX = 3500,
@@ -277,11 +278,12 @@ static enum outcome choose_ports(struct up *up, struct error *error)
 /* ---- children */
 
 /* What every child gets, then its own pairs (NULL ended). */
-static char **environment_of(const struct up *up, const char *const *more)
+static char **environment_of(const struct up *up, enum part part, const char *const *more)
 {
-    char *pairs[PAIRS_MAX + 1] = {0}, files[PAIRS_MAX][CONFIG_NAME_BYTES_MAX + 8], properties[16384] = "KAFKA_PROPERTIES=";
+    char *pairs[PAIRS_MAX + 1] = {0}, files[PAIRS_MAX][CONFIG_NAME_BYTES_MAX + 8], properties[16384];
     char *made[PAIRS_MAX];
-    size_t count = 0, made_count = 0, file_count = 0, length = strlen(properties);
+    size_t count = 0, made_count = 0, file_count = 0;
+    size_t length = (size_t)snprintf(properties, sizeof(properties), "KAFKA_PROPERTIES=session.timeout.ms=%d\n", SESSION_MS);
     const struct setting *tables[] = {kafka_settings, NULL};
     for (size_t i = 0;; i++) {
         const char *name = tables[0][i].name;
@@ -300,15 +302,18 @@ static char **environment_of(const struct up *up, const char *const *more)
             pairs[count++] = files[file_count++];
             pairs[count++] = made[made_count++];
         }
-    for (size_t i = 0; i < config_property_count(up->config); i++) {
+    /* A static member: one that was killed has its partitions again as soon as it is back. The mock knows none. */
+    if (part >= PART_ORDER && part < PART_COUNT && !up->embedded)
+        length += (size_t)snprintf(properties + length, sizeof(properties) - length, "group.instance.id=up-%08x-%s\n",
+                                   (unsigned)text_hash(text_of(up->state)), parts[part].name);
+    for (size_t i = 0; i < config_property_count(up->config); i++) { /* the later one counts: what was given here */
         const char *key, *value;
         config_property(up->config, i, &key, &value);
         length += (size_t)snprintf(properties + length, sizeof(properties) - length, "%s=%s\n", key, value);
         if (length >= sizeof(properties))
             break;
     }
-    if (config_property_count(up->config))
-        pairs[count++] = properties;
+    pairs[count++] = properties;
     pairs[count++] = (char[]){"KAFKA_GROUP_ID"}; /* five services are five groups */
     for (; *more && count < PAIRS_MAX; more++)
         pairs[count++] = (char *)(uintptr_t)*more;
@@ -323,7 +328,7 @@ static struct child *child_of(struct up *up, enum part part, const char *const *
     struct child *child = &up->children[part];
     child->name = parts[part].name;
     child->again = true;
-    child->environment = environment_of(up, pairs);
+    child->environment = environment_of(up, part, pairs);
     snprintf(child->log_path, sizeof(child->log_path), "%.*s/log/%s.log", PATH_MAX - 32, up->folder, parts[part].name);
     return child;
 }
@@ -738,7 +743,7 @@ static enum outcome send_sample(struct up *up, struct error *error)
     const char *pairs[] = {kafka, NULL};
     struct child child = {.name = "emit"};
     snprintf(child.log_path, sizeof(child.log_path), "%.*s/log/emit.log", PATH_MAX - 32, up->folder);
-    child.environment = environment_of(up, pairs);
+    child.environment = environment_of(up, PART_COUNT, pairs);
     verb_of(&child, "emit");
     child_argument(&child, "%s", up->sample);
     enum outcome outcome = child_start(&child, error);
