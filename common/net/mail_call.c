@@ -286,8 +286,9 @@ static void on_connected(struct transfer *transfer, CURLcode code)
     curl_easy_getinfo(connection->easy, CURLINFO_RESPONSE_CODE, &status);
     connection->dead = true;
     connection->call = NULL;
-    finish(call, code == CURLE_URL_MALFORMAT || code == CURLE_UNSUPPORTED_PROTOCOL ? REJECT : OUTAGE,
-           (int)status, false, connection->error_text[0] ? connection->error_text : curl_easy_strerror(code));
+    /* A URL that is none is a setting, not the mail: an outage as well. */
+    finish(call, OUTAGE, (int)status, false,
+           connection->error_text[0] ? connection->error_text : curl_easy_strerror(code));
 }
 
 static void connect_for(struct mail_peer *peer, struct net_call *call)

@@ -21,8 +21,9 @@ const struct rows_table contacts_table = {
 
 #define COLUMN(member, type) ROWS_COLUMN(mail, member, type)
 static const struct rows_column mail_columns[] = {
-    COLUMN(order_id, ROWS_TEXT),   COLUMN(template, ROWS_INT), COLUMN(state, ROWS_INT),        COLUMN(call, ROWS_ID),
-    COLUMN(attempts, ROWS_INT),    COLUMN(message_id, ROWS_TEXT), COLUMN(detail, ROWS_TEXT),   COLUMN(amount_minor, ROWS_INT),
+    COLUMN(order_id, ROWS_TEXT),   COLUMN(template, ROWS_INT), COLUMN(state, ROWS_INT),
+    COLUMN(call, ROWS_ID),         COLUMN(attempts, ROWS_INT), COLUMN(ambiguous, ROWS_INT),
+    COLUMN(message_id, ROWS_TEXT), COLUMN(detail, ROWS_TEXT),  COLUMN(amount_minor, ROWS_INT),
     COLUMN(currency, ROWS_TEXT),   COLUMN(reason, ROWS_TEXT),  COLUMN(asked_at, ROWS_INT),
 };
 #undef COLUMN
@@ -61,6 +62,24 @@ static struct contact *contact_row(struct work *work, struct text order_id)
     return contact ? contact : rows_add(work, &contacts_table, &key);
 }
 
+/*
+ * Events of upstream systems carry texts of any length and bytes: at most bytes_max of it, never half a
+ * character, and no control bytes.
+ */
+static struct text clean(struct work *work, struct text text, size_t bytes_max)
+{
+    if (text.length > bytes_max) {
+        text.length = bytes_max;
+        while (text.length && ((unsigned char)text.at[text.length] & 0xc0) == 0x80)
+            text.length--;
+    }
+    char *at = arena_copy(work_arena(work), text.at, text.length);
+    for (size_t i = 0; at && i < text.length; i++)
+        if ((unsigned char)at[i] < 0x20 || at[i] == 0x7f)
+            at[i] = ' ';
+    return (struct text){at, at ? text.length : 0};
+}
+
 /* One mail for an order and template, ever. */
 static void mail_ask(struct work *work, struct contact *contact, const struct mail *asked)
 {
@@ -79,10 +98,11 @@ static void mail_ask(struct work *work, struct contact *contact, const struct ma
 /* What was asked for before the address was known. */
 static void mails_early(struct work *work, struct contact *contact)
 {
-    for (int64_t template = 0; template < EMAIL_TEMPLATES; template++) {
+    for (int64_t template = 0; template <EMAIL_TEMPLATES; template ++) {
         if (!(contact->early & INT64_C(1) << template))
             continue;
-        struct mail *mail = rows_get(work, &mails_table, &(struct mail){.order_id = contact->order_id, .template = template});
+        struct mail *mail =
+            rows_get(work, &mails_table, &(struct mail){.order_id = contact->order_id, .template = template});
         if (mail && contact->state == CONTACT_INVALID)
             rows_delete(work, &mails_table, mail);
         else if (mail)
@@ -99,7 +119,8 @@ static void placed_keys(struct work *work, const struct event *event)
 static enum outcome on_order_placed(struct work *work, const struct event *event, struct error *error)
 {
     const struct order_placed *order = event->data;
-    struct codec_faults faults = {0};
+    struct codec_faults faults; /* not cleared whole: it is large */
+    faults.count = 0;
     struct contact *contact = contact_row(work, order->order_id);
     if (!contact || contact->state != CONTACT_UNKNOWN)
         return OK;
@@ -121,13 +142,17 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
 }
 
 /* The first decision in the log counts; later ones are passed. */
-static enum outcome decided(struct work *work, struct text order_id, enum email_template template, struct text reason)
+static enum outcome decided(struct work *work, struct text order_id, enum email_template template,
+                            struct text reason)
 {
     struct contact *contact = contact_row(work, order_id);
     if (!contact || contact->decided)
         return OK;
     contact->decided = 1;
-    mail_ask(work, contact, &(struct mail){.order_id = order_id, .template = template, .detail = reason});
+    mail_ask(work, contact,
+             &(struct mail){.order_id = order_id,
+                            .template = template,
+                            .detail = clean(work, reason, EMAIL_DETAIL_BYTES_MAX)});
     return OK;
 }
 
@@ -150,7 +175,8 @@ static void rejected_keys(struct work *work, const struct event *event)
 static enum outcome on_order_rejected(struct work *work, const struct event *event, struct error *error)
 {
     (void)error;
-    return decided(work, event->key, EMAIL_ORDER_REJECTED, ((const struct order_rejected *)event->data)->reason);
+    return decided(work, event->key, EMAIL_ORDER_REJECTED,
+                   ((const struct order_rejected *)event->data)->reason);
 }
 
 static void cancelled_keys(struct work *work, const struct event *event)
@@ -161,7 +187,8 @@ static void cancelled_keys(struct work *work, const struct event *event)
 static enum outcome on_order_cancelled(struct work *work, const struct event *event, struct error *error)
 {
     (void)error;
-    return decided(work, event->key, EMAIL_ORDER_CANCELLED, ((const struct order_cancelled *)event->data)->reason);
+    return decided(work, event->key, EMAIL_ORDER_CANCELLED,
+                   ((const struct order_cancelled *)event->data)->reason);
 }
 
 static void captured_keys(struct work *work, const struct event *event)
@@ -175,9 +202,11 @@ static enum outcome on_payment_captured(struct work *work, const struct event *e
     struct contact *contact = contact_row(work, event->key);
     (void)error;
     if (contact)
-        mail_ask(work, contact, &(struct mail){
-            .order_id = captured->order_id, .template = EMAIL_PAYMENT_RECEIPT,
-            .amount_minor = captured->amount_minor, .currency = captured->currency});
+        mail_ask(work, contact,
+                 &(struct mail){.order_id = captured->order_id,
+                                .template = EMAIL_PAYMENT_RECEIPT,
+                                .amount_minor = captured->amount_minor,
+                                .currency = clean(work, captured->currency, EMAIL_CURRENCY_BYTES_MAX)});
     return OK;
 }
 
@@ -192,28 +221,44 @@ static enum outcome on_payment_refunded(struct work *work, const struct event *e
     struct contact *contact = contact_row(work, event->key);
     (void)error;
     if (contact)
-        mail_ask(work, contact, &(struct mail){
-            .order_id = refunded->order_id, .template = EMAIL_PAYMENT_REFUND,
-            .amount_minor = refunded->amount_minor, .currency = refunded->currency});
+        mail_ask(work, contact,
+                 &(struct mail){.order_id = refunded->order_id,
+                                .template = EMAIL_PAYMENT_REFUND,
+                                .amount_minor = refunded->amount_minor,
+                                .currency = clean(work, refunded->currency, EMAIL_CURRENCY_BYTES_MAX)});
     return OK;
 }
 
 static const struct subscription email_subscriptions[] = {
     {.type = &order_placed_type, .keys = placed_keys, .handle = on_order_placed, .ordering = UNORDERED},
-    {.type = &order_confirmed_type, .keys = confirmed_keys, .handle = on_order_confirmed, .ordering = UNORDERED},
+    {.type = &order_confirmed_type,
+     .keys = confirmed_keys,
+     .handle = on_order_confirmed,
+     .ordering = UNORDERED},
     {.type = &order_rejected_type, .keys = rejected_keys, .handle = on_order_rejected, .ordering = UNORDERED},
-    {.type = &order_cancelled_type, .keys = cancelled_keys, .handle = on_order_cancelled, .ordering = UNORDERED},
-    {.type = &payment_captured_type, .keys = captured_keys, .handle = on_payment_captured, .ordering = UNORDERED},
-    {.type = &payment_refunded_type, .keys = refunded_keys, .handle = on_payment_refunded, .ordering = UNORDERED},
+    {.type = &order_cancelled_type,
+     .keys = cancelled_keys,
+     .handle = on_order_cancelled,
+     .ordering = UNORDERED},
+    {.type = &payment_captured_type,
+     .keys = captured_keys,
+     .handle = on_payment_captured,
+     .ordering = UNORDERED},
+    {.type = &payment_refunded_type,
+     .keys = refunded_keys,
+     .handle = on_payment_refunded,
+     .ordering = UNORDERED},
     {0},
 };
 
 /* ---- settings and start */
 
 static const struct setting email_settings[] = {
-    {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps", "The mail server, smtp://[user:password@]host:port, smtps:// for TLS from the start."},
+    {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps",
+     "The mail server, smtp://[user:password@]host:port, smtps:// for TLS from the start."},
     {"EMAIL_FROM", SETTING_TEXT, "orders@weir.example", 0, 0, NULL, "Address that mails are from."},
-    {"EMAIL_RATE", SETTING_RATE, "100/min", 0, 0, NULL, "Attempts begun at most, N/s, N/min or N/h; 0: no limit."},
+    {"EMAIL_RATE", SETTING_RATE, "100/min", 0, 0, NULL,
+     "Attempts begun at most, N/s, N/min or N/h; 0: no limit."},
     {"EMAIL_CONCURRENCY", SETTING_INT, "8", 1, LANES_CONCURRENCY_MAX, NULL, "Mails on their way at once."},
     {"EMAIL_TIMEOUT", SETTING_DURATION, "30s", 100, 600 * 1000, NULL, "One attempt."},
     {"EMAIL_AMBIGUOUS", SETTING_CHOICE, "resend", 0, 0, "resend|park",
@@ -223,6 +268,8 @@ static const struct setting email_settings[] = {
 
 static const struct metric_family email_metrics[] = {
     {"weir_emails_total", METRIC_COUNTER, "result", "Attempts to send a mail, by what came of them.", NULL},
+    {"weir_emails_ambiguous_total", METRIC_COUNTER, "",
+     "Attempts that may have delivered the mail without our knowing.", NULL},
     {0},
 };
 
@@ -246,9 +293,27 @@ static enum outcome email_start(void *state, const struct service_start *start, 
     email->retry = metrics_get(start->metrics, &email_metrics[0], "retry", NULL);
     email->failed = metrics_get(start->metrics, &email_metrics[0], "failed", NULL);
     email->outage = metrics_get(start->metrics, &email_metrics[0], "outage", NULL);
+    email->ambiguous = metrics_get(start->metrics, &email_metrics[1], NULL);
     start->limits[0].concurrency = (int)config_int(start->config, "EMAIL_CONCURRENCY");
     start->limits[0].timeout_ms = (int)config_ms(start->config, "EMAIL_TIMEOUT");
     start->limits[0].rate_per_hour = config_int(start->config, "EMAIL_RATE");
+    return OK;
+}
+
+static enum outcome email_check(const struct config *config,
+                                void (*say)(const char *part, enum outcome outcome, const char *text),
+                                struct error *error)
+{
+    enum { PATIENCE_MS = 5000 };
+    (void)error;
+    const char *url = config_text(config, "SMTP_URL");
+    struct error why;
+    enum outcome outcome;
+    if (url)
+        outcome = net_reach(url, PATIENCE_MS, &why);
+    else
+        outcome = error_fatal(&why, "setting", "SMTP_URL is not set");
+    say("smtp", outcome, outcome == OK ? "answers" : why.text);
     return OK;
 }
 
@@ -266,5 +331,6 @@ const struct service email_service = {
     .metrics = email_metrics,
     .state_bytes = sizeof(struct email_state),
     .start = email_start,
+    .check = email_check,
     .openapi = email_openapi,
 };

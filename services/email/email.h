@@ -1,8 +1,9 @@
 /*
  * email: one mail for each thing that a customer should know of an order, once for an order and template.
  *
- * A mail is asked for when its event is handled and goes as soon as the address is known (OrderPlaced may be seen after PaymentCaptured: topics have no order
- * between them). An order that is not valid gets none. Sending is at least once (RFC 1047), with a Message-ID that is the same each time.
+ * A mail is asked for when its event is handled and goes as soon as the address is known (OrderPlaced may be
+ * seen after PaymentCaptured: topics have no order between them). An order that is not valid gets none.
+ * Sending is at least once (RFC 1047), with a Message-ID that is the same each time.
  */
 #ifndef EMAIL_EMAIL_H
 #define EMAIL_EMAIL_H
@@ -36,17 +37,19 @@ struct contact {
 };
 extern const struct rows_table contacts_table;
 
-/* Kept in the database: numbers never change meaning. While a mail is not settled its call tells attempts and when. */
+/* Kept in the database: numbers never change meaning. While a mail is not settled its call tells attempts and
+ * when. */
 enum mail_state { MAIL_WAITING, MAIL_RETRYING, MAIL_SENT, MAIL_FAILED };
 
 struct mail {
     struct text order_id;
     int64_t template;
     int64_t state;
-    struct id call; /* in calls_table; of a mail that waits for its address all zero */
-    int64_t attempts; /* when settled */
+    struct id call;    /* in calls_table; of a mail that waits for its address all zero */
+    int64_t attempts;  /* when settled */
+    int64_t ambiguous; /* attempts that may have delivered it without our knowing */
     struct text message_id;
-    struct text detail; /* a reason, for the letter */
+    struct text detail;   /* a reason, for the letter */
     int64_t amount_minor; /* for a receipt or refund */
     struct text currency;
     struct text reason; /* why it failed */
@@ -54,12 +57,14 @@ struct mail {
 };
 extern const struct rows_table mails_table;
 
+enum { EMAIL_DETAIL_BYTES_MAX = 200, EMAIL_CURRENCY_BYTES_MAX = 8 };
+
 struct email_state {
     const char *smtp_url;
     const char *from;
     struct text domain; /* of from */
     bool resend;        /* what to do with a mail that may have been sent */
-    struct metric *ok, *retry, *failed, *outage;
+    struct metric *ok, *retry, *failed, *outage, *ambiguous;
 };
 
 /* ---- email_letters.c: pure */
@@ -70,8 +75,9 @@ struct letter {
     int64_t total_minor, amount_minor;
 };
 /* Subject, text and HTML in the arena. REJECT where the items cannot be read or the letter is too large. */
-MUST_CHECK enum outcome letter_write(const struct letter *letter, struct arena *arena, struct text *ret_subject, struct text *ret_text,
-                                     struct text *ret_html, struct error *error);
+MUST_CHECK enum outcome letter_write(const struct letter *letter, struct arena *arena,
+                                     struct text *ret_subject, struct text *ret_text, struct text *ret_html,
+                                     struct error *error);
 /* 1234 EUR minor units as "12.34 EUR". */
 struct text letter_money(struct arena *arena, int64_t minor, struct text currency);
 

@@ -4,8 +4,9 @@
 static void list_keys(struct work *work, const struct request *request)
 {
     rows_want(work, &contacts_table, &(struct contact){.order_id = request->parameters[0]});
-    for (int64_t template = 0; template < EMAIL_TEMPLATES; template++)
-        rows_want(work, &mails_table, &(struct mail){.order_id = request->parameters[0], .template = template});
+    for (int64_t template = 0; template <EMAIL_TEMPLATES; template ++)
+        rows_want(work, &mails_table,
+                  &(struct mail){.order_id = request->parameters[0], .template = template});
 }
 
 static const char *state_name(const struct mail *mail, const struct call *call)
@@ -29,12 +30,15 @@ static void mail_json(struct json_writer *writer, const struct mail *mail, const
         json_member_time(writer, "next_at", call->due_us);
     if (mail->message_id.length)
         json_member_text(writer, "message_id", mail->message_id);
+    if (mail->ambiguous)
+        json_member_int(writer, "ambiguous", mail->ambiguous);
     if (mail->reason.length)
         json_member_text(writer, "reason", mail->reason);
     json_object_end(writer);
 }
 
-static enum outcome list(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome list(struct work *work, const struct request *request, struct answer *answer,
+                         struct error *error)
 {
     const struct text order_id = request->parameters[0];
     (void)error;
@@ -45,8 +49,9 @@ static enum outcome list(struct work *work, const struct request *request, struc
     struct buffer body = buffer_of(ANSWER_BODY_BYTES_MAX);
     struct json_writer writer = json_writer(&body);
     json_array_begin(&writer);
-    for (int64_t template = 0; template < EMAIL_TEMPLATES; template++) {
-        const struct mail *mail = rows_get(work, &mails_table, &(struct mail){.order_id = order_id, .template = template});
+    for (int64_t template = 0; template <EMAIL_TEMPLATES; template ++) {
+        const struct mail *mail =
+            rows_get(work, &mails_table, &(struct mail){.order_id = order_id, .template = template});
         if (mail)
             mail_json(&writer, mail, rows_get(work, &calls_table, &(struct call){.id = mail->call}));
     }

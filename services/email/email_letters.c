@@ -1,6 +1,7 @@
 /*
- * email_letters: what the mails say. A template is a text file and an HTML file for each locale (templates/<locale>/), built in. The text's first
- * line is "Subject: …". {{name}} is replaced; in HTML the value is escaped. {{items}} is a line (text) or a row (HTML) for each item.
+ * email_letters: what the mails say. A template is a text file and an HTML file for each locale
+ * (templates/<locale>/), built in. The text's first line is "Subject: …". {{name}} is replaced; in HTML the
+ * value is escaped. {{items}} is a line (text) or a row (HTML) for each item.
  */
 #include "email/email.h"
 
@@ -8,19 +9,26 @@
 
 enum { LETTER_BYTES_MAX = 256 << 10 };
 
-#define TEMPLATES(locale)                                                                                                       \
-    extern const char email_##locale##_order_received_txt[], email_##locale##_order_received_html[],                           \
-        email_##locale##_order_confirmed_txt[], email_##locale##_order_confirmed_html[], email_##locale##_order_rejected_txt[], \
-        email_##locale##_order_rejected_html[], email_##locale##_order_cancelled_txt[], email_##locale##_order_cancelled_html[], \
-        email_##locale##_payment_receipt_txt[], email_##locale##_payment_receipt_html[], email_##locale##_payment_refund_txt[], \
-        email_##locale##_payment_refund_html[];                                                                                 \
-    static const char *const templates_##locale[EMAIL_TEMPLATES][2] = {                                                         \
-        [EMAIL_ORDER_RECEIVED] = {email_##locale##_order_received_txt, email_##locale##_order_received_html},                   \
-        [EMAIL_ORDER_CONFIRMED] = {email_##locale##_order_confirmed_txt, email_##locale##_order_confirmed_html},                \
-        [EMAIL_ORDER_REJECTED] = {email_##locale##_order_rejected_txt, email_##locale##_order_rejected_html},                   \
-        [EMAIL_ORDER_CANCELLED] = {email_##locale##_order_cancelled_txt, email_##locale##_order_cancelled_html},                \
-        [EMAIL_PAYMENT_RECEIPT] = {email_##locale##_payment_receipt_txt, email_##locale##_payment_receipt_html},                \
-        [EMAIL_PAYMENT_REFUND] = {email_##locale##_payment_refund_txt, email_##locale##_payment_refund_html},                   \
+#define TEMPLATES(locale)                                                                                    \
+    extern const char email_##locale##_order_received_txt[], email_##locale##_order_received_html[],         \
+        email_##locale##_order_confirmed_txt[], email_##locale##_order_confirmed_html[],                     \
+        email_##locale##_order_rejected_txt[], email_##locale##_order_rejected_html[],                       \
+        email_##locale##_order_cancelled_txt[], email_##locale##_order_cancelled_html[],                     \
+        email_##locale##_payment_receipt_txt[], email_##locale##_payment_receipt_html[],                     \
+        email_##locale##_payment_refund_txt[], email_##locale##_payment_refund_html[];                       \
+    static const char *const templates_##locale[EMAIL_TEMPLATES][2] = {                                      \
+        [EMAIL_ORDER_RECEIVED] = {email_##locale##_order_received_txt,                                       \
+                                  email_##locale##_order_received_html},                                     \
+        [EMAIL_ORDER_CONFIRMED] = {email_##locale##_order_confirmed_txt,                                     \
+                                   email_##locale##_order_confirmed_html},                                   \
+        [EMAIL_ORDER_REJECTED] = {email_##locale##_order_rejected_txt,                                       \
+                                  email_##locale##_order_rejected_html},                                     \
+        [EMAIL_ORDER_CANCELLED] = {email_##locale##_order_cancelled_txt,                                     \
+                                   email_##locale##_order_cancelled_html},                                   \
+        [EMAIL_PAYMENT_RECEIPT] = {email_##locale##_payment_receipt_txt,                                     \
+                                   email_##locale##_payment_receipt_html},                                   \
+        [EMAIL_PAYMENT_REFUND] = {email_##locale##_payment_refund_txt,                                       \
+                                  email_##locale##_payment_refund_html},                                     \
     };
 TEMPLATES(en)
 TEMPLATES(de)
@@ -36,7 +44,8 @@ static const char *const *template_of(struct text locale, enum email_template te
 /* Digits after the point: ISO 4217, where it is not two. */
 static int currency_digits(struct text currency)
 {
-    static const char none[][4] = {"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"};
+    static const char none[][4] = {"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW",
+                                   "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"};
     static const char three[][4] = {"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"};
     for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++)
         if (text_equal_nocase(currency, text_of(none[i])))
@@ -49,19 +58,16 @@ static int currency_digits(struct text currency)
 
 struct text letter_money(struct arena *arena, int64_t minor, struct text currency)
 {
-    static const int64_t units[] = {1, 10, 100, 1000};
+    static const uint64_t units[] = {1, 10, 100, 1000};
     int digits = currency_digits(currency);
-    int64_t unit = units[digits];
+    uint64_t unit = units[digits];
     const char *sign = minor < 0 ? "-" : "";
-    /* Each part by itself, so that the lowest number has an absolute value too. */
-    int64_t whole = minor / unit, part = minor % unit;
-    if (whole < 0)
-        whole = -whole;
-    if (part < 0)
-        part = -part;
+    /* Unsigned, so that the lowest number has an absolute value too. */
+    uint64_t absolute = minor < 0 ? 0 - (uint64_t)minor : (uint64_t)minor;
+    unsigned long long whole = absolute / unit, part = absolute % unit;
     if (digits == 0)
-        return text_of(arena_print(arena, "%s%lld %.*s", sign, (long long)whole, TEXT_ARG(currency)));
-    return text_of(arena_print(arena, "%s%lld.%0*lld %.*s", sign, (long long)whole, digits, (long long)part, TEXT_ARG(currency)));
+        return text_of(arena_print(arena, "%s%llu %.*s", sign, whole, TEXT_ARG(currency)));
+    return text_of(arena_print(arena, "%s%llu.%0*llu %.*s", sign, whole, digits, part, TEXT_ARG(currency)));
 }
 
 static void add_escaped(struct buffer *into, struct text text)
@@ -89,8 +95,8 @@ static void add_escaped(struct buffer *into, struct text text)
     }
 }
 
-static void add_items(struct buffer *into, struct arena *arena, const struct letter *letter, const struct order_item *items, size_t count,
-                      bool html)
+static void add_items(struct buffer *into, struct arena *arena, const struct letter *letter,
+                      const struct order_item *items, size_t count, bool html)
 {
     for (size_t i = 0; i < count; i++) {
         struct text price = letter_money(arena, items[i].unit_price_minor, letter->currency);
@@ -99,7 +105,8 @@ static void add_items(struct buffer *into, struct arena *arena, const struct let
             add_escaped(into, items[i].sku);
             buffer_print(into, "</td><td align=\"right\">%.*s</td></tr>\n", TEXT_ARG(price));
         } else {
-            buffer_print(into, "  %d x %.*s  %.*s\n", (int)items[i].quantity, TEXT_ARG(items[i].sku), TEXT_ARG(price));
+            buffer_print(into, "  %d x %.*s  %.*s\n", (int)items[i].quantity, TEXT_ARG(items[i].sku),
+                         TEXT_ARG(price));
         }
     }
 }
@@ -117,8 +124,8 @@ static struct text value_of(const struct letter *letter, struct arena *arena, st
     return TEXT("");
 }
 
-static enum outcome render(const struct letter *letter, struct arena *arena, const char *template, bool html, struct text *ret,
-                           struct error *error)
+static enum outcome render(const struct letter *letter, struct arena *arena, const char *template, bool html,
+                           struct text *ret, struct error *error)
 {
     struct buffer into = buffer_of(LETTER_BYTES_MAX);
     struct order_item *items = NULL;
@@ -143,11 +150,12 @@ static enum outcome render(const struct letter *letter, struct arena *arena, con
     *ret = text_copy(arena, buffer_text(&into));
     bool failed = into.failed || !ret->at;
     buffer_free(&into);
-    return failed ? error_reject(error, "letter-size", "the letter is larger than %d bytes", LETTER_BYTES_MAX) : OK;
+    return failed ? error_reject(error, "letter-size", "the letter is larger than %d bytes", LETTER_BYTES_MAX)
+                  : OK;
 }
 
-enum outcome letter_write(const struct letter *letter, struct arena *arena, struct text *ret_subject, struct text *ret_text,
-                          struct text *ret_html, struct error *error)
+enum outcome letter_write(const struct letter *letter, struct arena *arena, struct text *ret_subject,
+                          struct text *ret_text, struct text *ret_html, struct error *error)
 {
     const size_t subject_at = sizeof("Subject: ") - 1;
     if ((unsigned)letter->template >= EMAIL_TEMPLATES)

@@ -1,6 +1,6 @@
 /*
- * email_send: a mail as a call of the lane `smtp`. The payload is a JSON object with all that the letter needs, so that it can be written again
- * whenever it is sent.
+ * email_send: a mail as a call of the lane `smtp`. The payload is a JSON object with all that the letter
+ * needs, so that it can be written again whenever it is sent.
  */
 #include "email/email.h"
 
@@ -77,8 +77,9 @@ static int64_t json_number(const json_t *object, const char *name)
     return json_integer_value(json_object_get(object, name));
 }
 
-static enum outcome mail_write(const struct email_state *email, struct arena *arena, const struct call *call, const json_t *json,
-                               struct text items, struct net_mail *ret, struct error *error)
+static enum outcome mail_write(const struct email_state *email, struct arena *arena, const struct call *call,
+                               const json_t *json, struct text items, struct net_mail *ret,
+                               struct error *error)
 {
     struct letter letter = {
         .template = (enum email_template)json_number(json, "template"),
@@ -99,7 +100,8 @@ static enum outcome mail_write(const struct email_state *email, struct arena *ar
         .date_us = json_number(json, "date_us"),
     };
     struct buffer whole = buffer_of(4 << 20);
-    enum outcome outcome = letter_write(&letter, arena, &message.subject, &message.text, &message.html, error);
+    enum outcome outcome =
+        letter_write(&letter, arena, &message.subject, &message.text, &message.html, error);
     if (outcome == OK)
         outcome = message_write(&message, &whole, error);
     if (outcome == OK) {
@@ -114,8 +116,9 @@ static enum outcome mail_write(const struct email_state *email, struct arena *ar
     return outcome;
 }
 
-static enum outcome smtp_request(void *state, struct arena *arena, const struct call *call, struct net_http *ret_http,
-                                 struct net_mail *ret_mail, bool *ret_is_mail, struct error *error)
+static enum outcome smtp_request(void *state, struct arena *arena, const struct call *call,
+                                 struct net_http *ret_http, struct net_mail *ret_mail, bool *ret_is_mail,
+                                 struct error *error)
 {
     struct text json_bytes, items;
     json_t *json = NULL;
@@ -149,7 +152,8 @@ static void smtp_keys(struct work *work, const struct call *call)
         rows_want(work, &mails_table, &key);
 }
 
-static void settle(struct work *work, struct mail *mail, const struct call *call, bool sent, struct text reason)
+static void settle(struct work *work, struct mail *mail, const struct call *call, bool sent,
+                   struct text reason)
 {
     struct text name = text_of(email_template_name((enum email_template)mail->template));
     mail->state = sent ? MAIL_SENT : MAIL_FAILED;
@@ -157,18 +161,22 @@ static void settle(struct work *work, struct mail *mail, const struct call *call
     mail->reason = sent ? TEXT("") : text_copy(work_arena(work), reason);
     mail->call = (struct id){{0}};
     if (sent) {
-        const struct email_sent event = {
-            .order_id = mail->order_id, .template = name, .message_id = mail->message_id, .sent_at = work_now_us(work)};
+        const struct email_sent event = {.order_id = mail->order_id,
+                                         .template = name,
+                                         .message_id = mail->message_id,
+                                         .sent_at = work_now_us(work)};
         work_emit(work, &event);
     } else {
-        const struct email_failed event = {
-            .order_id = mail->order_id, .template = name, .reason = mail->reason, .failed_at = work_now_us(work)};
+        const struct email_failed event = {.order_id = mail->order_id,
+                                           .template = name,
+                                           .reason = mail->reason,
+                                           .failed_at = work_now_us(work)};
         work_emit(work, &event);
     }
 }
 
-static enum outcome smtp_answer(struct work *work, const struct call *call, const struct net_result *result, bool last,
-                                struct error *error)
+static enum outcome smtp_answer(struct work *work, const struct call *call, const struct net_result *result,
+                                bool last, struct error *error)
 {
     const struct email_state *email = work_state(work);
     struct mail key;
@@ -176,6 +184,10 @@ static enum outcome smtp_answer(struct work *work, const struct call *call, cons
     (void)error;
     if (!mail || mail->state == MAIL_SENT || mail->state == MAIL_FAILED)
         return OK;
+    if (result->ambiguous) {
+        metric_add(email->ambiguous, 1);
+        mail->ambiguous++;
+    }
     switch (result->outcome) {
     case OK:
         metric_add(email->ok, 1);
@@ -198,7 +210,9 @@ static enum outcome smtp_answer(struct work *work, const struct call *call, cons
         break;
     }
     metric_add(email->failed, 1);
-    settle(work, mail, call, false, text_of(result->text));
+    const char *reason =
+        result->ambiguous ? arena_print(work_arena(work), "ambiguous: %s", result->text) : result->text;
+    settle(work, mail, call, false, text_of(reason));
     return OK;
 }
 
