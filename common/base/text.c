@@ -60,7 +60,7 @@ bool text_is_printable(struct text text, size_t length_max)
     if (text.length == 0 || text.length > length_max)
         return false;
     for (size_t i = 0; i < text.length; i++)
-        if (text.at[i] < 0x21 || text.at[i] > 0x7e)
+        if (text.at[i] < 0x20 || text.at[i] > 0x7e)
             return false;
     return true;
 }

@@ -44,7 +44,7 @@ struct text text_copy(struct arena *arena, struct text text);
 uint64_t text_hash(struct text text);
 /* The whole of text as a decimal int64. */
 bool text_to_int64(struct text text, int64_t *ret);
-/* Every byte from 0x21 to 0x7e (space is not printable here), length within [1, length_max]. */
+/* Every byte from 0x20 to 0x7e, length within [1, length_max]. */
 bool text_is_printable(struct text text, size_t length_max);
 bool text_is_utf8(struct text text);
 bool text_equal_nocase(struct text a, struct text b); /* ASCII */

@@ -200,35 +200,6 @@ static enum outcome read_data(struct reading *reading, const struct envelope *en
     return outcome;
 }
 
-static void check_payment(struct reading *reading, struct text payment_id, bool may_be_empty)
-{
-    if (!text_is_printable(payment_id, 64) && !(may_be_empty && !payment_id.length))
-        codec_fault_add(&reading->faults, "must be 1 to 64 printable ASCII characters", "payment_id");
-}
-
-/* What the schema cannot say. */
-static void check_data(struct reading *reading, const struct event_type *type, const void *data)
-{
-    if (type == &order_placed_type) {
-        (void)order_placed_valid(data, &reading->faults);
-        return;
-    }
-    struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
-    struct id id;
-    if (type->topic == TOPIC_STOCK) {
-        if (!text_is_printable(key, 64))
-            codec_fault_add(&reading->faults, "must be 1 to 64 printable ASCII characters", "sku");
-    } else if (!id_parse(key, &id)) {
-        codec_fault_add(&reading->faults, "must be a UUID", "order_id");
-    }
-    if (type == &payment_captured_type)
-        check_payment(reading, ((const struct payment_captured *)data)->payment_id, false);
-    else if (type == &payment_failed_type)
-        check_payment(reading, ((const struct payment_failed *)data)->payment_id, true);
-    else if (type == &payment_refunded_type)
-        check_payment(reading, ((const struct payment_refunded *)data)->payment_id, false);
-}
-
 /* False: answered. */
 static bool read_envelope(struct reading *reading, struct envelope *envelope)
 {
@@ -273,7 +244,7 @@ enum outcome order_events_take(struct work *work, const struct request *request,
     if (outcome != OK)
         goto out;
     if (data)
-        check_data(&reading, type, data);
+        (void)event_valid(type, data, &reading.faults);
     if (reading.faults.count || !data) {
         answer_faults(work, answer, &reading.faults);
         goto out;
