@@ -4,11 +4,22 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <pthread.h>
+
+/* Fetched once: EVP_sha256() would look the algorithm up by name at each use, which costs more than a short hash. */
+static pthread_once_t sha256_once = PTHREAD_ONCE_INIT;
+static EVP_MD *sha256;
+
+static void sha256_fetch(void)
+{
+    sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
 
 void digest_sha256(struct text text, uint8_t ret[DIGEST_BYTES])
 {
+    pthread_once(&sha256_once, sha256_fetch);
     /* Fails only when out of memory or when the library has no SHA-256: neither can be gone on from. */
-    int done = EVP_Digest(text.length ? text.at : "", text.length, ret, NULL, EVP_sha256(), NULL);
+    int done = sha256 && EVP_Digest(text.length ? text.at : "", text.length, ret, NULL, sha256, NULL);
     assert(done == 1);
 }
 
