@@ -885,6 +885,8 @@ void http_stop_accepting(struct server *server)
         return;
     if (server->daemon)
         (void)MHD_quiesce_daemon(server->daemon);
+    /* A thread that is in poll() on it keeps it open behind a close: only this makes it refuse at once. */
+    shutdown(server->listen_fd, SHUT_RDWR);
     close(server->listen_fd);
     server->listen_fd = -1;
     for (size_t i = 0; i < server->stream_count; i++)
@@ -926,6 +928,8 @@ void http_close(struct server *server)
     if (server->daemon) {
         answer_the_rest(server);
         wait_until_quiet(server, CLOSE_MS);
+        /* First: 0.9.75 falls over a malformed request that it reads while it stops. */
+        guard_shut(server->guard, CLOSE_MS);
         MHD_stop_daemon(server->daemon);
     }
     for (size_t i = 0; i < server->stream_count; i++)

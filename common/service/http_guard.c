@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { STACK_BYTES = 512 << 10, LINGER_READ_BYTES = 16 << 10, LINGER_READS_MAX = 64 };
@@ -21,6 +22,8 @@ struct guard {
     pthread_mutex_t lock;
     struct guarded *first;
     size_t count;
+    pthread_cond_t empty; /* count fell to 0 */
+    bool shut;            /* no connection is to go on */
     struct lingering {
         int fd;
         int64_t until_us;
@@ -87,6 +90,13 @@ static void answer_raw(struct guarded *guarded, int status, const char *title, c
 }
 
 /* Under the lock. */
+static void shut(struct guarded *guarded)
+{
+    shutdown(guarded->fd, SHUT_RDWR);
+    guarded->phase = GUARD_GONE;
+}
+
+/* Under the lock. */
 static void look_at(struct guard *guard, struct guarded *guarded, int64_t now_us)
 {
     int64_t passed_ms = (now_us - guarded->since_us) / 1000;
@@ -103,8 +113,7 @@ static void look_at(struct guard *guard, struct guarded *guarded, int64_t now_us
             guarded->counted = true;
         }
         if (passed_ms >= guard->settings.idle_ms) {
-            shutdown(guarded->fd, SHUT_RDWR);
-            guarded->phase = GUARD_GONE;
+            shut(guarded);
         }
         return;
     case GUARD_READING:
@@ -116,8 +125,7 @@ static void look_at(struct guard *guard, struct guarded *guarded, int64_t now_us
         return;
     case GUARD_SENDING:
         if (passed_ms >= guard->settings.send_ms) {
-            shutdown(guarded->fd, SHUT_RDWR);
-            guarded->phase = GUARD_GONE;
+            shut(guarded);
         }
         return;
     case GUARD_HANDLING:
@@ -182,6 +190,11 @@ enum outcome guard_open(const struct guard_settings *settings, struct guard **re
     guard->settings = *settings;
     guard->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&guard->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&guard->empty, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
@@ -190,6 +203,7 @@ enum outcome guard_open(const struct guard_settings *settings, struct guard **re
     if (failed) {
         if (guard->wake_fd >= 0)
             close(guard->wake_fd);
+        pthread_cond_destroy(&guard->empty);
         pthread_mutex_destroy(&guard->lock);
         free(guard);
         return error_fatal(error, "thread", "http: cannot start the thread that watches connections: %s",
@@ -211,8 +225,25 @@ void guard_close(struct guard *guard)
     for (size_t i = 0; i < guard->lingering_count; i++)
         close(guard->lingering[i].fd);
     close(guard->wake_fd);
+    pthread_cond_destroy(&guard->empty);
     pthread_mutex_destroy(&guard->lock);
     free(guard);
+}
+
+void guard_shut(struct guard *guard, int wait_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += wait_ms % 1000 * 1000000L;
+    until.tv_sec += wait_ms / 1000 + until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    pthread_mutex_lock(&guard->lock);
+    guard->shut = true;
+    for (struct guarded *guarded = guard->first; guarded; guarded = guarded->next)
+        shut(guarded);
+    while (guard->count && pthread_cond_timedwait(&guard->empty, &guard->lock, &until) == 0)
+        ;
+    pthread_mutex_unlock(&guard->lock);
 }
 
 void guard_add(struct guard *guard, struct guarded *guarded, int fd)
@@ -225,6 +256,8 @@ void guard_add(struct guard *guard, struct guarded *guarded, int fd)
         guard->first->previous = guarded;
     guard->first = guarded;
     guard->count++;
+    if (guard->shut)
+        shut(guarded);
     pthread_mutex_unlock(&guard->lock);
 }
 
@@ -237,7 +270,8 @@ void guard_remove(struct guard *guard, struct guarded *guarded)
         guard->first = guarded->next;
     if (guarded->next)
         guarded->next->previous = guarded->previous;
-    guard->count--;
+    if (--guard->count == 0)
+        pthread_cond_broadcast(&guard->empty);
     pthread_mutex_unlock(&guard->lock);
 }
 

@@ -58,5 +58,7 @@ MUST_CHECK bool guard_enter(struct guard *guard, struct guarded *guarded, enum g
 void guard_refuse(struct guard *guard, struct guarded *guarded, int status, const char *title,
                   const char *detail, int retry_after_s);
 size_t guard_count(struct guard *guard);
+/* Shuts down all connections and those that come, and waits until they are removed, at most wait_ms. */
+void guard_shut(struct guard *guard, int wait_ms);
 
 #endif
