@@ -44,13 +44,15 @@ def free_base():
 
 class Up:
     """One weir up; what it prints is in self.text()."""
+    count = 0
 
     def __init__(self, weir, folder, *more, base=None):
         self.weir, self.folder = weir, folder
         self.base = base or free_base()
-        self.path = f"{folder}.out"
+        Up.count += 1
+        self.path = f"{folder}.{Up.count}.out"
         environment = {name: value for name, value in os.environ.items() if name not in ("KAFKA_BOOTSTRAP_SERVERS", "DATABASE_URL")}
-        with open(self.path, "ab") as out:
+        with open(self.path, "wb") as out:
             self.process = subprocess.Popen(
                 [weir, "up", "--state-dir", folder, "--port-base", str(self.base), "--kafka-home", os.environ["WEIR_KAFKA_HOME"], *more],
                 stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
