@@ -83,6 +83,7 @@ struct books {
     size_t money_count;
 
     bool trimmed; /* the topic no longer has its beginning */
+    bool no_topic; /* Kafka did not answer */
     bool failed;  /* out of memory */
     int64_t unhandled; /* records not yet read by a service, rows not yet relayed, calls not yet answered */
     int64_t by_status[ORDER_STATES];
@@ -522,7 +523,7 @@ PRINTF_LIKE(3, 4) static void order_differs(struct books *books, const struct ac
 {
     char id[ID_TEXT_BYTES], text[160];
     va_list arguments;
-    if (books->unhandled) {
+    if (books->unhandled || books->no_topic) {
         books->in_motion++;
         return;
     }
@@ -635,8 +636,10 @@ static void say_orders(const struct books *books)
     printf("  orders  %s placed = %s confirmed + %s rejected + %s cancelled + %s under way\n", number(placed),
            number(books->by_status[ORDER_CONFIRMED]), number(books->by_status[ORDER_REJECTED]),
            number(books->by_status[ORDER_CANCELLED]), number(open));
-    if (open || books->unhandled)
-        printf("          these go on at the next start (%s events and calls are not handled yet)\n", number(books->unhandled));
+    if (open)
+        printf("          what is under way goes on at the next start\n");
+    if (books->unhandled)
+        printf("          %s events and calls are left for the next start\n", number(books->unhandled));
 }
 
 static void say_stock(struct books *books)
@@ -668,7 +671,7 @@ static void say_money(struct books *books)
         printf("  %-7s %s %s captured - %s refunded = %s of %s confirmed orders%s%s (minor units)\n", i ? "" : "money", money->currency,
                number(money->captured), number(money->refunded), number(money->captured - money->refunded),
                number(money->confirmed_orders), money->open ? " and of open ones " : "", money->open ? number(money->open) : "");
-        bool moving = books->unhandled || books->in_motion;
+        bool moving = books->unhandled || books->in_motion || books->no_topic;
         if (money->captured - money->refunded != money->confirmed + money->open && !moving)
             differ(books, "%s: %lld kept, %lld are due for confirmed orders", money->currency,
                    (long long)(money->captured - money->refunded), (long long)(money->confirmed + money->open));
@@ -724,8 +727,8 @@ static enum outcome read_all(struct books *books, struct error *error)
         {settings->email_url, "email", "SELECT order_id, template, state, message_id FROM mails", each_mail},
     };
     enum outcome outcome = registry_open(settings->registry_url, &books->registry, error);
-    if (outcome == OK)
-        outcome = read_topic(books, error);
+    if (outcome == OK && read_topic(books, error) != OK)
+        books->no_topic = true; /* what the databases say is worth knowing all the same */
     if (outcome == OK)
         outcome = read_lines(books, settings->mail_index, each_letter, error); /* before the rows, which name the letters */
     for (size_t i = 0; outcome == OK && i < sizeof(queries) / sizeof(queries[0]); i++)
@@ -734,7 +737,8 @@ static enum outcome read_all(struct books *books, struct error *error)
         outcome = read_lines(books, settings->ledger, each_entry, error); /* after the payments, which it is compared with */
     if (outcome == OK && books->failed)
         outcome = error_fatal(error, "memory", "more than there is memory for");
-    count_unread(books);
+    if (outcome == OK && !books->no_topic)
+        count_unread(books);
     return outcome;
 }
 
@@ -759,6 +763,8 @@ enum outcome books_print(const struct books_settings *settings, bool *ret_balanc
         say_mails(books);
         if (books->differences > BOOKS_SAID_MAX)
             printf("  !  and %s more\n", number(books->differences - BOOKS_SAID_MAX));
+        if (books->no_topic)
+            printf("  Kafka did not answer: the topics were not compared, and what the databases do not agree on is taken as under way.\n");
         if (books->trimmed)
             printf("  The topic no longer has its beginning: orders that are older were compared in the databases only.\n");
         printf(books->differences ? "  They do not balance: %s differences.\n" : "  They balance.\n", number(books->differences));
