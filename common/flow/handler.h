@@ -140,9 +140,10 @@ struct lane {
     void (*keys)(struct work *work, const struct call *call);
     /*
      * What came back, inside a unit of work. Returns OK: settled, the call is gone. RETRY: again after the next of the
-     * lane's delays (last says that there is none left: then settle it). OUTAGE: again with backoff, nothing counted. What it
-     * changed stands in all three. REJECT: nothing of it stands, and the call is given up.
-     * A call that was active when the process died comes here with result->outcome RETRY and result->ambiguous set.
+     * lane's delays; last says that there is none left: settle it then, or RETRY goes on at the last delay. OUTAGE: again
+     * with backoff, nothing counted, and the whole lane lets one probe at a time through. What it changed stands in all
+     * three. REJECT: nothing of it stands, and the call is given up. A call that was active when the process died comes
+     * here with result->outcome RETRY and result->ambiguous set.
      */
     enum outcome (*answer)(struct work *work, const struct call *call, const struct net_result *result, bool last,
                            struct error *error);
