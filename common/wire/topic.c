@@ -26,7 +26,8 @@ const struct topic *topic_find(struct text name, enum topic_id *ret_id)
     for (size_t id = 0; id < TOPIC_COUNT; id++) {
         if (!text_is(name, topics[id].name))
             continue;
-        *ret_id = (enum topic_id)id;
+        if (ret_id)
+            *ret_id = (enum topic_id)id;
         return &topics[id];
     }
     return NULL;

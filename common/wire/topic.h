@@ -24,7 +24,7 @@ struct topic {
 };
 
 const struct topic *topic_get(enum topic_id id);
-/* An event topic by name; NULL for retry, dead letter and foreign topics. */
+/* An event topic by name; NULL for retry, dead letter and foreign topics. ret_id may be NULL. */
 const struct topic *topic_find(struct text name, enum topic_id *ret_id);
 
 /* The partition where murmur2_random (librdkafka) and Java's default partitioner put this key. */

@@ -17,6 +17,7 @@ static void topics_are_those_of_the_table(void **state)
     assert_non_null(topic);
     assert_int_equal(id, TOPIC_STOCK);
     assert_ptr_equal(topic, topic_get(TOPIC_STOCK));
+    assert_ptr_equal(topic_find(TEXT("stock"), NULL), topic);
     assert_string_equal(topic->key_field, "sku");
     assert_true(topic->compacted);
     assert_string_equal(topic_get(TOPIC_ORDERS)->name, "orders");
