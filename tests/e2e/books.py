@@ -4,6 +4,7 @@ Every rule is a function of a Books that adds a sentence to `wrong` for each thi
 of them finds what it is there for.
 """
 import collections
+import contextlib
 import glob
 import io
 import json
@@ -17,7 +18,25 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 NUMBERS = {name: number for number, name in enumerate((
     "OrderPlaced", "OrderConfirmed", "OrderRejected", "OrderCancelled", "StockReserved", "StockRejected", "StockReleased",
     "StockLevel", "PaymentCaptured", "PaymentFailed", "PaymentRefunded", "EmailSent", "EmailFailed"), 1)}
-TOPICS = {"orders": 6, "payments": 6, "inventory": 6, "emails": 6, "stock": 6}
+TOPICS = ("orders", "payments", "inventory", "emails", "stock")
+TOPIC_OF = {name: topic for topic, names in {
+    "orders": ("OrderPlaced", "OrderConfirmed", "OrderRejected", "OrderCancelled"),
+    "inventory": ("StockReserved", "StockRejected", "StockReleased"), "stock": ("StockLevel",),
+    "payments": ("PaymentCaptured", "PaymentFailed", "PaymentRefunded"), "emails": ("EmailSent", "EmailFailed"),
+}.items() for name in names}
+KEY_OF = {topic: "sku" if topic == "stock" else "order_id" for topic in TOPICS}
+# Who reads what, and which of it has a handler: a duplicate of that is noticed, and what is wrong with it is a dead letter.
+READS = {"order": ("orders", "inventory", "payments"), "inventory": ("orders", "payments"),
+         "payment": ("orders", "inventory", "payments"), "email": ("orders", "payments"),
+         "analytics": ("orders", "payments", "inventory", "emails")}
+ORDER_EVENTS = ("OrderPlaced", "OrderConfirmed", "OrderRejected", "OrderCancelled")
+HANDLES = {
+    "order": (*ORDER_EVENTS, "StockReserved", "StockRejected", "StockReleased", "PaymentCaptured", "PaymentFailed", "PaymentRefunded"),
+    "inventory": (*ORDER_EVENTS, "PaymentCaptured"),
+    "payment": (*ORDER_EVENTS, "StockReserved", "StockReleased", "PaymentCaptured", "PaymentFailed", "PaymentRefunded"),
+    "email": (*ORDER_EVENTS, "PaymentCaptured", "PaymentRefunded"),
+    "analytics": (*ORDER_EVENTS, "StockReserved", "PaymentCaptured", "PaymentRefunded", "EmailSent", "EmailFailed"),
+}
 FINAL = ("OrderConfirmed", "OrderRejected", "OrderCancelled")
 
 
@@ -34,6 +53,7 @@ def load_schemas():
 SCHEMAS = load_schemas()
 IDS = {name: (number, schema) for number, (name, schema) in SCHEMAS.items()}
 
+Record = collections.namedtuple("Record", "topic partition offset key value headers")
 Event = collections.namedtuple("Event", "topic partition offset key type id data headers")
 
 
@@ -45,42 +65,60 @@ def encode(name, data):
 
 
 def decode(value):
-    """(type, data); None for what is no event."""
-    if not value or value[0] != 0 or struct.unpack(">i", value[1:5])[0] not in SCHEMAS:
+    """(type, data); (None, None) for what is no event."""
+    if not value or len(value) < 5 or value[0] != 0 or struct.unpack(">i", value[1:5])[0] not in SCHEMAS:
         return None, None
     name, schema = SCHEMAS[struct.unpack(">i", value[1:5])[0]]
     return name, fastavro.schemaless_reader(io.BytesIO(value[5:]), schema)
 
 
-def read_topics(bootstrap, topics):
+def read_records(bootstrap, topics):
     """Every record there is now, by an independent client, in the order of each partition."""
     from confluent_kafka import Consumer, TopicPartition
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "books", "enable.auto.commit": False,
-                         "auto.offset.reset": "earliest", "enable.partition.eof": False, "check.crcs": True})
-    known = consumer.list_topics(timeout=30).topics
-    ends, events = {}, []
-    for topic in topics:
-        for partition in known[topic].partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
-            if high > low:
-                ends[(topic, partition)] = high
-    consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in ends])
-    while ends:
-        for message in consumer.consume(1000, timeout=30) or [None]:
-            if message is None or message.error():
-                raise AssertionError(f"cannot read {sorted(ends)}: {message and message.error()}")
-            place = (message.topic(), message.partition())
-            try:
-                name, data = decode(message.value())
-            except Exception:  # noqa: BLE001  (junk that the test itself wrote)
-                name, data = None, None
-            headers = dict(message.headers() or [])
-            events.append(Event(*place, message.offset(), (message.key() or b"").decode("latin-1"), name,
-                                headers.get("ce_id", b"").decode(), data, headers))
-            if message.offset() + 1 >= ends.get(place, 0):
-                ends.pop(place, None)
-    consumer.close()
+                         "auto.offset.reset": "earliest", "check.crcs": True, "log_level": 2})
+    ends, records = {}, []
+    try:
+        known = consumer.list_topics(timeout=30).topics
+        for topic in topics:
+            for partition in known[topic].partitions:
+                _, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
+                if high > 0:
+                    ends[(topic, partition)] = high
+        consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in ends])
+        while ends:
+            for message in consumer.consume(1000, timeout=30) or [None]:
+                if message is None or message.error():
+                    raise AssertionError(f"cannot read {sorted(ends)}: {message and message.error()}")
+                place = (message.topic(), message.partition())
+                records.append(Record(*place, message.offset(), message.key(), message.value(), message.headers() or []))
+                if message.offset() + 1 >= ends.get(place, 0):
+                    ends.pop(place, None)
+    finally:
+        consumer.close()
+    return records
+
+
+def read_topics(bootstrap, topics, junk=()):
+    """The events among them; `junk` holds the places (topic, partition, offset) of what a test put there as garbage."""
+    events = []
+    for record in read_records(bootstrap, topics):
+        if record[:3] in junk:
+            continue
+        try:
+            name, data = decode(record.value)
+        except Exception as error:  # noqa: BLE001  (whatever fastavro makes of bytes)
+            raise AssertionError(f"{record.topic}[{record.partition}]@{record.offset} cannot be read: {error}") from error
+        headers = dict(record.headers)
+        events.append(Event(*record[:3], (record.key or b"").decode("latin-1"), name, headers.get("ce_id", b"").decode(),
+                            data, headers))
     return events
+
+
+def origin(dead):
+    """Where a dead letter says that it first was: (topic, partition, offset)."""
+    headers = dict(dead.headers)
+    return (headers["__dlq.errors.topic"].decode(), int(headers["__dlq.errors.partition"]), int(headers["__dlq.errors.offset"]))
 
 
 def distinct(events):
@@ -94,7 +132,7 @@ def distinct(events):
 
 
 class Books:
-    def __init__(self, placed, stock, events, charges, refunds, mails, databases, figures):
+    def __init__(self, placed, stock, events, charges, refunds, mails, databases, figures, dead=()):
         self.placed = placed        # order_id -> data, of every order that was handed in and acknowledged
         self.stock = stock          # sku -> units at the beginning
         self.events = events        # all of the topics
@@ -102,6 +140,7 @@ class Books:
         self.charges, self.refunds, self.mails = charges, refunds, mails
         self.databases = databases  # service -> path
         self.figures = figures
+        self.dead = dead            # records on dead letter topics that are no test's junk
         self.wrong = []
         self.by_order = collections.defaultdict(list)
         for event in self.once:
@@ -116,7 +155,7 @@ class Books:
             self.wrong.append(sentence)
 
     def rows(self, service, sql):
-        with sqlite3.connect(f"file:{self.databases[service]}?mode=ro", uri=True) as database:
+        with contextlib.closing(sqlite3.connect(f"file:{self.databases[service]}?mode=ro", uri=True)) as database:
             return database.execute(sql).fetchall()
 
     def types(self, order, *names):
@@ -131,7 +170,7 @@ class Books:
             self.need(order in self.final, f"order {order} has no end")
         for order in placed:
             self.need(order in self.placed, f"order {order} is in the log and was never handed in")
-            own = [e for e in self.types(order, *FINAL)]
+            own = self.types(order, *FINAL)
             self.need(len(own) <= 1, f"order {order} has {len(own)} decisions: {[e.type for e in own]}")
 
     def placed_comes_before_the_decision_on_the_topic(self):
@@ -236,18 +275,41 @@ class Books:
 
     def keys_and_headers_are_whole(self):
         for event in self.events:
+            self.need(event.type, f"{event.topic}[{event.partition}]@{event.offset} is no event")
             if event.type is None:
                 continue
-            key = event.data["sku" if event.topic == "stock" else "order_id"]
+            key = event.data[KEY_OF[event.topic]]
             self.need(event.key == key, f"{event.topic}[{event.partition}]@{event.offset}: key {event.key}, data {key}")
             self.need(event.headers.get("ce_type") == b"weir." + event.type.encode(), f"{event.topic}@{event.offset}: ce_type")
             self.need(event.id, f"{event.topic}[{event.partition}]@{event.offset} has no id")
+
+    def databases_say_what_the_log_says(self):
+        statuses = {"OrderConfirmed": 3, "OrderRejected": 4, "OrderCancelled": 5}
+        said = dict(self.rows("order", "SELECT order_id, status FROM orders"))
+        for order, final in self.final.items():
+            self.need(said.get(order) == statuses[final.type], f"order {order}: {final.type} in the log, status {said.get(order)} kept")
+        captured = {order for order, in self.rows("payment", "SELECT order_id FROM payments WHERE state = 2")}
+        confirmed = {order for order, final in self.final.items() if final.type == "OrderConfirmed"}
+        for order in captured ^ confirmed:
+            self.need(False, f"order {order}: payment {'captured' if order in captured else 'not captured'}, "
+                             f"order {'confirmed' if order in confirmed else 'not confirmed'}")
+
+    def last_stock_levels_are_those_of_the_database(self):
+        level = {event.key: (event.data["available"], event.data["reserved"]) for event in self.events if event.type == "StockLevel"}
+        for sku, available, reserved in self.rows("inventory", "SELECT sku, available, reserved FROM stock"):
+            self.need(level.get(sku) == (available, reserved), f"{sku}: {level.get(sku)} on the topic, {(available, reserved)} kept")
+
+    def no_event_became_a_dead_letter(self):
+        for record in self.dead:
+            self.need(False, f"{record.topic}[{record.partition}]@{record.offset}: key {record.key}, "
+                             f"{dict(record.headers).get('__dlq.errors.message')}")
 
     RULES = (
         every_order_is_placed_and_decided_once, placed_comes_before_the_decision_on_the_topic,
         an_order_is_reserved_once_or_rejected, money_is_taken_once_for_what_is_confirmed_and_only_for_that, stock_is_conserved,
         rejected_orders_say_why, every_mail_was_sent_and_none_that_was_not_due, figures_are_those_of_the_topics,
-        keys_and_headers_are_whole,
+        keys_and_headers_are_whole, databases_say_what_the_log_says, last_stock_levels_are_those_of_the_database,
+        no_event_became_a_dead_letter,
     )
 
     def check(self):

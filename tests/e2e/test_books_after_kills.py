@@ -1,180 +1,105 @@
 """Orders go through five services while each in turn is killed with SIGKILL; then the books (books.py) must balance.
 
-    test_books_after_kills.py [--orders N] [--kills N] [--seed N] [--build DIR] [--expect-broken]
+    test_books_after_kills.py [--orders N] [--rate N] [--kills N] [--seed N] [--build DIR] [--expect-broken]
 
---expect-broken turns the verdict round: for builds that were broken on purpose (WEIR_MUTANT), which these books must catch.
+Every second round of kills hits a service while another program holds its database: what it has taken from Kafka is then
+certainly in hand and not committed. --expect-broken turns the verdict round: for builds that were broken on purpose
+(WEIR_MUTANT), which these books must catch.
 """
 import argparse
 import random
 import sys
 import threading
 import time
-import uuid
 
 import books
+import shop
 import world
 
 DUPLICATES = 0.02
 THROUGH_HTTP = 0.2
-DECLINED = 0.05
 LOST_ANSWERS = 0.02
-SKUS = 40
+IN_HAND_SECONDS = 1.0  # above the interval at which offsets are committed
+SENT_AGAIN = 50        # records of each topic
 
 
-def make_orders(count, seed):
-    """Orders as a shop would place them; some SKUs run out, some cards are declined."""
-    chance = random.Random(seed)
-    orders = {}
-    base = int(time.time() * 1000)
-    for number in range(count):
-        items, skus = [], chance.sample(range(SKUS), chance.randint(1, 3))
-        for sku in skus:
-            items.append({"sku": f"sku-{sku:02}", "quantity": chance.randint(1, 3), "unit_price_minor": chance.randint(0, 5000)})
-        # time-ordered, as UUIDv7 are
-        order = str(uuid.UUID(int=((base + number) << 80) | (7 << 76) | (2 << 62) | chance.getrandbits(62)))
-        prefix = "declined" if chance.random() < DECLINED else "c"
-        orders[order] = {
-            "order_id": order, "customer_id": f"{prefix}-{chance.randrange(count // 3 + 1)}",
-            "email": f"customer{chance.randrange(count)}@shop.example", "locale": chance.choice(("en", "de", "en-GB")),
-            "currency": chance.choice(("EUR", "USD")), "items": items,
-            "total_minor": sum(item["quantity"] * item["unit_price_minor"] for item in items),
-            "placed_at": (base + number) * 1000,
-        }
-    return orders
+class Feeder(shop.Shop):
+    """Hands orders in: most straight to Kafka, some of them twice with one id, the rest by HTTP until they are accepted."""
 
-
-class Feeder:
-    """Hands orders in: most straight to Kafka, some sent twice with one id, the rest by HTTP with a key until they are accepted."""
-
-    def __init__(self, here, orders, seed):
-        from confluent_kafka import Producer
-        self.here, self.orders, self.chance = here, orders, random.Random(seed + 1)
-        self.producer = Producer({"bootstrap.servers": here.kafka, "partitioner": "murmur2_random", "acks": "all",
-                                  "enable.idempotence": True, "linger.ms": 5})
-        self.failed, self.sent_twice, self.by_http = [], [], 0
-
-    def send(self, data, event_id):
-        def report(error, message):
-            if error:
-                self.failed.append(str(error))
-        self.producer.produce("orders", books.encode("OrderPlaced", data), data["order_id"], on_delivery=report, headers=[
-            ("ce_specversion", b"1.0"), ("ce_id", event_id.encode()), ("ce_type", b"weir.OrderPlaced"),
-            ("ce_source", b"/shop/test"), ("content-type", b"application/avro")])
-        self.producer.poll(0)
-
-    def post(self, data):
-        body = {key: data[key] for key in ("order_id", "customer_id", "email", "locale", "currency", "items")}
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            status, answer = self.here.ask("order", "/v1/orders", "POST", body, {"Idempotency-Key": f'"{data["order_id"]}"'}, timeout=5)
-            if status == 202:
-                self.by_http += 1
-                return
-            if status not in (0, 409, 503):
-                break
-            time.sleep(0.1)
-        self.failed.append(f"POST /v1/orders: {status} {answer}")
-
-    def run(self, per_second):
+    def run(self, orders, seed, per_second):
+        chance = random.Random(seed + 1)
         begun = time.monotonic()
-        threads = []
-        for number, data in enumerate(self.orders.values()):
-            if self.chance.random() < THROUGH_HTTP:
-                while len([t for t in threads if t.is_alive()]) >= 8:
-                    time.sleep(0.005)
-                threads = [t for t in threads if t.is_alive()]
-                threads.append(threading.Thread(target=self.post, args=(data,)))
-                threads[-1].start()
+        self.sent_twice = 0
+        for number, data in enumerate(orders.values()):
+            if chance.random() < THROUGH_HTTP:
+                self.post_aside(data)
             else:
-                event_id = "up-" + data["order_id"]
-                self.send(data, event_id)
-                if self.chance.random() < DUPLICATES:
-                    self.sent_twice.append((data, event_id))
-                    self.send(data, event_id)
+                self.place(data)
+                if chance.random() < DUPLICATES:
+                    self.sent_twice += 1
+                    self.place(data)
             ahead = number / per_second - (time.monotonic() - begun)
             if ahead > 0:
                 time.sleep(ahead)
-        for thread in threads:
-            thread.join()
-        self.producer.flush(60)
+        self.wait_posts()
 
 
-def settled(here, count):
-    """Every order has its end, nothing is on its way any more."""
-    status, figures = here.ask("analytics", "/v1/figures")
-    if status != 200 or sum(figures["orders"][end] for end in ("confirmed", "rejected", "cancelled")) < count:
-        return False
-    for service in world.SERVICES:
-        for name in ("kafka_consumergroup_lag", "weir_outbox_rows"):
-            if here.metric(service, name) != 0:
-                return False
-        for name in ("weir_calls_in_flight", "weir_calls_waiting"):
-            if here.metric(service, name) not in (0, None):
-                return False
-    return True
+def kill(here, service, in_hand):
+    if in_hand:
+        with here.locked(service):
+            time.sleep(IN_HAND_SECONDS)
+            here.kill(service)
+    else:
+        here.kill(service)
+    here.start(service)
 
 
-def wait_until_settled(here, count, seconds):
-    calm = [0]
-
-    def condition():
-        calm[0] = calm[0] + 1 if settled(here, count) else 0
-        return calm[0] >= 10
-    here.wait(f"{count} orders have their end and nothing is on its way", condition, seconds)
-
-
-def duplicates_are_noticed(here, feeder):
-    """What is sent again now has to be found in each service's inbox: the metric says so."""
-    again = [(data, "up-" + order) for order, data in list(feeder.orders.items())[:400]]
-    known = {order for order in feeder.orders}
-    sent = [(data, event_id) for data, event_id in feeder.sent_twice if data["order_id"] in known][:50] or again[:50]
+def send_again(here, feeder):
+    """Events of every topic once more, byte for byte. Each service has to find those that it handles in its inbox."""
+    handled = {service: 0 for service in world.SERVICES}
     before = {service: here.metric(service, "weir_duplicates_total") for service in world.SERVICES}
-    for data, event_id in sent:
-        feeder.send(data, event_id)
-    feeder.producer.flush(60)
+    for topic in books.TOPICS[:-1]:
+        for record in books.read_records(here.kafka, [topic])[-SENT_AGAIN:]:
+            feeder.produce(*record[:1], record.key, record.value, record.headers)
+            for service in world.SERVICES:
+                handled[service] += books.decode(record.value)[0] in books.HANDLES[service]
+    feeder.flush()
     for service in world.SERVICES:
-        here.wait(f"{service} notices {len(sent)} duplicates",
-                  lambda s=service: (here.metric(s, "weir_duplicates_total") or 0) >= before[s] + len(sent), 60)
+        here.wait(f"{service} notices {handled[service]} duplicates", lambda s=service:
+                  (here.metric(s, "weir_duplicates_total") or 0) >= before[s] + handled[s], 60)
 
 
 def run(options):
-    orders = make_orders(options.orders, options.seed)
-    stock = {f"sku-{number:02}": options.orders // 4 if number % 5 == 0 else options.orders for number in range(SKUS)}
+    orders = shop.make_orders(options.orders, options.seed)
+    stock = shop.make_stock(options.orders)
     here = world.World(gateway=world.Gateway(lose=LOST_ANSWERS), build=options.build)
     failed = True
     try:
         here.start_all()
-        for sku, units in stock.items():
-            assert here.ask("inventory", f"/v1/stock/{sku}", "PUT", {"available": units})[0] == 200
-        feeder = Feeder(here, orders, options.seed)
-        feeding = threading.Thread(target=feeder.run, args=(options.rate,))
+        feeder = Feeder(here)
+        feeder.set_stock(stock)
+        feeding = threading.Thread(target=feeder.run, args=(orders, options.seed, options.rate))
         begun = time.monotonic()
         feeding.start()
         kills = 0
         while feeding.is_alive() or kills < options.kills:
-            time.sleep(1.5)
-            service = world.SERVICES[kills % len(world.SERVICES)]
-            here.kill(service)
-            time.sleep(0.2)
-            here.start(service)
-            kills += 1
-            if kills >= options.kills and not feeding.is_alive():
-                break
+            time.sleep(options.pause)
+            if kills < options.kills:
+                kill(here, world.SERVICES[kills % len(world.SERVICES)], kills // len(world.SERVICES) % 2 == options.in_hand_first)
+                kills += 1
         feeding.join()
-        assert not feeder.failed, feeder.failed[:3]
-        print(f"{len(orders)} orders in ({feeder.by_http} by HTTP), {len(feeder.sent_twice)} sent twice, {kills} kills, "
+        feeder.flush()
+        print(f"{len(orders)} orders in ({feeder.by_http} by HTTP), {feeder.sent_twice} sent twice, {kills} kills, "
               f"{time.monotonic() - begun:.0f} s", flush=True)
-        wait_until_settled(here, len(orders), options.patience)
+        shop.wait_until_settled(here, len(orders), options.patience)
         print(f"settled after {time.monotonic() - begun:.0f} s", flush=True)
-        duplicates_are_noticed(here, feeder)
-        wait_until_settled(here, len(orders), 60)
-        figures = here.ask("analytics", "/v1/figures")[1]
-        for service in world.SERVICES:
-            assert here.stop(service) == 0, f"{service} did not drain: {here.processes[service].returncode}"
-        events = books.read_topics(here.kafka, books.TOPICS)
-        account = books.Books(orders, stock, events, here.gateway.charges, here.gateway.refunds, here.mailbox.mails,
-                              {service: f"{here.folder}/{service}.db" for service in world.SERVICES}, figures)
-        wrong = account.check()
+        wrong = []
+        try:
+            send_again(here, feeder)
+            shop.wait_until_settled(here, len(orders), 60)
+        except AssertionError as error:
+            wrong.append(str(error))
+        wrong += shop.balance(here, feeder, stock)
         failed = bool(wrong)
         return wrong
     finally:
@@ -184,20 +109,24 @@ def run(options):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, default=10000)
-    parser.add_argument("--rate", type=float, default=300)
+    parser.add_argument("--rate", type=float, default=150, help="orders a second")
     parser.add_argument("--kills", type=int, default=15)
+    parser.add_argument("--pause", type=float, default=2, help="seconds between two kills")
+    parser.add_argument("--in-hand-first", action="store_const", const=0, default=1, help="begin with the locked databases")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--patience", type=float, default=300, help="seconds until all must be settled")
     parser.add_argument("--build")
     parser.add_argument("--expect-broken", action="store_true")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
+    begun = time.monotonic()
     try:
         wrong = run(options)
     except AssertionError as error:
         wrong = [str(error)]
     for sentence in wrong[:20]:
         print("wrong:", sentence)
+    print(f"took {time.monotonic() - begun:.0f} s")
     if options.expect_broken:
         print("the books caught it" if wrong else "NOT CAUGHT")
         sys.exit(0 if wrong else 1)

@@ -3,6 +3,8 @@
 The stand-ins (a payment gateway, a mail server) are Python's own, so that the books are not checked with code of the
 product. Everything is on loopback, on ports that the kernel picks, below one temporary folder, and is ended by close().
 """
+import contextlib
+import http.client
 import http.server
 import json
 import os
@@ -11,6 +13,7 @@ import shutil
 import signal
 import socket
 import socketserver
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,9 @@ import urllib.request
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SERVICES = ("order", "inventory", "payment", "email", "analytics")
 SKIPPED = 77
+# A member that was killed is missed after two seconds instead of six or 45, so that kills cost little time.
+NODE_PROPERTIES = ("group.min.session.timeout.ms=500",)
+MEMBER_PROPERTIES = "session.timeout.ms=2000;heartbeat.interval.ms=500"
 
 
 def need(name):
@@ -39,7 +45,10 @@ def free_port():
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Keeps a ledger by idempotency key. Loses some answers after having charged, which is the worst that a gateway does."""
+    """Keeps a ledger by idempotency key. Loses some answers after having charged, which is the worst that a gateway does.
+
+    Declines every customer whose id begins with `decline_prefix`; answers `slow-N-…` after N seconds.
+    """
     daemon_threads = True
     request_queue_size = 256
 
@@ -76,6 +85,9 @@ class GatewayHandler(http.server.BaseHTTPRequestHandler):
                 known = self.answer(payload)
                 self.server.answers[key] = known
             lost = self.server.random.random() < self.server.lose
+        customer = json.loads(payload).get("customer_id", "")
+        if customer.startswith("slow-"):
+            time.sleep(float(customer.split("-")[1]))
         if known[0] != payload:
             status, body = 422, {"reason": "another request with this key"}
         else:
@@ -183,48 +195,81 @@ class World:
         self.settings = settings or {}
         self.gateway = gateway or Gateway()
         self.mailbox = Mailbox()
-        self.processes, self.ports, self.starts = {}, {}, {}
+        self.processes, self.ports = {}, {}
+        self.clients = []  # what close() calls before Kafka goes, so that no client complains of it
         self.kafka_port = free_port()
         self.kafka = f"127.0.0.1:{self.kafka_port}"
-        self.node("start", self.folder + "/kafka", str(self.kafka_port))
+        self.kafka_start()
         self.make_topics(partitions)
+
+    # ---- Kafka
 
     def node(self, *words):
         subprocess.run([ROOT + "/compose/kafka/node", *words], check=True, timeout=180, stdin=subprocess.DEVNULL,
                        stdout=subprocess.DEVNULL)
 
+    def kafka_start(self):
+        properties = [word for each in NODE_PROPERTIES for word in ("--set", each)]
+        self.node("start", self.folder + "/kafka", str(self.kafka_port), *properties)
+
+    def kafka_signal(self, number):
+        with open(self.folder + "/kafka/node.pid") as file:
+            os.kill(int(file.read()), number)
+
+    def kafka_kill(self):
+        self.kafka_signal(signal.SIGKILL)
+        self.node("stop", self.folder + "/kafka")  # waits until it is gone
+
     def make_topics(self, partitions):
         subprocess.run([self.build + "/services/weir/weir", "topics", "create", "--partitions", str(partitions)], check=True,
                        timeout=120, env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka}, stdout=subprocess.DEVNULL)
 
-    def start(self, service):
+    # ---- the services
+
+    def start(self, service, **more):
+        """`more` are settings of this start only."""
         self.ports.setdefault(service, free_port())
-        self.starts[service] = self.starts.get(service, 0) + 1
         environment = {
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
-            "KAFKA_PROPERTIES": "session.timeout.ms=6000;heartbeat.interval.ms=1000",
-            "DATABASE_URL": self.database(service),
+            "KAFKA_PROPERTIES": MEMBER_PROPERTIES,
+            "DATABASE_URL": f"sqlite:{self.database(service)}",
             "HTTP_LISTEN": f"127.0.0.1:{self.ports[service]}",
             "PAYMENT_GATEWAY_URL": self.gateway.url,
             "SMTP_URL": self.mailbox.url,
             "EMAIL_RATE": "0",
             "RETRY_DELAYS": "200ms,400ms,800ms",
             **self.settings,
+            **more,
         }
-        log = open(f"{self.folder}/{service}.log", "ab")
-        self.processes[service] = subprocess.Popen([f"{self.build}/services/weir-{service}", "serve"], env=environment,
-                                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
-        log.close()
+        with open(f"{self.folder}/{service}.log", "ab") as log:
+            self.processes[service] = subprocess.Popen([f"{self.build}/services/weir-{service}", "serve"], env=environment,
+                                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
 
-    def database(self, service):
-        return f"sqlite:{self.folder}/{service}.db"
-
-    def start_all(self):
+    def start_all(self, **more):
         for service in SERVICES:
-            self.start(service)
+            self.start(service, **more)
         for service in SERVICES:
             self.wait_ready(service)
+
+    def database(self, service):
+        return f"{self.folder}/{service}.db"
+
+    def databases(self):
+        return {service: self.database(service) for service in SERVICES}
+
+    @contextlib.contextmanager
+    def locked(self, service):
+        """Another program holds the service's database: nothing can be committed until it lets go."""
+        with contextlib.closing(sqlite3.connect(self.database(service), timeout=30, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                other.execute("ROLLBACK")
+
+    def running(self, service):
+        return self.processes[service].poll() is None
 
     def kill(self, service):
         self.processes[service].send_signal(signal.SIGKILL)
@@ -236,49 +281,66 @@ class World:
             process.terminate()
         return process.wait(timeout)
 
-    def ask(self, service, path, method="GET", body=None, headers=None, timeout=20):
-        """(status, JSON or None); status 0 where no answer came."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[service]}{path}", method=method,
-                                         data=None if body is None else json.dumps(body).encode(),
+    def stop_all(self, timeout=30):
+        """All are told before any is waited for. {service: exit code} of those that did not end with 0."""
+        for service in SERVICES:
+            if self.running(service):
+                self.processes[service].terminate()
+        codes = {service: self.processes[service].wait(timeout) for service in SERVICES}
+        return {service: code for service, code in codes.items() if code != 0}
+
+    def call(self, service, path, method="GET", body=None, headers=None, timeout=20):
+        """(status, body, headers) with bodies as bytes; status 0 where no answer came."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[service]}{path}", method=method, data=body,
                                          headers={"Content-Type": "application/json", **(headers or {})})
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
-                data = answer.read()
-                return answer.status, json.loads(data) if data else None
+                return answer.status, answer.read(), answer.headers
         except urllib.error.HTTPError as error:
-            data = error.read()
-            return error.code, json.loads(data) if data else None
-        except (OSError, ValueError):
-            return 0, None
+            return error.code, error.read(), error.headers
+        except (OSError, http.client.HTTPException):
+            return 0, b"", {}
+
+    def ask(self, service, path, method="GET", body=None, headers=None, timeout=20):
+        """(status, JSON or None), with JSON in."""
+        status, data, _ = self.call(service, path, method, None if body is None else json.dumps(body).encode(), headers, timeout)
+        try:
+            return status, json.loads(data) if data else None
+        except ValueError:
+            return status, None
 
     def wait(self, what, condition, seconds=180):
         until = time.monotonic() + seconds
-        while not condition():
+        while True:
+            found = condition()
+            if found:
+                return found
             if time.monotonic() > until:
                 raise AssertionError(f"not within {seconds} s: {what}")
             time.sleep(0.1)
 
     def wait_ready(self, service):
         def ready():
-            if self.processes[service].poll() is not None:
+            if not self.running(service):
                 raise AssertionError(f"{service} ended with {self.processes[service].returncode}: {self.log_end(service)}")
             return self.ask(service, "/readyz")[0] == 200
         self.wait(f"{service} is ready", ready, 90)
 
-    def log_end(self, service):
+    def log(self, service):
         with open(f"{self.folder}/{service}.log", "rb") as log:
-            return log.read()[-3000:].decode(errors="replace")
+            return log.read().decode(errors="replace")
+
+    def log_end(self, service):
+        return self.log(service)[-3000:]
+
+    def metrics(self, service):
+        """The page's lines; none where no answer came."""
+        status, page, _ = self.call(service, "/metrics")
+        return page.decode().splitlines() if status == 200 else []
 
     def metric(self, service, name, labels=""):
-        """The sum of the series of a family whose labels hold this text; None where no answer came."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[service]}/metrics", timeout=20) as answer:
-                lines = answer.read().decode().splitlines()
-        except OSError:
-            return None
-        found = [float(line.rsplit(" ", 1)[1]) for line in lines
-                 if line.startswith((name + "{", name + " ")) and labels in line]
-        return sum(found) if found else None
+        """The sum of the series of a family whose labels hold this text; None where there is none."""
+        return total(self.metrics(service), name, labels)
 
     def close(self, failed=False):
         for process in self.processes.values():
@@ -288,9 +350,16 @@ class World:
         self.gateway.shutdown()
         self.mailbox.shutdown()
         try:
+            for client in self.clients:
+                client()
             self.node("stop", self.folder + "/kafka")
         finally:
             if failed:
                 for service in self.processes:
                     print(f"--- {service}, the end of its log\n{self.log_end(service)}")
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def total(lines, name, labels=""):
+    found = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")) and labels in line]
+    return sum(found) if found else None
