@@ -499,11 +499,16 @@ static void tokens_fill(struct line *line, int64_t now_us)
 {
     if (line->limits.rate_per_hour == 0)
         return;
+    const int64_t hour_us = INT64_C(3600000000);
     int64_t passed_us = now_us - line->tokens_at_us;
-    if (passed_us < 0 || passed_us > INT64_C(3600000000))
-        passed_us = passed_us < 0 ? 0 : INT64_C(3600000000);
+    if (passed_us < 0)
+        passed_us = 0; /* the wall clock was set back */
+    if (passed_us > hour_us)
+        passed_us = hour_us;
+    int64_t rate = line->limits.rate_per_hour;
     int64_t burst = burst_micro(&line->limits);
-    line->tokens_micro += line->limits.rate_per_hour * (passed_us / 1000) / 3600 + line->limits.rate_per_hour * (passed_us % 1000) / 3600000;
+    /* rate × passed ÷ 3600, in parts so that it cannot overflow */
+    line->tokens_micro += rate * (passed_us / 3600) + rate * (passed_us % 3600) / 3600;
     line->tokens_at_us = now_us;
     if (line->tokens_micro > burst)
         line->tokens_micro = burst;
