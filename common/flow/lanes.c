@@ -71,7 +71,7 @@ struct line {
     int64_t outage_ms;
     int64_t closed_until_us;
     /* token bucket, in millionths of an attempt */
-    int64_t tokens_micro, tokens_at_us;
+    int64_t tokens_micro, tokens_rest, tokens_at_us;
     struct metric *seconds[4], *in_flight, *waiting; /* ok, retry, failed, outage */
 };
 
@@ -507,8 +507,10 @@ static void tokens_fill(struct line *line, int64_t now_us)
         passed_us = hour_us;
     int64_t rate = line->limits.rate_per_hour;
     int64_t burst = burst_micro(&line->limits);
-    /* rate × passed ÷ 3600, in parts so that it cannot overflow */
-    line->tokens_micro += rate * (passed_us / 3600) + rate * (passed_us % 3600) / 3600;
+    /* rate × passed ÷ 3600, in parts so that it cannot overflow; what does not divide is kept, however often this is called */
+    int64_t rest = rate * (passed_us % 3600) + line->tokens_rest;
+    line->tokens_micro += rate * (passed_us / 3600) + rest / 3600;
+    line->tokens_rest = rest % 3600;
     line->tokens_at_us = now_us;
     if (line->tokens_micro > burst)
         line->tokens_micro = burst;
