@@ -47,6 +47,7 @@ enum {
     SETTLE_MS_MAX = 3500,
     SERVICES_MS_MAX = 6500,
     END_MS_MAX = 9500,
+    GRACE_MS = 300, /* for those that stop last, however late it is */
     SAMPLE_BYTES_MAX = 64 << 20,
     SAMPLE_IDS_MAX = 100000,
     PAIRS_MAX = 64,
@@ -340,7 +341,10 @@ static struct child *child_of(struct up *up, enum part part, const char *const *
 /* A verb of this same program. */
 static void verb_of(struct child *child, const char *verb)
 {
-    child_argument(child, "/proc/self/exe");
+    char program[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1); /* by its name: ps shows it */
+    program[length > 0 ? length : 0] = '\0';
+    child_argument(child, "%s", length > 0 ? program : "/proc/self/exe");
     child_argument(child, "%s", verb);
 }
 
@@ -434,6 +438,7 @@ static enum outcome wait_for_kafka(struct up *up, struct error *error)
         outcome = wait_step(up, deadline_us, "Kafka", up->children[PART_KAFKA].log_path, error);
         if (outcome == OK && !up->own[PART_KAFKA]) {
             *error = last; /* somebody else's: to be there is their business, to say so at once is ours */
+            error_prefix(error, "Kafka at %s cannot be reached", up->bootstrap);
             outcome = answered;
         }
         if (outcome != OK)
@@ -969,7 +974,9 @@ static bool wind_down(struct up *up)
 
 static void stop_all(struct up *up, int64_t begun_us)
 {
-    int64_t deadline_us = begun_us + END_MS_MAX * INT64_C(1000);
+    int64_t deadline_us = begun_us + END_MS_MAX * INT64_C(1000), least_us = clock_monotonic_us() + GRACE_MS * INT64_C(1000);
+    if (deadline_us < least_us)
+        deadline_us = least_us;
     for (int i = PART_COUNT - 1; i >= 0; i--)
         child_ask_stop(&up->children[i]);
     for (int i = PART_COUNT - 1; i >= 0; i--)
