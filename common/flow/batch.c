@@ -220,7 +220,7 @@ void batch_run(struct dispatch *dispatch, struct item *items, size_t count)
             batch_run(dispatch, &items[i], 1);
         return;
     }
-    if (outcome == REJECT && count == 1 && !items[0].reject && items[0].door != DOOR_ANSWER) {
+    if (outcome == REJECT && count == 1 && !items[0].reject) {
         items[0].reject = true;
         items[0].error = error;
         batch_run(dispatch, items, 1);

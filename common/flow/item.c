@@ -184,6 +184,10 @@ enum outcome item_handle(struct dispatch *dispatch, struct item *item, struct er
         const struct call *call = lane_answer_call(item->lane_answer);
         item->state = ITEM_DONE;
         context_enter(&dispatch->context, call->id, call->traceparent);
+        if (item->reject) {
+            lane_answer_give_up(dispatch->lanes, item->lane_answer, dispatch->work, &item->error);
+            return work_failed(dispatch->work, error) == OK ? OK : OUTAGE;
+        }
         return lane_answer_handle(dispatch->lanes, item->lane_answer, dispatch->work, dispatch->context.now_us, error);
     }
     }

@@ -495,6 +495,16 @@ enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer,
     return OK;
 }
 
+void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct work *work, const struct error *why)
+{
+    struct call *row = rows_get(work, &calls_table, &answer->call);
+    log_error("lane", "a call is given up: what its answer does cannot be stored", LOG_STRING("lane", answer->line->lane->name),
+              LOG_TEXT("key", answer->call.key), LOG_STRING("error", why->text));
+    if (row)
+        rows_delete(work, &calls_table, row);
+    place_go(lanes, answer->place, PLACE_SETTLED);
+}
+
 static void tokens_fill(struct line *line, int64_t now_us)
 {
     if (line->limits.rate_per_hour == 0)

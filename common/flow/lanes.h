@@ -55,6 +55,8 @@ const struct call *lane_answer_call(const struct lane_answer *answer);
 void lane_answer_keys(const struct lane_answer *answer, struct work *work);
 /* The service's hook and what follows from it, in the item's unit of work. */
 enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer, struct work *work, int64_t now_us, struct error *error);
+/* A constraint refuses what its hook does: the call is dropped, loudly, so that it costs only itself. */
+void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct work *work, const struct error *why);
 /* In a work's item: a call is asked for (work_call). */
 void lanes_add(struct lanes *lanes, struct work *work, const struct lane *lane, struct call *call);
 /* Around a work's item, as work_item_begin() and work_item_undo(). */
