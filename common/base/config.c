@@ -142,27 +142,6 @@ static struct value *value_named(const struct config *config, struct text name, 
     return by_file;
 }
 
-/* How many letters must be put in, taken out or changed to make one of the other. */
-static size_t distance(struct text a, struct text b)
-{
-    size_t row[CONFIG_NAME_BYTES_MAX + 1];
-    if (a.length > CONFIG_NAME_BYTES_MAX || b.length > CONFIG_NAME_BYTES_MAX)
-        return SIZE_MAX;
-    for (size_t j = 0; j <= b.length; j++)
-        row[j] = j;
-    for (size_t i = 1; i <= a.length; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= b.length; j++) {
-            size_t best = diagonal + (a.at[i - 1] != b.at[j - 1]);
-            diagonal = row[j];
-            best = row[j] + 1 < best ? row[j] + 1 : best;
-            row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
-        }
-    }
-    return row[b.length];
-}
-
 /* The best of several candidates so far. */
 struct nearest {
     struct text wanted;
@@ -175,7 +154,7 @@ static void nearest_try(struct nearest *nearest, const char *name)
     struct text known = text_of(name);
     bool is_start = nearest->wanted.length >= 3 && known.length > nearest->wanted.length &&
                     memcmp(known.at, nearest->wanted.at, nearest->wanted.length) == 0;
-    size_t far = is_start ? 1 : distance(nearest->wanted, known);
+    size_t far = is_start ? 1 : text_distance(nearest->wanted, known);
     if (far >= nearest->distance)
         return;
     nearest->distance = far;

@@ -108,6 +108,26 @@ bool text_equal_nocase(struct text a, struct text b)
     return true;
 }
 
+size_t text_distance(struct text a, struct text b)
+{
+    size_t row[TEXT_DISTANCE_BYTES_MAX + 1];
+    if (a.length > TEXT_DISTANCE_BYTES_MAX || b.length > TEXT_DISTANCE_BYTES_MAX)
+        return SIZE_MAX;
+    for (size_t j = 0; j <= b.length; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= a.length; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= b.length; j++) {
+            size_t best = diagonal + (a.at[i - 1] != b.at[j - 1]);
+            diagonal = row[j];
+            best = row[j] + 1 < best ? row[j] + 1 : best;
+            row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+        }
+    }
+    return row[b.length];
+}
+
 void buffer_free(struct buffer *buffer)
 {
     free(buffer->at);

@@ -20,7 +20,10 @@ struct text {
 };
 
 #define TEXT(literal) ((struct text){("" literal ""), sizeof(literal) - 1})
-#define TEXT_INIT(literal) {("" literal ""), sizeof(literal) - 1} /* for static tables */
+#define TEXT_INIT(literal)                                                                                   \
+    {                                                                                                        \
+        ("" literal ""), sizeof(literal) - 1                                                                 \
+    } /* for static tables */
 /* printf("%.*s", TEXT_ARG(text)) */
 #define TEXT_ARG(text) (int)(text).length, (text).length ? (text).at : ""
 
@@ -48,6 +51,10 @@ bool text_to_int64(struct text text, int64_t *ret);
 bool text_is_printable(struct text text, size_t length_max);
 bool text_is_utf8(struct text text);
 bool text_equal_nocase(struct text a, struct text b); /* ASCII */
+/* How many bytes must be put in, taken out or changed to make one of the other; SIZE_MAX past
+ * TEXT_DISTANCE_BYTES_MAX. For "did you mean". */
+enum { TEXT_DISTANCE_BYTES_MAX = 128 };
+size_t text_distance(struct text a, struct text b);
 
 /*
  * buffer: bytes being built. Past bytes_max, or when out of memory, it stays as it is, says so in
@@ -65,9 +72,10 @@ static inline struct buffer buffer_of(size_t bytes_max)
 {
     return (struct buffer){.bytes_max = bytes_max};
 }
-void buffer_free(struct buffer *buffer);           /* to empty; bytes_max stays */
-void buffer_clear(struct buffer *buffer);          /* to empty, memory kept     */
-char *buffer_room(struct buffer *buffer, size_t bytes); /* at least so many bytes of room at the end, or NULL */
+void buffer_free(struct buffer *buffer);  /* to empty; bytes_max stays */
+void buffer_clear(struct buffer *buffer); /* to empty, memory kept     */
+char *buffer_room(struct buffer *buffer,
+                  size_t bytes); /* at least so many bytes of room at the end, or NULL */
 void buffer_add(struct buffer *buffer, const void *bytes, size_t count);
 void buffer_add_text(struct buffer *buffer, struct text text);
 void buffer_add_string(struct buffer *buffer, const char *string);

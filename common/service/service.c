@@ -338,28 +338,6 @@ static int serve(const struct service *service, const struct config *config,
 enum verb { VERB_SERVE, VERB_CONFIG, VERB_CHECK, VERB_HELP, VERB_VERSION, VERB_COUNT };
 static const char *const verb_names[VERB_COUNT] = {"serve", "config", "check", "help", "version"};
 
-/* Edits from one to the other: letters put in, left out, or changed. */
-static size_t distance(const char *from, const char *to)
-{
-    enum { LENGTH_MAX = 16 };
-    size_t row[LENGTH_MAX + 1], length = strlen(to);
-    if (length > LENGTH_MAX || strlen(from) > LENGTH_MAX)
-        return LENGTH_MAX;
-    for (size_t i = 0; i <= length; i++)
-        row[i] = i;
-    for (size_t at = 0; from[at]; at++) {
-        size_t diagonal = row[0];
-        row[0] = at + 1;
-        for (size_t i = 1; i <= length; i++) {
-            size_t changed = diagonal + (from[at] != to[i - 1]);
-            diagonal = row[i];
-            size_t least = row[i] < row[i - 1] ? row[i] + 1 : row[i - 1] + 1;
-            row[i] = changed < least ? changed : least;
-        }
-    }
-    return row[length];
-}
-
 /* The verb, which is taken off the arguments; VERB_COUNT where it is not known. */
 static enum verb verb_of(int *argc, char ***argv)
 {
@@ -386,7 +364,8 @@ static int unknown_verb(const struct service *service, const char *word)
 {
     int nearest = 0;
     for (int verb = 1; verb < VERB_COUNT; verb++)
-        if (distance(word, verb_names[verb]) < distance(word, verb_names[nearest]))
+        if (text_distance(text_of(word), text_of(verb_names[verb])) <
+            text_distance(text_of(word), text_of(verb_names[nearest])))
             nearest = verb;
     fprintf(
         stderr,

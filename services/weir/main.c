@@ -14,7 +14,7 @@
 const struct verb verbs[] = {
     {"up", "[flags]", "run all five services on this machine with the parts they need", up_main},
     {"emit", "[FILE]", "send upstream events: a CloudEvent in JSON a line, from a file or stdin", emit_main},
-    {"watch", "[TOPIC…]", "show decoded events as they pass", watch_main},
+    {"watch", "[TOPIC...]", "show decoded events as they pass", watch_main},
     {"order", "ID", "tell the life of one order across all topics", order_main},
     {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main},
     {"schemas", "list|check|register", "the event schemas", schemas_main},
@@ -26,7 +26,8 @@ const struct verb verbs[] = {
 };
 
 static const struct setting common_settings[] = {
-    {"SCHEMA_REGISTRY_URL", SETTING_URL, NULL, 0, 0, NULL, "Schema registry; without it the schemas that were built in."},
+    {"SCHEMA_REGISTRY_URL", SETTING_URL, NULL, 0, 0, NULL,
+     "Schema registry; without it the schemas that were built in."},
     {"LOG_LEVEL", SETTING_CHOICE, "info", 0, 0, "debug|info|warn|error", "Least level that is logged."},
     {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text", "Form of log lines; text on a terminal."},
     SETTINGS_END,
@@ -49,15 +50,17 @@ int cli_fail(const struct verb *verb, const struct error *error)
 static void verb_help(const struct verb *verb, const struct setting *const *tables, size_t table_count)
 {
     struct buffer help = buffer_of(1 << 20);
-    buffer_print(&help, "Usage: weir %s %s\n\n%s.\n\nSettings (flag, environment variable or line in --config FILE):\n\n", verb->name,
-                 verb->usage, verb->about);
+    buffer_print(
+        &help,
+        "Usage: weir %s %s\n\n%s.\n\nSettings (flag, environment variable or line in --config FILE):\n\n",
+        verb->name, verb->usage, verb->about);
     config_help(tables, table_count, &help);
     fwrite(help.at, 1, help.length, stdout);
     buffer_free(&help);
 }
 
-bool cli_read(const struct verb *verb, const struct setting *own, int argc, char **argv, size_t positional_max, struct config **ret,
-              int *ret_exit)
+bool cli_read(const struct verb *verb, const struct setting *own, int argc, char **argv,
+              size_t positional_max, struct config **ret, int *ret_exit)
 {
     const struct setting *tables[3];
     size_t count = 0;
@@ -138,8 +141,8 @@ bool cli_interrupted(void)
 
 /* ---- a record as JSON */
 
-static void data_json(struct registry *registry, const struct record *record, struct arena *arena, struct json_writer *writer,
-                      const struct event_type **ret_type)
+static void data_json(struct registry *registry, const struct record *record, struct arena *arena,
+                      struct json_writer *writer, const struct event_type **ret_type)
 {
     struct error error;
     struct text datum;
@@ -169,8 +172,8 @@ static void data_json(struct registry *registry, const struct record *record, st
     buffer_free(&raw);
 }
 
-void cli_record_json(struct registry *registry, const struct record *record, struct arena *arena, struct buffer *into,
-                     void (*extra)(void *owner, struct json_writer *writer), void *owner)
+void cli_record_json(struct registry *registry, const struct record *record, struct arena *arena,
+                     struct buffer *into, void (*extra)(void *owner, struct json_writer *writer), void *owner)
 {
     struct json_writer writer = json_writer(into);
     struct buffer data = buffer_of(8 << 20);
@@ -234,13 +237,15 @@ static void help(void)
     printf("weir: an order pipeline on Apache Kafka\n\nUsage: weir COMMAND [arguments]\n\n");
     for (const struct verb *verb = verbs; verb->name; verb++)
         printf("  %-8s %-22s %s\n", verb->name, verb->usage, verb->about);
-    printf("\nweir COMMAND --help tells its settings. The services are programs of their own: weir-order, weir-inventory,\n"
+    printf("\nweir COMMAND --help tells its settings. The services are programs of their own: weir-order, "
+           "weir-inventory,\n"
            "weir-payment, weir-email, weir-analytics.\n");
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         help();
         return argc < 2 ? EXIT_USAGE : 0;
     }
@@ -250,7 +255,13 @@ int main(int argc, char **argv)
     }
     const struct verb *verb = cli_verb(argv[1]);
     if (!verb) {
-        fprintf(stderr, "weir: there is no command %s; weir --help lists them\n", argv[1]);
+        const struct verb *nearest = verbs;
+        for (const struct verb *other = verbs; other->name; other++)
+            if (text_distance(text_of(argv[1]), text_of(other->name)) <
+                text_distance(text_of(argv[1]), text_of(nearest->name)))
+                nearest = other;
+        fprintf(stderr, "weir: there is no command %s; did you mean %s? weir --help lists them all\n",
+                argv[1], nearest->name);
         return EXIT_USAGE;
     }
     return verb->main(argc - 1, argv + 1);

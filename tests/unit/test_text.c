@@ -135,12 +135,25 @@ static void buffer_grows_up_to_its_bound_and_then_stays_as_it_is(void **state)
     assert_int_equal(buffer.length, 0);
 }
 
+static void distance_counts_what_must_be_changed(void **state)
+{
+    (void)state;
+    assert_int_equal(text_distance(TEXT("emti"), TEXT("emit")), 2);
+    assert_int_equal(text_distance(TEXT(""), TEXT("watch")), 5);
+    assert_int_equal(text_distance(TEXT("order"), TEXT("order")), 0);
+    assert_int_equal(text_distance(TEXT("orders"), TEXT("order")), 1);
+    char long_text[TEXT_DISTANCE_BYTES_MAX + 1];
+    memset(long_text, 'a', sizeof(long_text));
+    assert_true(text_distance((struct text){long_text, sizeof(long_text)}, TEXT("a")) == SIZE_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_compare_by_bytes_then_length),
         cmocka_unit_test(copy_ends_with_a_nul_that_is_not_counted),
         cmocka_unit_test(decimal_numbers_are_read_up_to_both_ends),
+        cmocka_unit_test(distance_counts_what_must_be_changed),
         cmocka_unit_test(printable_has_neither_controls_nor_high_bytes),
         cmocka_unit_test(utf8_is_what_unicode_says),
         cmocka_unit_test(buffer_grows_up_to_its_bound_and_then_stays_as_it_is),
