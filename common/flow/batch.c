@@ -30,7 +30,8 @@ void batch_hold(struct dispatch *dispatch, struct item *item)
 bool batch_holds(const struct dispatch *dispatch, const struct record *record)
 {
     for (size_t i = 0; i < dispatch->held_count; i++)
-        if (dispatch->held[i].topic_index == record->topic_index && dispatch->held[i].partition == record->partition)
+        if (dispatch->held[i].topic_index == record->topic_index &&
+            dispatch->held[i].partition == record->partition)
             return true;
     return false;
 }
@@ -49,15 +50,17 @@ static void hold(struct dispatch *dispatch, struct item *item)
     hold->delay_ms = hold->delay_ms ? hold->delay_ms * 2 : DISPATCH_HOLD_MS_MIN;
     if (hold->delay_ms > DISPATCH_HOLD_MS_MAX)
         hold->delay_ms = DISPATCH_HOLD_MS_MAX;
-    log_warn("retry", "a record failed; its partition waits and tries it again", LOG_TEXT("topic", item->record.topic),
-             LOG_INT("partition", item->record.partition), LOG_INT("offset", item->record.offset),
-             LOG_TEXT("key", item->record.key), LOG_INT("attempt", hold->attempts), LOG_INT("delay_ms", hold->delay_ms),
+    log_warn("retry", "a record failed; its partition waits and tries it again",
+             LOG_TEXT("topic", item->record.topic), LOG_INT("partition", item->record.partition),
+             LOG_INT("offset", item->record.offset), LOG_TEXT("key", item->record.key),
+             LOG_INT("attempt", hold->attempts), LOG_INT("delay_ms", hold->delay_ms),
              LOG_STRING("error", item->error.text));
     metric_add(dispatch->meters.retry, 1);
     consumer_hold(dispatch->consumer, &item->record, hold->delay_ms);
 }
 
-static enum outcome batch_try(struct dispatch *dispatch, struct item *items, size_t count, struct error *error)
+static enum outcome batch_try(struct dispatch *dispatch, struct item *items, size_t count,
+                              struct error *error)
 {
     struct work *work = dispatch->work;
     enum outcome outcome = work_begin(work, error);
@@ -109,9 +112,10 @@ failed:
 
 static void log_dead(const struct item *item)
 {
-    log_warn("dlq", "a record that cannot succeed is now a dead letter", LOG_TEXT("topic", item->record.topic),
-             LOG_INT("partition", item->record.partition), LOG_INT("offset", item->record.offset),
-             LOG_TEXT("key", item->record.key), LOG_STRING("error", item->error.text));
+    log_warn("dlq", "a record that cannot succeed is now a dead letter",
+             LOG_TEXT("topic", item->record.topic), LOG_INT("partition", item->record.partition),
+             LOG_INT("offset", item->record.offset), LOG_TEXT("key", item->record.key),
+             LOG_STRING("error", item->error.text));
 }
 
 /* After the commit: a record goes to where its state says. True: its offset may go. */
@@ -175,7 +179,8 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
         metric_observe(dispatch->meters.batch_items, (double)count);
 }
 
-/* The store or a dependency is away: nothing is let go. Records come again after a hold, answers too, requests get 503. */
+/* The store or a dependency is away: nothing is let go. Records come again after a hold, answers too,
+ * requests get 503. */
 void batch_put_back(struct dispatch *dispatch, struct item *items, size_t count)
 {
     for (size_t i = 0; i < count; i++) {

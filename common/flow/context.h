@@ -1,6 +1,7 @@
 /*
- * context: what stands behind a unit of work while a handler runs: whose it is, what is being handled, and how often it
- * has spoken. Inside flow/ only; handlers reach it through work_emit(), work_call(), work_state(), work_now_us().
+ * context: what stands behind a unit of work while a handler runs: whose it is, what is being handled, and
+ * how often it has spoken. Inside flow/ only; handlers reach it through work_emit(), work_call(),
+ * work_state(), work_now_us().
  */
 #ifndef FLOW_CONTEXT_H
 #define FLOW_CONTEXT_H

@@ -5,11 +5,12 @@
 #include <assert.h>
 #include <stdio.h>
 
-enum outcome decode_open(struct decode *decode, const struct subscription *subscriptions, struct registry *registry,
-                         struct error *error)
+enum outcome decode_open(struct decode *decode, const struct subscription *subscriptions,
+                         struct registry *registry, struct error *error)
 {
     *decode = (struct decode){.registry = registry};
-    for (const struct subscription *subscription = subscriptions; subscription && subscription->type; subscription++) {
+    for (const struct subscription *subscription = subscriptions; subscription && subscription->type;
+         subscription++) {
         int number = subscription->type->number;
         assert(number > 0 && number < DECODE_TYPES_MAX);
         if (decode->by_number[number])
@@ -22,13 +23,15 @@ enum outcome decode_open(struct decode *decode, const struct subscription *subsc
 struct id decode_origin_id(struct text topic, int32_t partition, int64_t offset)
 {
     char origin[TOPIC_NAME_BYTES_MAX + 256];
-    int length = snprintf(origin, sizeof(origin), "%.*s/%d/%lld", TEXT_ARG(topic), (int)partition, (long long)offset);
+    int length =
+        snprintf(origin, sizeof(origin), "%.*s/%d/%lld", TEXT_ARG(topic), (int)partition, (long long)offset);
     if (length >= (int)sizeof(origin))
         length = sizeof(origin) - 1;
     return id_from_text((struct text){origin, (size_t)length});
 }
 
-static void event_from_headers(struct event *event, const struct record *record, const struct header *headers, size_t count)
+static void event_from_headers(struct event *event, const struct record *record, const struct header *headers,
+                               size_t count)
 {
     const struct header *id = header_find(headers, count, HEADER_ID);
     event->id = id && id->value.length ? id_from_text(id->value)
@@ -42,8 +45,8 @@ static void event_from_headers(struct event *event, const struct record *record,
         event->time_us = record->timestamp_ms * 1000;
 }
 
-enum outcome decode_record(const struct decode *decode, const struct record *record, struct arena *arena, struct decoded *ret,
-                           struct error *error)
+enum outcome decode_record(const struct decode *decode, const struct record *record, struct arena *arena,
+                           struct decoded *ret, struct error *error)
 {
     *ret = (struct decoded){0};
     enum topic_id topic = TOPIC_COUNT;
@@ -69,14 +72,15 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
     if (outcome != OK)
         return outcome;
 
-    const struct subscription *subscription = type->number < DECODE_TYPES_MAX ? decode->by_number[type->number] : NULL;
+    const struct subscription *subscription =
+        type->number < DECODE_TYPES_MAX ? decode->by_number[type->number] : NULL;
     if (!subscription || (declared && type->topic != topic))
         return OK;
 
     const struct header *named = header_find(ret->headers, ret->header_count, HEADER_TYPE);
     if (named && !text_is(named->value, type->full_name) && !text_is(named->value, type->name))
-        return error_reject(error, "type-contradiction", "ce_type says %.*s, the schema is %s", TEXT_ARG(named->value),
-                            type->full_name);
+        return error_reject(error, "type-contradiction", "ce_type says %.*s, the schema is %s",
+                            TEXT_ARG(named->value), type->full_name);
 
     struct event *event = &ret->event;
     outcome = codec_decode(plan, datum, arena, &event->data, error);

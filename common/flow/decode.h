@@ -1,9 +1,11 @@
 /*
- * decode: a record as it came, to an event for a handler, or the reason why not. Pure but for the registry's cache.
+ * decode: a record as it came, to an event for a handler, or the reason why not. Pure but for the registry's
+ * cache.
  *
- * Who owes a dead letter: a record whose type cannot be told (no framing, unknown schema id, null on any topic but `stock`), in every service that reads the topic; one
- * of a known type that cannot be decoded (truncated, trailing bytes, ce_type that contradicts its schema, a key that is not its
- * order id), in those that handle that type. A type that nobody here handles is passed.
+ * Who owes a dead letter: a record whose type cannot be told (no framing, unknown schema id, null on any
+ * topic but `stock`), in every service that reads the topic; one of a known type that cannot be decoded
+ * (truncated, trailing bytes, ce_type that contradicts its schema, a key that is not its order id), in those
+ * that handle that type. A type that nobody here handles is passed.
  */
 #ifndef FLOW_DECODE_H
 #define FLOW_DECODE_H
@@ -15,15 +17,16 @@ enum { DECODE_TYPES_MAX = 64 };
 
 struct decode {
     struct registry *registry;
-    const struct subscription *by_number[DECODE_TYPES_MAX]; /* event number to subscription, NULL: not handled */
+    const struct subscription
+        *by_number[DECODE_TYPES_MAX]; /* event number to subscription, NULL: not handled */
 };
 
-enum outcome decode_open(struct decode *decode, const struct subscription *subscriptions, struct registry *registry,
-                         struct error *error);
+enum outcome decode_open(struct decode *decode, const struct subscription *subscriptions,
+                         struct registry *registry, struct error *error);
 
 /*
- * OK: *ret_subscription and *ret_event are set, or *ret_subscription is NULL: passed. REJECT, OUTAGE (registry), RETRY
- * (memory). Headers are given also on REJECT where they could be read, for the dead letter.
+ * OK: *ret_subscription and *ret_event are set, or *ret_subscription is NULL: passed. REJECT, OUTAGE
+ * (registry), RETRY (memory). Headers are given also on REJECT where they could be read, for the dead letter.
  */
 struct decoded {
     const struct subscription *subscription;
@@ -31,8 +34,8 @@ struct decoded {
     const struct header *headers;
     size_t header_count;
 };
-MUST_CHECK enum outcome decode_record(const struct decode *decode, const struct record *record, struct arena *arena,
-                                      struct decoded *ret, struct error *error);
+MUST_CHECK enum outcome decode_record(const struct decode *decode, const struct record *record,
+                                      struct arena *arena, struct decoded *ret, struct error *error);
 /* The id of an event that came without ce_id. */
 struct id decode_origin_id(struct text topic, int32_t partition, int64_t offset);
 

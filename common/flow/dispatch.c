@@ -66,7 +66,8 @@ static void take(struct dispatch *dispatch)
     for (size_t got = 1; got && room > dispatch->batch_count_max / 4;) {
         got = lanes_take(dispatch->lanes, answers, room < 64 ? room : 64);
         for (size_t i = 0; i < got; i++)
-            dispatch->items[dispatch->count++] = (struct item){.door = DOOR_ANSWER, .lane_answer = answers[i]};
+            dispatch->items[dispatch->count++] =
+                (struct item){.door = DOOR_ANSWER, .lane_answer = answers[i]};
         room -= got;
     }
     bool backlog = outbox_rows(dispatch->settings.store) >= DISPATCH_OUTBOX_ROWS_MAX;
@@ -79,7 +80,8 @@ static void take(struct dispatch *dispatch)
     if (!backlog && !dispatch->fatal && !atomic_load(&dispatch->stopping)) {
         size_t got = consumer_take(dispatch->consumer, dispatch->records, room, DISPATCH_BATCH_BYTES_MAX);
         for (size_t i = 0; i < got; i++)
-            dispatch->items[dispatch->count++] = (struct item){.door = DOOR_RECORD, .record = dispatch->records[i]};
+            dispatch->items[dispatch->count++] =
+                (struct item){.door = DOOR_RECORD, .record = dispatch->records[i]};
     }
 }
 
@@ -121,9 +123,11 @@ static int64_t idle_ms(struct dispatch *dispatch)
 static bool housekeeping_due(struct dispatch *dispatch)
 {
     int64_t at_us, relay_ms = relay_wait_ms(dispatch->relay);
-    if (relay_ms == 0 || lanes_wants_load(dispatch->lanes) || lanes_due(dispatch->lanes, clock_wall_us(), &at_us))
+    if (relay_ms == 0 || lanes_wants_load(dispatch->lanes) ||
+        lanes_due(dispatch->lanes, clock_wall_us(), &at_us))
         return true;
-    return relay_ms == RELAY_SETTLE_MS && dispatch->settle_due_us && clock_monotonic_us() >= dispatch->settle_due_us;
+    return relay_ms == RELAY_SETTLE_MS && dispatch->settle_due_us &&
+           clock_monotonic_us() >= dispatch->settle_due_us;
 }
 
 static void gauges(struct dispatch *dispatch)
@@ -183,8 +187,8 @@ static void refuse_requests(struct dispatch *dispatch)
 static bool drained(struct dispatch *dispatch)
 {
     int64_t relay_ms = relay_wait_ms(dispatch->relay);
-    return dispatch->count == 0 && relay_in_flight(dispatch->relay) == 0 && lanes_in_flight(dispatch->lanes) == 0 &&
-           relay_ms < 0;
+    return dispatch->count == 0 && relay_in_flight(dispatch->relay) == 0 &&
+           lanes_in_flight(dispatch->lanes) == 0 && relay_ms < 0;
 }
 
 static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
@@ -207,7 +211,8 @@ static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
             batch_run(dispatch, dispatch->items, dispatch->count);
         if (drained(dispatch) && !dispatch->outage_ms)
             break;
-        if (!relay_connected(dispatch->relay) && lanes_in_flight(dispatch->lanes) == 0 && dispatch->count == 0)
+        if (!relay_connected(dispatch->relay) && lanes_in_flight(dispatch->lanes) == 0 &&
+            dispatch->count == 0)
             break; /* what is in the outbox is sent at the next start */
         wait_for(dispatch, DRAIN_STEP_MS);
     }
@@ -302,7 +307,8 @@ static enum outcome topics_open(struct dispatch *dispatch, struct error *error)
     return OK;
 }
 
-enum outcome dispatch_open(const struct dispatch_settings *settings, struct dispatch **ret, struct error *error)
+enum outcome dispatch_open(const struct dispatch_settings *settings, struct dispatch **ret,
+                           struct error *error)
 {
     struct dispatch *dispatch = calloc(1, sizeof(*dispatch));
     if (!dispatch)
@@ -338,8 +344,8 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     work_set_owner(dispatch->work, &dispatch->context);
     meters_open(&dispatch->meters, settings->metrics, dispatch->reads);
 
-    outcome = lanes_new(settings->lanes, settings->limits, settings->state, settings->net, settings->metrics, wake, dispatch,
-                        &dispatch->lanes, error);
+    outcome = lanes_new(settings->lanes, settings->limits, settings->state, settings->net, settings->metrics,
+                        wake, dispatch, &dispatch->lanes, error);
     if (outcome != OK)
         goto out;
     dispatch->context.lanes = dispatch->lanes;

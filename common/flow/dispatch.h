@@ -1,18 +1,19 @@
 /*
- * dispatch: the loop. One thread owns the store; whatever changes a service's data comes to it through one of four doors
- * (record, request, answer, tick) as an item of a batch.
+ * dispatch: the loop. One thread owns the store; whatever changes a service's data comes to it through one of
+ * four doors (record, request, answer, tick) as an item of a batch.
  *
  * One turn of the loop:
  *
- *   take      what is waiting at the doors, bounded in count and bytes: batches are small when idle, large when busy
- *   decode    records to events; what nobody here handles is passed, what cannot be told is marked for the dead letters
- *   read      begin; note the event ids in the inbox; the rows that the keys hooks name; all in one go
- *   handle    each item by its handler; one that fails is undone alone (rows.h) and routed by its outcome
- *   write     rows, inbox, outbox, calls; commit, in one go
- *   let go    outbox rows to the relay, calls to their lanes, answers to HTTP, offsets to the consumer
+ *   take      what is waiting at the doors, bounded in count and bytes: batches are small when idle, large
+ * when busy decode    records to events; what nobody here handles is passed, what cannot be told is marked
+ * for the dead letters read      begin; note the event ids in the inbox; the rows that the keys hooks name;
+ * all in one go handle    each item by its handler; one that fails is undone alone (rows.h) and routed by its
+ * outcome write     rows, inbox, outbox, calls; commit, in one go let go    outbox rows to the relay, calls
+ * to their lanes, answers to HTTP, offsets to the consumer
  *
- * A commit that a constraint refuses is run again item by item, so that one bad item costs only itself. A commit that cannot
- * be done (OUTAGE) lets nothing go: records are held and come again, requests get 503, answers wait.
+ * A commit that a constraint refuses is run again item by item, so that one bad item costs only itself. A
+ * commit that cannot be done (OUTAGE) lets nothing go: records are held and come again, requests get 503,
+ * answers wait.
  */
 #ifndef FLOW_DISPATCH_H
 #define FLOW_DISPATCH_H
@@ -22,14 +23,14 @@
 #include "kafka/consumer.h"
 
 enum {
-    DISPATCH_BATCH_COUNT_MAX = 1000,        /* items in a batch; default of BATCH_COUNT_MAX  */
-    DISPATCH_BATCH_BYTES_MAX = 8 << 20,     /* record bytes in a batch                       */
-    DISPATCH_BATCH_MEMORY_MAX = 128 << 20,  /* a batch's arena                               */
-    DISPATCH_REQUESTS_MAX = 4096,           /* queued; more are answered 503                 */
-    DISPATCH_OUTBOX_ROWS_MAX = 200000,      /* past it no records are taken (reason backlog) */
-    DISPATCH_OUTAGE_MS_MIN = 200,           /* backoff of the loop while its store is away   */
+    DISPATCH_BATCH_COUNT_MAX = 1000,       /* items in a batch; default of BATCH_COUNT_MAX  */
+    DISPATCH_BATCH_BYTES_MAX = 8 << 20,    /* record bytes in a batch                       */
+    DISPATCH_BATCH_MEMORY_MAX = 128 << 20, /* a batch's arena                               */
+    DISPATCH_REQUESTS_MAX = 4096,          /* queued; more are answered 503                 */
+    DISPATCH_OUTBOX_ROWS_MAX = 200000,     /* past it no records are taken (reason backlog) */
+    DISPATCH_OUTAGE_MS_MIN = 200,          /* backoff of the loop while its store is away   */
     DISPATCH_OUTAGE_MS_MAX = 10000,
-    DISPATCH_HOLD_MS_MIN = 100,             /* backoff of a partition whose record said RETRY */
+    DISPATCH_HOLD_MS_MIN = 100, /* backoff of a partition whose record said RETRY */
     DISPATCH_HOLD_MS_MAX = 8000,
 };
 
@@ -49,8 +50,8 @@ struct dispatch_settings {
     struct metrics *metrics;                  /* lent */
     struct client_settings client;
     const char *group_id;
-    const struct config *config;              /* BATCH_COUNT_MAX, INBOX_AGE, … (flow_settings) */
-    int64_t backlog_max;                      /* outbox rows past which routes with .backlog get 503 */
+    const struct config *config; /* BATCH_COUNT_MAX, INBOX_AGE, … (flow_settings) */
+    int64_t backlog_max;         /* outbox rows past which routes with .backlog get 503 */
     /* On the loop's thread: what becomes of a request handed to dispatch_request(). */
     void (*answer)(void *exchange, const struct answer *answer);
 };
@@ -59,16 +60,18 @@ extern const struct setting flow_settings[];
 extern const struct rows_table *const flow_tables[]; /* to be migrated beside the service's own; NULL ended */
 
 /* Does not wait for Kafka. The consumer starts to fetch. */
-MUST_CHECK enum outcome dispatch_open(const struct dispatch_settings *settings, struct dispatch **ret, struct error *error);
-/* The loop, on the calling thread, until dispatch_stop() and all in hand is finished and relayed, or drain_left_ms() (asked
- * often) is used up. OK: drained. FATAL: why, after having tried to drain. */
-MUST_CHECK enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(void), struct error *error);
+MUST_CHECK enum outcome dispatch_open(const struct dispatch_settings *settings, struct dispatch **ret,
+                                      struct error *error);
+/* The loop, on the calling thread, until dispatch_stop() and all in hand is finished and relayed, or
+ * drain_left_ms() (asked often) is used up. OK: drained. FATAL: why, after having tried to drain. */
+MUST_CHECK enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(void),
+                                     struct error *error);
 void dispatch_stop(struct dispatch *dispatch); /* any thread */
 /* After dispatch_run() has returned, on its thread. Bounded by timeout_ms. */
 void dispatch_close(struct dispatch *dispatch, int timeout_ms);
 
-/* Any thread. request and exchange must live until settings.answer is called, exactly once. False: full or draining, not
- * taken (answer 503). */
+/* Any thread. request and exchange must live until settings.answer is called, exactly once. False: full or
+ * draining, not taken (answer 503). */
 MUST_CHECK bool dispatch_request(struct dispatch *dispatch, void *exchange, const struct request *request);
 
 /* Any thread. False: why not, into reason. */

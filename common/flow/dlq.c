@@ -21,7 +21,8 @@ static bool is_ours(struct text name)
     return false;
 }
 
-void dlq_fingerprint(const char *service, const char *class, const struct error *error, char into[DLQ_FINGERPRINT_BYTES + 1])
+void dlq_fingerprint(const char *service, const char *class, const struct error *error,
+                     char into[DLQ_FINGERPRINT_BYTES + 1])
 {
     char story[128];
     uint8_t digest[DIGEST_BYTES];
@@ -40,7 +41,8 @@ void dlq_move(struct work *work, const char *service, const char *group, const s
               const struct header *headers, size_t header_count, const struct dlq_reason *reason)
 {
     struct arena *arena = work_arena(work);
-    char topic[TOPIC_NAME_BYTES_MAX], fingerprint[DLQ_FINGERPRINT_BYTES + 1], first_failed[CLOCK_RFC3339_BYTES_MAX];
+    char topic[TOPIC_NAME_BYTES_MAX], fingerprint[DLQ_FINGERPRINT_BYTES + 1],
+        first_failed[CLOCK_RFC3339_BYTES_MAX];
     struct header *all = arena_take(arena, (header_count + DLQ_HEADERS) * sizeof(*all));
     if (!all)
         return; /* the arena's failure sticks to the work */

@@ -1,4 +1,5 @@
-/* emit: what handlers say. An event becomes an outbox row, a call a row of `calls`, both of the item's transaction. */
+/* emit: what handlers say. An event becomes an outbox row, a call a row of `calls`, both of the item's
+ * transaction. */
 #include "flow/context.h"
 
 #include "base/clock.h"
@@ -43,7 +44,8 @@ static struct text arena_text(struct arena *arena, const char *string)
     return text_copy(arena, text_of(string));
 }
 
-void work_emit_type(struct work *work, const struct event_type *type, const void *data, const struct emit_as *as)
+void work_emit_type(struct work *work, const struct event_type *type, const void *data,
+                    const struct emit_as *as)
 {
     struct context *context = work_owner(work);
     struct arena *arena = work_arena(work);
@@ -63,14 +65,16 @@ void work_emit_type(struct work *work, const struct event_type *type, const void
         return;
     }
 
-    char id_bytes[ID_TEXT_BYTES], time_bytes[CLOCK_RFC3339_BYTES_MAX], trace_bytes[HEADER_TRACEPARENT_BYTES + 1];
+    char id_bytes[ID_TEXT_BYTES], time_bytes[CLOCK_RFC3339_BYTES_MAX],
+        trace_bytes[HEADER_TRACEPARENT_BYTES + 1];
     char source_bytes[64];
     snprintf(source_bytes, sizeof(source_bytes), "/weir/%s", context->service);
     struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
     struct text id_text = as && as->id.length ? as->id : id_to_text(id, id_bytes);
     struct text source = as && as->source.length ? as->source : text_of(source_bytes);
-    struct text trace = as && as->traceparent.length ? as->traceparent
-                                                     : traceparent_next(context->traceparent, id, trace_bytes);
+    struct text trace = as && as->traceparent.length
+                            ? as->traceparent
+                            : traceparent_next(context->traceparent, id, trace_bytes);
     clock_to_rfc3339(as && as->time_us ? as->time_us : context->now_us, time_bytes);
 
     struct header *headers = arena_take(arena, EMIT_HEADERS * sizeof(*headers));
@@ -102,7 +106,8 @@ void work_emit_type(struct work *work, const struct event_type *type, const void
     outbox_add(work, &row);
 }
 
-struct id work_call(struct work *work, const struct lane *lane, struct text key, struct text payload, const char *name)
+struct id work_call(struct work *work, const struct lane *lane, struct text key, struct text payload,
+                    const char *name)
 {
     struct context *context = work_owner(work);
     struct arena *arena = work_arena(work);

@@ -11,7 +11,8 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     struct arena *arena = work_arena(dispatch->work);
     item->decoded = (struct decoded){0};
     item->note = NULL;
-    enum outcome outcome = decode_record(&dispatch->decode, &item->record, arena, &item->decoded, &item->error);
+    enum outcome outcome =
+        decode_record(&dispatch->decode, &item->record, arena, &item->decoded, &item->error);
     if (outcome == OUTAGE || outcome == FATAL) {
         *error = item->error;
         return outcome;
@@ -65,8 +66,8 @@ static void item_reject(struct dispatch *dispatch, struct item *item)
         .attempt = item->note->attempt,
         .first_failed_us = dispatch->context.now_us,
     };
-    dlq_move(dispatch->work, dispatch->settings.service, dispatch->settings.group_id, &item->record, item->decoded.headers,
-             item->decoded.header_count, &reason);
+    dlq_move(dispatch->work, dispatch->settings.service, dispatch->settings.group_id, &item->record,
+             item->decoded.headers, item->decoded.header_count, &reason);
     inbox_moved(dispatch->work, item->note);
     item->state = ITEM_REJECTED;
     if (item->meter != METER_INVALID)
@@ -144,11 +145,13 @@ static enum outcome item_handle_request(struct dispatch *dispatch, struct item *
         return work_failed(work, error) == OK ? OK : OUTAGE;
     const struct outbox_row *added;
     if (request->route->backlog &&
-        outbox_rows(dispatch->settings.store) + (int64_t)outbox_added(work, &added) >= dispatch->settings.backlog_max) {
+        outbox_rows(dispatch->settings.store) + (int64_t)outbox_added(work, &added) >=
+            dispatch->settings.backlog_max) {
         answer_unavailable(work, answer, "too many orders wait to be sent to Kafka; try again later");
         return OK;
     }
-    enum outcome outcome = item->reject ? REJECT : request->route->handle(work, request, answer, &item->error);
+    enum outcome outcome =
+        item->reject ? REJECT : request->route->handle(work, request, answer, &item->error);
     if (work_failed(work, &item->error) != OK)
         outcome = item->error.outcome;
     if (outcome == OK) {
@@ -188,7 +191,8 @@ enum outcome item_handle(struct dispatch *dispatch, struct item *item, struct er
             lane_answer_give_up(dispatch->lanes, item->lane_answer, dispatch->work, &item->error);
             return work_failed(dispatch->work, error) == OK ? OK : OUTAGE;
         }
-        return lane_answer_handle(dispatch->lanes, item->lane_answer, dispatch->work, dispatch->context.now_us, error);
+        return lane_answer_handle(dispatch->lanes, item->lane_answer, dispatch->work,
+                                  dispatch->context.now_us, error);
     }
     }
     return OK;

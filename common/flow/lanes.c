@@ -12,10 +12,10 @@
 #include <stdlib.h>
 
 static const struct rows_column calls_columns[] = {
-    ROWS_COLUMN(call, id, ROWS_ID),           ROWS_COLUMN(call, lane, ROWS_TEXT),
-    ROWS_COLUMN(call, key, ROWS_TEXT),        ROWS_COLUMN(call, payload, ROWS_BYTES),
-    ROWS_COLUMN(call, attempts, ROWS_INT),    ROWS_COLUMN(call, due_us, ROWS_INT),
-    ROWS_COLUMN(call, state, ROWS_INT),       ROWS_COLUMN(call, traceparent, ROWS_TEXT),
+    ROWS_COLUMN(call, id, ROWS_ID),          ROWS_COLUMN(call, lane, ROWS_TEXT),
+    ROWS_COLUMN(call, key, ROWS_TEXT),       ROWS_COLUMN(call, payload, ROWS_BYTES),
+    ROWS_COLUMN(call, attempts, ROWS_INT),   ROWS_COLUMN(call, due_us, ROWS_INT),
+    ROWS_COLUMN(call, state, ROWS_INT),      ROWS_COLUMN(call, traceparent, ROWS_TEXT),
     ROWS_COLUMN(call, created_us, ROWS_INT),
 };
 const struct rows_table calls_table = {
@@ -30,9 +30,12 @@ const struct rows_table calls_table = {
 enum { LANES_KEY_BYTES_MAX = 64, CALL_SECONDS = 0, IN_FLIGHT = 1, WAITING = 2 };
 
 static const struct metric_family lane_metrics[] = {
-    [CALL_SECONDS] = {"weir_call_seconds", METRIC_HISTOGRAM, "peer,result", "One attempt of a call to the outside.", metric_seconds_bounds},
-    [IN_FLIGHT] = {"weir_calls_in_flight", METRIC_GAUGE, "peer", "Calls to the outside that are under way.", NULL},
-    [WAITING] = {"weir_calls_waiting", METRIC_GAUGE, "peer", "Calls in memory that wait for their turn.", NULL},
+    [CALL_SECONDS] = {"weir_call_seconds", METRIC_HISTOGRAM, "peer,result",
+                      "One attempt of a call to the outside.", metric_seconds_bounds},
+    [IN_FLIGHT] = {"weir_calls_in_flight", METRIC_GAUGE, "peer", "Calls to the outside that are under way.",
+                   NULL},
+    [WAITING] = {"weir_calls_waiting", METRIC_GAUGE, "peer", "Calls in memory that wait for their turn.",
+                 NULL},
 };
 
 enum place_state {
@@ -63,9 +66,9 @@ struct line {
     struct lane_limits limits;
     struct place *first, *last; /* every place of the lane, oldest first */
     size_t places;
-    size_t active; /* begun, active or answered */
-    int64_t look_at_us; /* nothing becomes due before; 0: look now */
-    bool more;     /* the table holds calls that have no place */
+    size_t active;             /* begun, active or answered */
+    int64_t look_at_us;        /* nothing becomes due before; 0: look now */
+    bool more;                 /* the table holds calls that have no place */
     int64_t loaded_created_us; /* calls up to here have a place or are gone */
     /* outage: one probe at a time */
     int64_t outage_ms;
@@ -101,10 +104,10 @@ struct lanes {
     struct lane_answer *begun; /* to be sent after commit */
     struct place **touched;    /* by the open transaction */
     size_t touched_count, touched_capacity;
-    struct added {             /* calls asked for in the open transaction, not yet in line */
+    struct added { /* calls asked for in the open transaction, not yet in line */
         struct line *line;
         struct call call; /* its texts are the work's */
-    } *added;
+    } * added;
     size_t added_count, added_capacity, added_mark;
 
     pthread_mutex_t lock;
@@ -118,8 +121,9 @@ static int64_t burst_micro(const struct lane_limits *limits)
     return tenth_of_a_minute > 1000000 ? tenth_of_a_minute : 1000000;
 }
 
-enum outcome lanes_new(const struct lane *const *lanes_table, const struct lane_limits *limits, void *state, struct net *net,
-                       struct metrics *metrics, void (*wake)(void *owner), void *wake_owner, struct lanes **ret, struct error *error)
+enum outcome lanes_new(const struct lane *const *lanes_table, const struct lane_limits *limits, void *state,
+                       struct net *net, struct metrics *metrics, void (*wake)(void *owner), void *wake_owner,
+                       struct lanes **ret, struct error *error)
 {
     static const char *const results[] = {"ok", "retry", "failed", "outage"};
     struct lanes *lanes = calloc(1, sizeof(*lanes));
@@ -135,7 +139,8 @@ enum outcome lanes_new(const struct lane *const *lanes_table, const struct lane_
         line->tokens_micro = burst_micro(&line->limits);
         line->tokens_at_us = clock_wall_us();
         for (size_t i = 0; i < 4; i++)
-            line->seconds[i] = metrics_get(metrics, &lane_metrics[CALL_SECONDS], line->lane->name, results[i], NULL);
+            line->seconds[i] =
+                metrics_get(metrics, &lane_metrics[CALL_SECONDS], line->lane->name, results[i], NULL);
         line->in_flight = metrics_get(metrics, &lane_metrics[IN_FLIGHT], line->lane->name, NULL);
         line->waiting = metrics_get(metrics, &lane_metrics[WAITING], line->lane->name, NULL);
     }
@@ -232,7 +237,8 @@ static bool is_active(enum place_state state)
     return state == PLACE_BEGUN || state == PLACE_ACTIVE || state == PLACE_ANSWERED;
 }
 
-/* The only way from one state to another inside a transaction. False when out of memory: then nothing has changed. */
+/* The only way from one state to another inside a transaction. False when out of memory: then nothing has
+ * changed. */
 static bool place_go(struct lanes *lanes, struct place *place, enum place_state state)
 {
     if (!place->touched) {
@@ -257,7 +263,8 @@ static bool place_go(struct lanes *lanes, struct place *place, enum place_state 
 }
 
 /* A carrier with a copy of the call of its own. NULL when out of memory. */
-static struct lane_answer *carrier_new(struct lanes *lanes, struct line *line, struct place *place, const struct call *call)
+static struct lane_answer *carrier_new(struct lanes *lanes, struct line *line, struct place *place,
+                                       const struct call *call)
 {
     struct lane_answer *carrier = calloc(1, sizeof(*carrier));
     if (!carrier || !(carrier->arena = arena_new(call->payload.length + call->key.length + 4096))) {
@@ -292,7 +299,8 @@ static void come_back(struct lanes *lanes, struct line *line, struct place *plac
         return; /* stays active in the table, taken up at the next start */
     answer->result.outcome = RETRY;
     answer->result.ambiguous = true;
-    snprintf(answer->result.text, sizeof(answer->result.text), "the process ended while the call was under way");
+    snprintf(answer->result.text, sizeof(answer->result.text),
+             "the process ended while the call was under way");
     place->state = PLACE_ANSWERED;
     line->active++;
     answer_push(lanes, answer);
@@ -315,10 +323,13 @@ void lanes_load(struct lanes *lanes, struct work *work, int64_t now_us)
         struct line *line = &lanes->line[i];
         if (lanes->loaded && (!line->more || line->places >= LANES_PLACES_MAX / 2))
             continue;
-        const struct store_value from[] = {STORE_TEXT(text_of(line->lane->name)), STORE_INT(line->loaded_created_us)};
+        const struct store_value from[] = {STORE_TEXT(text_of(line->lane->name)),
+                                           STORE_INT(line->loaded_created_us)};
         size_t room = LANES_PLACES_MAX - line->places;
         void **rows;
-        size_t count = rows_find(work, &calls_table, "lane = $1 AND created_us > $2 ORDER BY lane, created_us", from, 2, room, &rows);
+        size_t count =
+            rows_find(work, &calls_table, "lane = $1 AND created_us > $2 ORDER BY lane, created_us", from, 2,
+                      room, &rows);
         if (work_failed(work, NULL) != OK)
             return;
         line->more = false;
@@ -417,8 +428,8 @@ void lane_answer_keys(const struct lane_answer *answer, struct work *work)
 }
 
 /* After the hook has spoken: what becomes of the row, and when the lane goes on. */
-static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work *work, struct call *row, enum outcome outcome,
-                   int64_t now_us)
+static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work *work, struct call *row,
+                   enum outcome outcome, int64_t now_us)
 {
     struct line *line = answer->line;
     struct place *place = answer->place;
@@ -430,7 +441,7 @@ static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work 
     if (outcome == RETRY) {
         const struct lane_limits *limits = &line->limits;
         size_t step = row->attempts > 0 ? (size_t)row->attempts - 1 : 0;
-        int64_t delay_ms = limits->delay_count == 0      ? 1000
+        int64_t delay_ms = limits->delay_count == 0     ? 1000
                            : step < limits->delay_count ? limits->delays_ms[step]
                                                         : limits->delays_ms[limits->delay_count - 1];
         if (answer->result.retry_after_ms > delay_ms)
@@ -462,7 +473,8 @@ static void note_outage(struct line *line, enum outcome outcome, int64_t now_us)
     line->closed_until_us = now_us + line->outage_ms * 1000;
 }
 
-enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer, struct work *work, int64_t now_us, struct error *error)
+enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer, struct work *work,
+                                int64_t now_us, struct error *error)
 {
     struct line *line = answer->line;
     struct call *row = rows_get(work, &calls_table, &answer->call);
@@ -481,8 +493,8 @@ enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer,
     if (outcome == FATAL)
         return FATAL;
     if (outcome == REJECT) {
-        log_error("lane", "a call is given up", LOG_STRING("lane", line->lane->name), LOG_TEXT("key", row->key),
-                  LOG_STRING("error", error->text));
+        log_error("lane", "a call is given up", LOG_STRING("lane", line->lane->name),
+                  LOG_TEXT("key", row->key), LOG_STRING("error", error->text));
         work_item_undo(work);
         row = rows_get(work, &calls_table, &answer->call);
         if (!row)
@@ -495,11 +507,13 @@ enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer,
     return OK;
 }
 
-void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct work *work, const struct error *why)
+void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct work *work,
+                         const struct error *why)
 {
     struct call *row = rows_get(work, &calls_table, &answer->call);
-    log_error("lane", "a call is given up: what its answer does cannot be stored", LOG_STRING("lane", answer->line->lane->name),
-              LOG_TEXT("key", answer->call.key), LOG_STRING("error", why->text));
+    log_error("lane", "a call is given up: what its answer does cannot be stored",
+              LOG_STRING("lane", answer->line->lane->name), LOG_TEXT("key", answer->call.key),
+              LOG_STRING("error", why->text));
     if (row)
         rows_delete(work, &calls_table, row);
     place_go(lanes, answer->place, PLACE_SETTLED);
@@ -517,7 +531,8 @@ static void tokens_fill(struct line *line, int64_t now_us)
         passed_us = hour_us;
     int64_t rate = line->limits.rate_per_hour;
     int64_t burst = burst_micro(&line->limits);
-    /* rate × passed ÷ 3600, in parts so that it cannot overflow; what does not divide is kept, however often this is called */
+    /* rate × passed ÷ 3600, in parts so that it cannot overflow; what does not divide is kept, however often
+     * this is called */
     int64_t rest = rate * (passed_us % 3600) + line->tokens_rest;
     line->tokens_micro += rate * (passed_us / 3600) + rest / 3600;
     line->tokens_rest = rest % 3600;
@@ -527,8 +542,8 @@ static void tokens_fill(struct line *line, int64_t now_us)
 }
 
 /*
- * The first place in line that may begin: due, and no earlier call of its key still in line. A filter of bits stands for the keys
- * seen: a wrong hit only makes a call wait for another.
+ * The first place in line that may begin: due, and no earlier call of its key still in line. A filter of bits
+ * stands for the keys seen: a wrong hit only makes a call wait for another.
  */
 static struct place *next_place(struct line *line, int64_t now_us)
 {
@@ -631,7 +646,8 @@ void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us)
     for (size_t i = 0; i < lanes->count && !lanes->stopped; i++) {
         struct line *line = &lanes->line[i];
         tokens_fill(line, now_us);
-        while (line->active < concurrency(line) && now_us >= line->closed_until_us && tokens_at(line, now_us) <= now_us) {
+        while (line->active < concurrency(line) && now_us >= line->closed_until_us &&
+               tokens_at(line, now_us) <= now_us) {
             struct place *place = next_place(line, now_us);
             if (!place || !begin_one(lanes, line, place, work))
                 break;
@@ -670,10 +686,12 @@ static void send(struct lanes *lanes, struct lane_answer *carrier)
     struct error error;
     arena_reset(lanes->arena);
     FAULT(lane_before_call);
-    enum outcome outcome = carrier->line->lane->request(lanes->state, lanes->arena, &carrier->call, &http, &mail, &is_mail, &error);
+    enum outcome outcome = carrier->line->lane->request(lanes->state, lanes->arena, &carrier->call, &http,
+                                                        &mail, &is_mail, &error);
     if (outcome == OK) {
         atomic_fetch_add(&lanes->sent, 1);
-        outcome = is_mail ? net_mail(lanes->net, &mail, on_done, carrier, &error) : net_http(lanes->net, &http, on_done, carrier, &error);
+        outcome = is_mail ? net_mail(lanes->net, &mail, on_done, carrier, &error)
+                          : net_http(lanes->net, &http, on_done, carrier, &error);
         if (outcome == OK)
             return;
         atomic_fetch_sub(&lanes->sent, 1);

@@ -1,15 +1,16 @@
 /*
- * lanes: calls to the outside, many in flight, in order by key, kept in the table `calls` from the transaction that asks for them
- * to the one that settles them.
+ * lanes: calls to the outside, many in flight, in order by key, kept in the table `calls` from the
+ * transaction that asks for them to the one that settles them.
  *
- * A record that needs a call is done as soon as the call is in the table: offsets never wait for a network peer, and a call survives
- * whatever happens to the process. (The design held such records unsettled instead; then a slow peer would hold the watermark, and
- * what was waiting could not be looked at.) An attempt is marked active, durably, before it is sent: one that was active when the
- * process died comes back as ambiguous.
+ * A record that needs a call is done as soon as the call is in the table: offsets never wait for a network
+ * peer, and a call survives whatever happens to the process. (The design held such records unsettled instead;
+ * then a slow peer would hold the watermark, and what was waiting could not be looked at.) An attempt is
+ * marked active, durably, before it is sent: one that was active when the process died comes back as
+ * ambiguous.
  *
- * Bounds: calls in flight a lane (lane_limits.concurrency), places in memory (LANES_PLACES_MAX; the rest waits in the table), attempts by
- * a token bucket (rate). After an OUTAGE the lane lets one probe at a time through, with backoff, until one succeeds.
- * Thread: the loop's, except that answers come in from net's.
+ * Bounds: calls in flight a lane (lane_limits.concurrency), places in memory (LANES_PLACES_MAX; the rest
+ * waits in the table), attempts by a token bucket (rate). After an OUTAGE the lane lets one probe at a time
+ * through, with backoff, until one succeeds. Thread: the loop's, except that answers come in from net's.
  */
 #ifndef FLOW_LANES_H
 #define FLOW_LANES_H
@@ -40,9 +41,10 @@ struct lane_answer; /* one that came back, until lanes_answered() or lanes_retur
 struct metrics;
 extern const struct rows_table calls_table;
 
-MUST_CHECK enum outcome lanes_new(const struct lane *const *lanes, const struct lane_limits *limits, void *state, struct net *net,
-                                  struct metrics *metrics, void (*wake)(void *owner), void *wake_owner,
-                                  struct lanes **ret, struct error *error);
+MUST_CHECK enum outcome lanes_new(const struct lane *const *lanes, const struct lane_limits *limits,
+                                  void *state, struct net *net, struct metrics *metrics,
+                                  void (*wake)(void *owner), void *wake_owner, struct lanes **ret,
+                                  struct error *error);
 void lanes_destroy(struct lanes *lanes); /* after the net is closed */
 
 /* In a unit of work: fills the places from the table (at start all active ones become answers). */
@@ -54,21 +56,25 @@ void lanes_return(struct lanes *lanes, struct lane_answer *answer); /* the batch
 const struct call *lane_answer_call(const struct lane_answer *answer);
 void lane_answer_keys(const struct lane_answer *answer, struct work *work);
 /* The service's hook and what follows from it, in the item's unit of work. */
-enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer, struct work *work, int64_t now_us, struct error *error);
+enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer, struct work *work,
+                                int64_t now_us, struct error *error);
 /* A constraint refuses what its hook does: the call is dropped, loudly, so that it costs only itself. */
-void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct work *work, const struct error *why);
+void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct work *work,
+                         const struct error *why);
 /* In a work's item: a call is asked for (work_call). */
 void lanes_add(struct lanes *lanes, struct work *work, const struct lane *lane, struct call *call);
 /* Around a work's item, as work_item_begin() and work_item_undo(). */
 void lanes_item_begin(struct lanes *lanes);
 void lanes_item_undo(struct lanes *lanes);
-/* At the end of a batch, before its commit: puts what was added in line, marks those active that may begin now. */
+/* At the end of a batch, before its commit: puts what was added in line, marks those active that may begin
+ * now. */
 void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us);
 void lane_answer_free(struct lane_answer *answer); /* after commit */
 /* After commit: sends what was begun, forgets what was settled. */
 void lanes_committed(struct lanes *lanes);
 void lanes_rolled_back(struct lanes *lanes);
-/* True when lanes_begin() would begin something now; else *ret_at_us says when to look again (0: never by itself). */
+/* True when lanes_begin() would begin something now; else *ret_at_us says when to look again (0: never by
+ * itself). */
 bool lanes_due(struct lanes *lanes, int64_t now_us, int64_t *ret_at_us);
 size_t lanes_in_flight(const struct lanes *lanes);
 void lanes_stop(struct lanes *lanes); /* draining: begin nothing more */

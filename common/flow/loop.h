@@ -1,5 +1,6 @@
 /*
- * loop: what the files of the loop share: the item, the dispatch that holds everything, and the calls between them. Inside flow/ only.
+ * loop: what the files of the loop share: the item, the dispatch that holds everything, and the calls between
+ * them. Inside flow/ only.
  *
  *   dispatch.c  open, the doors, the loop, drain, close
  *   batch.c     a batch from its doors to the commit, and what follows from it
@@ -31,11 +32,11 @@ enum {
 enum door { DOOR_RECORD, DOOR_REQUEST, DOOR_ANSWER };
 
 enum item_state {
-    ITEM_OPEN,      /* to be handled                                                        */
-    ITEM_DONE,      /* it took effect (or needs none: passed, duplicate); let go after commit */
-    ITEM_REJECTED,  /* its dead letter is in the outbox; let go after commit                */
-    ITEM_HELD,      /* failed for now: after commit its partition is held from it on         */
-    ITEM_STALE,     /* behind a held one, or taken away by a rebalance: it comes again       */
+    ITEM_OPEN,     /* to be handled                                                        */
+    ITEM_DONE,     /* it took effect (or needs none: passed, duplicate); let go after commit */
+    ITEM_REJECTED, /* its dead letter is in the outbox; let go after commit                */
+    ITEM_HELD,     /* failed for now: after commit its partition is held from it on         */
+    ITEM_STALE,    /* behind a held one, or taken away by a rebalance: it comes again       */
 };
 
 /* One thing to be handled in a batch. */
@@ -66,7 +67,7 @@ struct dispatch {
     struct decode decode;
     struct meters meters;
     struct requests requests;
-    const char **topics; /* NULL ended */
+    const char **topics;                  /* NULL ended */
     enum topic_id topic_ids[TOPIC_COUNT]; /* by the consumer's index */
     bool reads[TOPIC_COUNT];
     size_t batch_count_max;
@@ -79,7 +80,7 @@ struct dispatch {
     struct held {
         int topic_index;
         int32_t partition;
-    } *held; /* partitions that a record of this batch stopped */
+    } * held; /* partitions that a record of this batch stopped */
     size_t held_count;
 
     int64_t tick_due_us[TICKS_MAX];
@@ -109,7 +110,8 @@ struct dispatch {
 };
 
 /* ---- batch.c */
-/* Handles all items, commits, and lets each go where its outcome says. count 0: serves relay and lanes only. */
+/* Handles all items, commits, and lets each go where its outcome says. count 0: serves relay and lanes only.
+ */
 void batch_run(struct dispatch *dispatch, struct item *items, size_t count);
 /* After a commit, also of a tick: outbox rows to the relay, calls to their lanes, items to where they go. */
 void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, int64_t since_us);

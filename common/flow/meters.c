@@ -1,35 +1,57 @@
 #include "flow/meters.h"
 
-enum { EVENTS, HANDLE_SECONDS, DUPLICATES, RETRIES, DEAD, OUTBOX_ROWS, OUTBOX_OLDEST, OUTBOX_REFUSED, WAITING_KEYS, PAUSED, OLDEST,
-       BATCH };
+enum {
+    EVENTS,
+    HANDLE_SECONDS,
+    DUPLICATES,
+    RETRIES,
+    DEAD,
+    OUTBOX_ROWS,
+    OUTBOX_OLDEST,
+    OUTBOX_REFUSED,
+    WAITING_KEYS,
+    PAUSED,
+    OLDEST,
+    BATCH
+};
 
 static const double batch_bounds[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 0};
 
 const struct metric_family flow_metrics[] = {
-    [EVENTS] = {"weir_events_total", METRIC_COUNTER, "topic,outcome", "Records taken from a topic, by what became of them.", NULL},
-    [HANDLE_SECONDS] = {"weir_handle_seconds", METRIC_HISTOGRAM, "", "From taking a record to its effect being durable.",
-                        metric_seconds_bounds},
-    [DUPLICATES] = {"weir_duplicates_total", METRIC_COUNTER, "", "Events that were delivered again and left without effect.", NULL},
-    [RETRIES] = {"weir_retry_total", METRIC_COUNTER, "", "Records whose handling is to be tried again.", NULL},
+    [EVENTS] = {"weir_events_total", METRIC_COUNTER, "topic,outcome",
+                "Records taken from a topic, by what became of them.", NULL},
+    [HANDLE_SECONDS] = {"weir_handle_seconds", METRIC_HISTOGRAM, "",
+                        "From taking a record to its effect being durable.", metric_seconds_bounds},
+    [DUPLICATES] = {"weir_duplicates_total", METRIC_COUNTER, "",
+                    "Events that were delivered again and left without effect.", NULL},
+    [RETRIES] = {"weir_retry_total", METRIC_COUNTER, "", "Records whose handling is to be tried again.",
+                 NULL},
     [DEAD] = {"weir_dlq_total", METRIC_COUNTER, "class", "Records moved to the dead letter topic.", NULL},
-    [OUTBOX_ROWS] = {"weir_outbox_rows", METRIC_GAUGE, "", "Records committed and not yet acknowledged by Kafka.", NULL},
+    [OUTBOX_ROWS] = {"weir_outbox_rows", METRIC_GAUGE, "",
+                     "Records committed and not yet acknowledged by Kafka.", NULL},
     [OUTBOX_OLDEST] = {"weir_outbox_oldest_seconds", METRIC_GAUGE, "", "Age of the oldest of them.", NULL},
-    [OUTBOX_REFUSED] = {"weir_outbox_refused_total", METRIC_COUNTER, "", "Records that Kafka will never take; kept in the outbox.", NULL},
-    [WAITING_KEYS] = {"weir_waiting_keys", METRIC_GAUGE, "", "Keys whose records wait behind one that failed.", NULL},
-    [PAUSED] = {"weir_flow_paused", METRIC_GAUGE, "reason", "1 while no records are taken for this reason.", NULL},
-    [OLDEST] = {"weir_oldest_unhandled_seconds", METRIC_GAUGE, "", "Age of the oldest record fetched and not yet handled.", NULL},
+    [OUTBOX_REFUSED] = {"weir_outbox_refused_total", METRIC_COUNTER, "",
+                        "Records that Kafka will never take; kept in the outbox.", NULL},
+    [WAITING_KEYS] = {"weir_waiting_keys", METRIC_GAUGE, "",
+                      "Keys whose records wait behind one that failed.", NULL},
+    [PAUSED] = {"weir_flow_paused", METRIC_GAUGE, "reason", "1 while no records are taken for this reason.",
+                NULL},
+    [OLDEST] = {"weir_oldest_unhandled_seconds", METRIC_GAUGE, "",
+                "Age of the oldest record fetched and not yet handled.", NULL},
     [BATCH] = {"weir_batch_items", METRIC_HISTOGRAM, "", "Items in a batch.", batch_bounds},
     {0},
 };
 
-static const char *const outcome_names[METER_OUTCOMES] = {"ok", "duplicate", "retry", "reject", "invalid", "passed"};
+static const char *const outcome_names[METER_OUTCOMES] = {"ok",     "duplicate", "retry",
+                                                          "reject", "invalid",   "passed"};
 
 void meters_open(struct meters *meters, struct metrics *metrics, const bool reads[TOPIC_COUNT])
 {
     for (int topic = 0; topic < TOPIC_COUNT; topic++)
         for (int outcome = 0; reads[topic] && outcome < METER_OUTCOMES; outcome++)
-            meters->events[topic][outcome] = metrics_get(metrics, &flow_metrics[EVENTS], topic_get((enum topic_id)topic)->name,
-                                                         outcome_names[outcome], NULL);
+            meters->events[topic][outcome] =
+                metrics_get(metrics, &flow_metrics[EVENTS], topic_get((enum topic_id)topic)->name,
+                            outcome_names[outcome], NULL);
     meters->handle_seconds = metrics_get(metrics, &flow_metrics[HANDLE_SECONDS], NULL);
     meters->duplicates = metrics_get(metrics, &flow_metrics[DUPLICATES], NULL);
     meters->retry = metrics_get(metrics, &flow_metrics[RETRIES], NULL);

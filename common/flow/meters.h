@@ -7,7 +7,15 @@
 #include "base/metrics.h"
 #include "wire/topic.h"
 
-enum meter_outcome { METER_OK, METER_DUPLICATE, METER_RETRY, METER_REJECT, METER_INVALID, METER_PASSED, METER_OUTCOMES };
+enum meter_outcome {
+    METER_OK,
+    METER_DUPLICATE,
+    METER_RETRY,
+    METER_REJECT,
+    METER_INVALID,
+    METER_PASSED,
+    METER_OUTCOMES
+};
 
 struct meters {
     struct metric *events[TOPIC_COUNT][METER_OUTCOMES]; /* NULL for topics that are not read */

@@ -1,4 +1,5 @@
-/* outage: nothing is wrong with the records, something they need is away. Paused, said once, tried again with backoff. */
+/* outage: nothing is wrong with the records, something they need is away. Paused, said once, tried again with
+ * backoff. */
 #include "flow/loop.h"
 
 #include "base/clock.h"
@@ -18,7 +19,8 @@ void give_up(struct dispatch *dispatch, const struct error *error)
 void outage_begin(struct dispatch *dispatch, const struct error *error)
 {
     if (!dispatch->outage_ms) {
-        log_error("dispatch", "outage: paused until it is over; nothing is lost", LOG_STRING("error", error->text));
+        log_error("dispatch", "outage: paused until it is over; nothing is lost",
+                  LOG_STRING("error", error->text));
         snprintf(dispatch->outage_reason, sizeof(dispatch->outage_reason), "%s", error->text);
         atomic_store(&dispatch->in_outage, true);
         consumer_pause(dispatch->consumer, PAUSE_OUTAGE);

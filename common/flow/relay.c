@@ -37,7 +37,8 @@ struct relay {
     atomic_bool wanted; /* the loop wants to hear of the next report */
 };
 
-static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset, const char *reason)
+static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset,
+                      const char *reason)
 {
     struct relay *relay = owner;
     (void)partition;
@@ -56,7 +57,8 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
         /* Not noted for want of memory: the row stays and is sent again at the next start, with its id. */
         if (relay->acked_count < relay->acked_capacity)
             relay->acked[relay->acked_count++] = (int64_t)tag;
-    } else if (outcome == REJECT && relay->refused_count < sizeof(relay->refused) / sizeof(relay->refused[0])) {
+    } else if (outcome == REJECT &&
+               relay->refused_count < sizeof(relay->refused) / sizeof(relay->refused[0])) {
         struct refusal *refusal = &relay->refused[relay->refused_count++];
         refusal->seq = (int64_t)tag;
         snprintf(refusal->reason, sizeof(refusal->reason), "%s", reason ? reason : "");
@@ -128,8 +130,8 @@ static bool send(struct relay *relay, const struct outbox_row *row)
     return false;
 }
 
-enum outcome relay_open(const struct producer_settings *settings, void (*wake)(void *owner), void *wake_owner, struct relay **ret,
-                        struct error *error)
+enum outcome relay_open(const struct producer_settings *settings, void (*wake)(void *owner), void *wake_owner,
+                        struct relay **ret, struct error *error)
 {
     struct relay *relay = calloc(1, sizeof(*relay));
     if (!relay)
@@ -148,7 +150,8 @@ enum outcome relay_open(const struct producer_settings *settings, void (*wake)(v
     return OK;
 }
 
-/* What was acknowledged up to now goes into the transaction; it is kept until the transaction's end is known. */
+/* What was acknowledged up to now goes into the transaction; it is kept until the transaction's end is known.
+ */
 static void settle(struct relay *relay, struct work *work)
 {
     struct refusal refused[16];
@@ -166,8 +169,8 @@ static void settle(struct relay *relay, struct work *work)
     if (relay->settling_count)
         outbox_done(work, relay->settling, relay->settling_count);
     for (size_t i = 0; i < refused_count; i++) {
-        log_error("relay", "Kafka will never take this record; it is kept in the outbox", LOG_INT("seq", refused[i].seq),
-                  LOG_STRING("reason", refused[i].reason));
+        log_error("relay", "Kafka will never take this record; it is kept in the outbox",
+                  LOG_INT("seq", refused[i].seq), LOG_STRING("reason", refused[i].reason));
         outbox_refused(work, refused[i].seq, text_copy(work_arena(work), text_of(refused[i].reason)));
     }
 }

@@ -81,11 +81,21 @@ static const char *status_title(int status)
         int status;
         const char *title;
     } titles[] = {
-        {400, "Bad Request"},          {401, "Unauthorized"},         {403, "Forbidden"},
-        {404, "Not Found"},            {405, "Method Not Allowed"},   {406, "Not Acceptable"},
-        {408, "Request Timeout"},      {409, "Conflict"},             {413, "Content Too Large"},
-        {415, "Unsupported Media Type"}, {422, "Unprocessable Content"}, {429, "Too Many Requests"},
-        {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {503, "Service Unavailable"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {406, "Not Acceptable"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {413, "Content Too Large"},
+        {415, "Unsupported Media Type"},
+        {422, "Unprocessable Content"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {503, "Service Unavailable"},
     };
     for (size_t i = 0; i < sizeof(titles) / sizeof(titles[0]); i++)
         if (titles[i].status == status)
@@ -93,7 +103,8 @@ static const char *status_title(int status)
     return "Error";
 }
 
-static void problem(struct work *work, struct answer *answer, int status, const char *detail, const struct codec_faults *faults)
+static void problem(struct work *work, struct answer *answer, int status, const char *detail,
+                    const struct codec_faults *faults)
 {
     struct buffer buffer = buffer_of(64 << 10);
     struct json_writer writer = json_writer(&buffer);
@@ -132,10 +143,12 @@ void answer_faults(struct work *work, struct answer *answer, const struct codec_
 
 void answer_json(struct work *work, struct answer *answer, int status, struct buffer *buffer)
 {
-    *answer = (struct answer){.status = status, .location = answer->location, .retry_after_s = answer->retry_after_s};
+    *answer = (struct answer){
+        .status = status, .location = answer->location, .retry_after_s = answer->retry_after_s};
     if (buffer->failed) {
         answer->status = 500;
-        answer->body = TEXT("{\"title\":\"Internal Server Error\",\"status\":500,\"detail\":\"the answer is too large\"}");
+        answer->body = TEXT(
+            "{\"title\":\"Internal Server Error\",\"status\":500,\"detail\":\"the answer is too large\"}");
     } else {
         answer->body = text_copy(work_arena(work), buffer_text(buffer));
     }
@@ -156,9 +169,9 @@ struct idempotency {
 };
 
 static const struct rows_column idempotency_columns[] = {
-    ROWS_COLUMN(idempotency, key, ROWS_TEXT),          ROWS_COLUMN(idempotency, hash, ROWS_BYTES),
-    ROWS_COLUMN(idempotency, status, ROWS_INT),        ROWS_COLUMN(idempotency, content_type, ROWS_TEXT),
-    ROWS_COLUMN(idempotency, location, ROWS_TEXT),     ROWS_COLUMN(idempotency, body, ROWS_BYTES),
+    ROWS_COLUMN(idempotency, key, ROWS_TEXT),      ROWS_COLUMN(idempotency, hash, ROWS_BYTES),
+    ROWS_COLUMN(idempotency, status, ROWS_INT),    ROWS_COLUMN(idempotency, content_type, ROWS_TEXT),
+    ROWS_COLUMN(idempotency, location, ROWS_TEXT), ROWS_COLUMN(idempotency, body, ROWS_BYTES),
     ROWS_COLUMN(idempotency, at_us, ROWS_INT),
 };
 const struct rows_table idempotency_table = {
@@ -197,7 +210,8 @@ bool idempotency_answered(struct work *work, const struct request *request, stru
     uint8_t hash[DIGEST_BYTES];
     if (is_safe(request))
         return false;
-    const struct idempotency *first = rows_get(work, &idempotency_table, &(struct idempotency){.key = request->idempotency_key});
+    const struct idempotency *first =
+        rows_get(work, &idempotency_table, &(struct idempotency){.key = request->idempotency_key});
     if (!first || (!first->fresh && work_now_us(work) - first->at_us > IDEMPOTENCY_KEPT_S * INT64_C(1000000)))
         return false;
     request_hash(request, hash);
@@ -249,7 +263,8 @@ size_t idempotency_prune(struct work *work, int64_t now_us)
 {
     void **rows;
     const struct store_value before = STORE_INT(now_us - IDEMPOTENCY_KEPT_S * INT64_C(1000000));
-    size_t count = rows_find(work, &idempotency_table, "at_us < $1 ORDER BY at_us", &before, 1, IDEMPOTENCY_PRUNE_MAX, &rows);
+    size_t count = rows_find(work, &idempotency_table, "at_us < $1 ORDER BY at_us", &before, 1,
+                             IDEMPOTENCY_PRUNE_MAX, &rows);
     for (size_t i = 0; i < count; i++)
         rows_delete(work, &idempotency_table, rows[i]);
     return count;

@@ -18,7 +18,7 @@ struct requests {
         void *exchange;
         const struct request *request;
         int64_t since_us;
-    } *ring;
+    } * ring;
     size_t capacity, first, count;
     bool closed;
 };
@@ -36,8 +36,8 @@ extern const struct rows_table idempotency_table;
 
 void idempotency_keys(struct work *work, const struct request *request);
 /*
- * True: *answer is set (the first answer again, 409 while the first still runs, that is: is in this same batch, or 422 for another
- * payload); the handler must not run.
+ * True: *answer is set (the first answer again, 409 while the first still runs, that is: is in this same
+ * batch, or 422 for another payload); the handler must not run.
  */
 bool idempotency_answered(struct work *work, const struct request *request, struct answer *answer);
 /* After the handler: keeps the answer, but for 400, 422 and 5xx. */

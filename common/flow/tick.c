@@ -1,9 +1,11 @@
-/* tick: what a service does by the clock. Each in a unit of work of its own, so that what it finds by a condition is exact. */
+/* tick: what a service does by the clock. Each in a unit of work of its own, so that what it finds by a
+ * condition is exact. */
 #include "flow/loop.h"
 
 #include "base/clock.h"
 
-static enum outcome tick_try(struct dispatch *dispatch, const struct tick *tick, bool *ret_again, struct error *error)
+static enum outcome tick_try(struct dispatch *dispatch, const struct tick *tick, bool *ret_again,
+                             struct error *error)
 {
     struct work *work = dispatch->work;
     enum outcome outcome = work_begin(work, error);
@@ -20,7 +22,8 @@ static enum outcome tick_try(struct dispatch *dispatch, const struct tick *tick,
         if (tick) {
             outcome = tick->handle(work, ret_again, error);
         } else {
-            size_t ids = inbox_prune(work, dispatch->context.now_us - dispatch->inbox_age_us, INBOX_PRUNE_MAX);
+            size_t ids =
+                inbox_prune(work, dispatch->context.now_us - dispatch->inbox_age_us, INBOX_PRUNE_MAX);
             size_t keys = idempotency_prune(work, dispatch->context.now_us);
             *ret_again = ids == INBOX_PRUNE_MAX || keys == IDEMPOTENCY_PRUNE_MAX;
         }

@@ -3,7 +3,8 @@
 
 enum { ID_BYTES_MAX = 64 };
 
-static void check_printable(struct text text, bool may_be_empty, const char *name, struct codec_faults *faults)
+static void check_printable(struct text text, bool may_be_empty, const char *name,
+                            struct codec_faults *faults)
 {
     if (!text_is_printable(text, ID_BYTES_MAX) && !(may_be_empty && !text.length))
         codec_fault_add(faults, "must be 1 to 64 printable ASCII characters", "%s", name);

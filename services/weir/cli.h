@@ -11,9 +11,9 @@
 #include "wire/event.h"
 
 struct verb {
-    const char *name;  /* "emit" */
-    const char *usage; /* "[FILE]" */
-    const char *about; /* one line */
+    const char *name;                   /* "emit" */
+    const char *usage;                  /* "[FILE]" */
+    const char *about;                  /* one line */
     int (*main)(int argc, char **argv); /* argv[0] is the verb */
 };
 extern const struct verb verbs[]; /* main.c; .name == NULL at the end */
@@ -30,12 +30,13 @@ int mail_main(int argc, char **argv);
 int gateway_main(int argc, char **argv);
 
 /*
- * Reads settings (the verb's own table, may be NULL, and those that every verb has: KAFKA_BOOTSTRAP_SERVERS, SCHEMA_REGISTRY_URL,
- * LOG_LEVEL, LOG_FORMAT, …). Prints help and ends with 0 for --help; on a bad setting prints the one line and ends with its code:
- * then *ret_exit is set and false is returned. positional_max: more words are exit 64.
+ * Reads settings (the verb's own table, may be NULL, and those that every verb has: KAFKA_BOOTSTRAP_SERVERS,
+ * SCHEMA_REGISTRY_URL, LOG_LEVEL, LOG_FORMAT, …). Prints help and ends with 0 for --help; on a bad setting
+ * prints the one line and ends with its code: then *ret_exit is set and false is returned. positional_max:
+ * more words are exit 64.
  */
-MUST_CHECK bool cli_read(const struct verb *verb, const struct setting *own, int argc, char **argv, size_t positional_max,
-                         struct config **ret, int *ret_exit);
+MUST_CHECK bool cli_read(const struct verb *verb, const struct setting *own, int argc, char **argv,
+                         size_t positional_max, struct config **ret, int *ret_exit);
 const struct verb *cli_verb(const char *name);
 /* "weir emit: text" on stderr; returns the exit code of the error. */
 int cli_fail(const struct verb *verb, const struct error *error);
@@ -43,13 +44,16 @@ int cli_fail(const struct verb *verb, const struct error *error);
 struct client_settings cli_client(const struct config *config);
 /* Stdout is a terminal that takes colour: a TTY, no NO_COLOR, TERM not dumb. */
 bool cli_colour(void);
-/* True from the first SIGINT or SIGTERM on (a second one ends the process). cli_signals() once, before threads. */
+/* True from the first SIGINT or SIGTERM on (a second one ends the process). cli_signals() once, before
+ * threads. */
 void cli_signals(void);
 bool cli_interrupted(void);
 
-/* One record as the JSON object of `weir watch --json`, without a line end. extra is written before the closing brace, may be NULL. */
+/* One record as the JSON object of `weir watch --json`, without a line end. extra is written before the
+ * closing brace, may be NULL. */
 struct record;
-void cli_record_json(struct registry *registry, const struct record *record, struct arena *arena, struct buffer *into,
-                     void (*extra)(void *owner, struct json_writer *writer), void *owner);
+void cli_record_json(struct registry *registry, const struct record *record, struct arena *arena,
+                     struct buffer *into, void (*extra)(void *owner, struct json_writer *writer),
+                     void *owner);
 
 #endif

@@ -11,7 +11,8 @@
 enum { DLQ_GROUPS_MAX = 1000, DLQ_TIMEOUT_MS = 15000, DLQ_POLL_MS = 1000, DLQ_HEX_BYTES_MAX = 256 };
 
 static const struct setting dlq_settings[] = {
-    {"SERVICE", SETTING_CHOICE, NULL, 0, 0, "order|inventory|payment|email|analytics", "Only this service's."},
+    {"SERVICE", SETTING_CHOICE, NULL, 0, 0, "order|inventory|payment|email|analytics",
+     "Only this service's."},
     {"TYPE", SETTING_TEXT, NULL, 0, 0, NULL, "Only this event type, OrderPlaced or weir.OrderPlaced."},
     {"CLASS", SETTING_CHOICE, NULL, 0, 0, "RETRY|REJECT|CRASH", "Only this error class."},
     {"FINGERPRINT", SETTING_TEXT, NULL, 0, 0, NULL, "Only this cause."},
@@ -100,14 +101,17 @@ static struct text type_of(struct dlq *dlq, const struct letter *letter)
 static void group_add(struct dlq *dlq, const struct letter *letter)
 {
     struct group group = {.first_us = letter->record->timestamp_ms * 1000};
-    snprintf(group.fingerprint, sizeof(group.fingerprint), "%.*s", TEXT_ARG(value_of(letter, "weir_error_fingerprint")));
+    snprintf(group.fingerprint, sizeof(group.fingerprint), "%.*s",
+             TEXT_ARG(value_of(letter, "weir_error_fingerprint")));
     snprintf(group.class, sizeof(group.class), "%.*s", TEXT_ARG(value_of(letter, "weir_error_class")));
     snprintf(group.topic, sizeof(group.topic), "%.*s", TEXT_ARG(letter->record->topic));
     snprintf(group.type, sizeof(group.type), "%.*s", TEXT_ARG(letter->type));
-    snprintf(group.message, sizeof(group.message), "%.*s", TEXT_ARG(value_of(letter, "__dlq.errors.message")));
+    snprintf(group.message, sizeof(group.message), "%.*s",
+             TEXT_ARG(value_of(letter, "__dlq.errors.message")));
     for (size_t i = 0; i < dlq->group_count; i++) {
         struct group *known = &dlq->groups[i];
-        if (strcmp(known->fingerprint, group.fingerprint) || strcmp(known->topic, group.topic) || strcmp(known->type, group.type))
+        if (strcmp(known->fingerprint, group.fingerprint) || strcmp(known->topic, group.topic) ||
+            strcmp(known->type, group.type))
             continue;
         known->count++;
         if (group.first_us < known->first_us)
@@ -138,8 +142,9 @@ static void groups_print(struct dlq *dlq)
     for (size_t i = 0; i < dlq->group_count; i++) {
         const struct group *group = &dlq->groups[i];
         printf("%7zu  %-14s %-7s %-22s %s  %.19sZ to %.19sZ  %s\n", group->count, group->topic, group->class,
-               group->type[0] ? group->type : "(unreadable)", group->fingerprint, clock_to_rfc3339(group->first_us, first),
-               clock_to_rfc3339(group->last_us, last), group->message);
+               group->type[0] ? group->type : "(unreadable)", group->fingerprint,
+               clock_to_rfc3339(group->first_us, first), clock_to_rfc3339(group->last_us, last),
+               group->message);
     }
     if (dlq->ungrouped)
         printf("%7zu  of more than %d causes\n", dlq->ungrouped, DLQ_GROUPS_MAX);
@@ -193,10 +198,12 @@ static void show(struct dlq *dlq, const struct letter *letter)
     const struct event_type *type;
     const struct codec_plan *plan;
     const void *data;
-    buffer_print(&dlq->line, "%.*s[%d]@%lld  key %.*s  %.*s\n", TEXT_ARG(record->topic), (int)record->partition,
-                 (long long)record->offset, TEXT_ARG(record->key), TEXT_ARG(letter->type));
+    buffer_print(&dlq->line, "%.*s[%d]@%lld  key %.*s  %.*s\n", TEXT_ARG(record->topic),
+                 (int)record->partition, (long long)record->offset, TEXT_ARG(record->key),
+                 TEXT_ARG(letter->type));
     for (size_t i = 0; i < letter->header_count; i++)
-        buffer_print(&dlq->line, "  %.*s: %.*s\n", TEXT_ARG(letter->headers[i].name), TEXT_ARG(letter->headers[i].value));
+        buffer_print(&dlq->line, "  %.*s: %.*s\n", TEXT_ARG(letter->headers[i].name),
+                     TEXT_ARG(letter->headers[i].value));
     enum outcome outcome;
     if (record->value_null)
         outcome = error_reject(&error, "null", "the record has no value");
@@ -258,7 +265,8 @@ static enum outcome run(struct dlq *dlq, const struct config *config, struct err
         }
     enum outcome outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &dlq->registry, error);
     if (outcome == OK)
-        outcome = reader_open(&client, topics, READER_BEGINNING, 0, true, DLQ_TIMEOUT_MS, NULL, &reader, error);
+        outcome =
+            reader_open(&client, topics, READER_BEGINNING, 0, true, DLQ_TIMEOUT_MS, NULL, &reader, error);
     while (outcome == OK && !end && !cli_interrupted()) {
         struct record record;
         bool got;
@@ -311,7 +319,8 @@ int dlq_main(int argc, char **argv)
     if (!dlq.show && strcmp(word, "list") != 0) {
         fprintf(stderr, "weir dlq: there is no %s in this version; weir dlq list, weir dlq show\n", word);
         exit_code = EXIT_USAGE;
-    } else if (!time_of(config, "SINCE", &dlq.filter.since_us) || !time_of(config, "UNTIL", &dlq.filter.until_us)) {
+    } else if (!time_of(config, "SINCE", &dlq.filter.since_us) ||
+               !time_of(config, "UNTIL", &dlq.filter.until_us)) {
         exit_code = EXIT_CONFIG;
     } else if (!dlq.arena || !dlq.groups || run(&dlq, config, &error) != OK) {
         exit_code = cli_fail(verb, &error);

@@ -1,8 +1,9 @@
 /*
- * emit: upstream events in, one structured CloudEvent in JSON a line, out as Avro to the topic of their type, keyed, acks=all.
+ * emit: upstream events in, one structured CloudEvent in JSON a line, out as Avro to the topic of their type,
+ * keyed, acks=all.
  *
- * A bad line goes to stderr as "line N: reason" and the good ones still go. At most EMIT_IN_FLIGHT_MAX records are on their way; reading
- * waits for them.
+ * A bad line goes to stderr as "line N: reason" and the good ones still go. At most EMIT_IN_FLIGHT_MAX
+ * records are on their way; reading waits for them.
  */
 #include "cli.h"
 
@@ -15,10 +16,16 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { EMIT_LINE_BYTES_MAX = 1 << 20, EMIT_IN_FLIGHT_MAX = 10000, EMIT_ACK_MS_MAX = 60000, EMIT_HEADERS_MAX = 8 };
+enum {
+    EMIT_LINE_BYTES_MAX = 1 << 20,
+    EMIT_IN_FLIGHT_MAX = 10000,
+    EMIT_ACK_MS_MAX = 60000,
+    EMIT_HEADERS_MAX = 8
+};
 
 static const struct setting emit_settings[] = {
-    {"EMIT_TIMEOUT", SETTING_DURATION, "60s", 1000, 3600 * 1000, NULL, "How long to wait for Kafka's acknowledgements."},
+    {"EMIT_TIMEOUT", SETTING_DURATION, "60s", 1000, 3600 * 1000, NULL,
+     "How long to wait for Kafka's acknowledgements."},
     SETTINGS_END,
 };
 
@@ -36,7 +43,8 @@ struct emit {
     size_t acked, refused;
 };
 
-static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset, const char *reason)
+static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset,
+                      const char *reason)
 {
     struct emit *emit = owner;
     (void)partition;
@@ -46,7 +54,8 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
         emit->acked++;
     } else {
         emit->refused++;
-        fprintf(stderr, "line %llu: Kafka did not take it: %s\n", (unsigned long long)tag, reason ? reason : "unknown");
+        fprintf(stderr, "line %llu: Kafka did not take it: %s\n", (unsigned long long)tag,
+                reason ? reason : "unknown");
     }
     pthread_cond_signal(&emit->changed);
     pthread_mutex_unlock(&emit->lock);
@@ -86,11 +95,13 @@ struct cloudevent {
 };
 
 /* REJECT with the reason; every text lies in the json or the arena. */
-static enum outcome cloudevent_read(struct emit *emit, const json_t *json, struct cloudevent *ret, struct error *error)
+static enum outcome cloudevent_read(struct emit *emit, const json_t *json, struct cloudevent *ret,
+                                    struct error *error)
 {
     struct codec_faults faults = {0};
     void *data;
-    struct text specversion = json_text(json, "specversion"), type = json_text(json, "type"), time = json_text(json, "time");
+    struct text specversion = json_text(json, "specversion"), type = json_text(json, "type"),
+                time = json_text(json, "time");
     if (!json_is_object(json))
         return error_reject(error, "json", "not a JSON object");
     if (specversion.length && !text_is(specversion, "1.0"))
@@ -111,7 +122,8 @@ static enum outcome cloudevent_read(struct emit *emit, const json_t *json, struc
         return error_reject(error, "time", "time must be RFC 3339");
     if (!json_is_object(json_object_get(json, "data")))
         return error_reject(error, "data", "data must be an object");
-    enum outcome outcome = codec_from_json(ret->type->codec, json_object_get(json, "data"), emit->arena, &data, &faults, error);
+    enum outcome outcome =
+        codec_from_json(ret->type->codec, json_object_get(json, "data"), emit->arena, &data, &faults, error);
     if (outcome != OK)
         return outcome;
     ret->data = data;
@@ -141,7 +153,8 @@ static enum outcome send(struct emit *emit, const struct cloudevent *event, stru
         {TEXT(HEADER_ID), event->id},
         {TEXT(HEADER_SOURCE), event->source},
         {TEXT(HEADER_TYPE), text_of(event->type->full_name)},
-        {TEXT(HEADER_TIME), text_of(clock_to_rfc3339(event->time_us ? event->time_us : clock_wall_us(), time))},
+        {TEXT(HEADER_TIME),
+         text_of(clock_to_rfc3339(event->time_us ? event->time_us : clock_wall_us(), time))},
         {TEXT(HEADER_SUBJECT), event->key},
         {TEXT(HEADER_CONTENT_TYPE), TEXT("application/avro")},
         {TEXT(HEADER_TRACEPARENT),
@@ -262,7 +275,8 @@ int emit_main(int argc, char **argv)
     }
     enum outcome outcome = run(&emit, config, file, &error);
     exit_code = outcome != OK ? cli_fail(verb, &error) : emit.bad || emit.refused ? EXIT_BAD_DATA : 0;
-    fprintf(stderr, "weir emit: %zu sent, %zu acknowledged, %zu bad\n", emit.sent, emit.acked, emit.bad + emit.refused);
+    fprintf(stderr, "weir emit: %zu sent, %zu acknowledged, %zu bad\n", emit.sent, emit.acked,
+            emit.bad + emit.refused);
 
     if (emit.producer)
         producer_close(emit.producer, 1000);

@@ -1,4 +1,5 @@
-/* order: the life of one order, told from all topics: events, retries and dead letters, in the order of their times. */
+/* order: the life of one order, told from all topics: events, retries and dead letters, in the order of their
+ * times. */
 #include "cli.h"
 
 #include "base/clock.h"
@@ -37,8 +38,8 @@ static bool starts_with(const char *name, const char *start)
 }
 
 /* Topics that can hold something of an order: those keyed by it, retry and dead letter topics. */
-static enum outcome topics_of(const struct client_settings *client, struct admin_topic **ret_list, const char **ret_names,
-                              struct error *error)
+static enum outcome topics_of(const struct client_settings *client, struct admin_topic **ret_list,
+                              const char **ret_names, struct error *error)
 {
     struct admin *admin = NULL;
     size_t count, kept = 0;
@@ -50,7 +51,8 @@ static enum outcome topics_of(const struct client_settings *client, struct admin
     for (size_t i = 0; outcome == OK && i < count && kept < ORDER_TOPICS_MAX; i++) {
         const char *name = (*ret_list)[i].name;
         const struct topic *topic = topic_find(text_of(name), &id);
-        if ((topic && strcmp(topic->key_field, "order_id") == 0) || starts_with(name, "dlq.") || starts_with(name, "retry."))
+        if ((topic && strcmp(topic->key_field, "order_id") == 0) || starts_with(name, "dlq.") ||
+            starts_with(name, "retry."))
             ret_names[kept++] = name;
     }
     ret_names[kept] = NULL;
@@ -60,12 +62,13 @@ static enum outcome topics_of(const struct client_settings *client, struct admin
 
 static void failure_of(struct life *life, const struct header *headers, size_t count)
 {
-    static const char *const told[] = {"weir_error_class", "__dlq.errors.message", "weir_attempt", "weir_due_at", "weir_first_failed_at"};
+    static const char *const told[] = {"weir_error_class", "__dlq.errors.message", "weir_attempt",
+                                       "weir_due_at", "weir_first_failed_at"};
     for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
         const struct header *header = header_find(headers, count, told[i]);
         if (header)
-            buffer_print(&life->line, "\n%28s%s: %.*s", "", strncmp(told[i], "weir_", 5) == 0 ? told[i] + 5 : "reason",
-                         TEXT_ARG(header->value));
+            buffer_print(&life->line, "\n%28s%s: %.*s", "",
+                         strncmp(told[i], "weir_", 5) == 0 ? told[i] + 5 : "reason", TEXT_ARG(header->value));
     }
 }
 
@@ -89,7 +92,8 @@ static int64_t tell(struct life *life, const struct record *record)
         clock_from_rfc3339(said->value, &time_us);
     clock_to_rfc3339(time_us, time);
 
-    enum outcome outcome = record->value_null ? REJECT : frame_read(record->value, &schema_id, &datum, &error);
+    enum outcome outcome =
+        record->value_null ? REJECT : frame_read(record->value, &schema_id, &datum, &error);
     if (outcome == OK)
         outcome = registry_plan(life->registry, schema_id, &type, &plan, &error);
     if (outcome == OK)
@@ -100,8 +104,9 @@ static int64_t tell(struct life *life, const struct record *record)
         codec_to_json(type->codec, data, &writer);
     }
     const struct header *source = header_find(headers, header_count, HEADER_SOURCE);
-    buffer_print(&life->line, "\n%28s%.*s[%d]@%lld%s%.*s", "", TEXT_ARG(record->topic), (int)record->partition,
-                 (long long)record->offset, source ? " from " : "", TEXT_ARG(source ? source->value : TEXT("")));
+    buffer_print(&life->line, "\n%28s%.*s[%d]@%lld%s%.*s", "", TEXT_ARG(record->topic),
+                 (int)record->partition, (long long)record->offset, source ? " from " : "",
+                 TEXT_ARG(source ? source->value : TEXT("")));
     if (!event_topic)
         failure_of(life, headers, header_count);
     return time_us;
@@ -146,7 +151,8 @@ static enum outcome run(struct life *life, const struct config *config, const ch
     if (outcome == OK)
         outcome = topics_of(&client, &list, names, error);
     if (outcome == OK && names[0])
-        outcome = reader_open(&client, names, READER_BEGINNING, 0, true, ORDER_TIMEOUT_MS, NULL, &reader, error);
+        outcome =
+            reader_open(&client, names, READER_BEGINNING, 0, true, ORDER_TIMEOUT_MS, NULL, &reader, error);
     while (outcome == OK && reader && !end && !cli_interrupted()) {
         struct record record;
         bool got;
@@ -185,7 +191,8 @@ int order_main(int argc, char **argv)
     life.line = buffer_of(16 << 20);
     life.stations = calloc(ORDER_EVENTS_MAX, sizeof(*life.stations));
     error_set(&error, FATAL, "memory", "out of memory");
-    enum outcome outcome = life.arena && life.stations ? run(&life, config, config_positional(config, 0), &error) : FATAL;
+    enum outcome outcome =
+        life.arena && life.stations ? run(&life, config, config_positional(config, 0), &error) : FATAL;
     if (outcome != OK)
         exit_code = cli_fail(verb, &error);
     else if (life.count == 0) {

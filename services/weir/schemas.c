@@ -40,7 +40,8 @@ static void list(bool json)
     buffer_free(&line);
 }
 
-/* BACKWARD_TRANSITIVE is the rule: the newest reads what any earlier one wrote. The other way is told, not required. */
+/* BACKWARD_TRANSITIVE is the rule: the newest reads what any earlier one wrote. The other way is told, not
+ * required. */
 static bool check_type(const struct event_type *type, struct arena *arena)
 {
     const struct schema *newest, *earlier;
@@ -57,7 +58,8 @@ static bool check_type(const struct event_type *type, struct arena *arena)
             printf("%-18s v%d cannot be read by v%d: %s\n", type->name, version, type->version, error.text);
             good = false;
         } else if (schema_can_read(earlier, newest, &error) != OK) {
-            printf("%-18s v%d cannot read v%d (upgrade consumers first): %s\n", type->name, version, type->version, error.text);
+            printf("%-18s v%d cannot read v%d (upgrade consumers first): %s\n", type->name, version,
+                   type->version, error.text);
         }
     }
     if (good)
@@ -89,7 +91,8 @@ int schemas_main(int argc, char **argv)
     } else if (strcmp(word, "check") == 0) {
         exit_code = check();
     } else if (strcmp(word, "register") == 0) {
-        fprintf(stderr, "weir schemas register: this version has no schema registry; its schemas are built in\n");
+        fprintf(stderr,
+                "weir schemas register: this version has no schema registry; its schemas are built in\n");
         exit_code = EXIT_CONFIG;
     } else {
         fprintf(stderr, "weir schemas: there is no %s; list, check, register\n", word);

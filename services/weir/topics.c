@@ -1,4 +1,5 @@
-/* topics: the declared topics (wire/topics.def, retry and dead letter topics of every service) against the actual ones. */
+/* topics: the declared topics (wire/topics.def, retry and dead letter topics of every service) against the
+ * actual ones. */
 #include "topics.h"
 #include "cli.h"
 
@@ -11,13 +12,15 @@ enum { TOPICS_CONFIG_MAX = 8 };
 
 static const struct setting topics_settings[] = {
     {"PARTITIONS", SETTING_INT, "6", 1, 10000, NULL, "Partitions of a topic that is made."},
-    {"REPLICATION", SETTING_INT, "0", 0, 100, NULL, "Replicas of a topic that is made; 0: the broker's default."},
-    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "One retry topic for each delay and service."},
+    {"REPLICATION", SETTING_INT, "0", 0, 100, NULL,
+     "Replicas of a topic that is made; 0: the broker's default."},
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
+     "One retry topic for each delay and service."},
     SETTINGS_END,
 };
 
-static void declare(struct declared *list, size_t *count, const char *name, bool compacted, int days, int64_t message_bytes_max,
-                    int partitions)
+static void declare(struct declared *list, size_t *count, const char *name, bool compacted, int days,
+                    int64_t message_bytes_max, int partitions)
 {
     struct declared *topic = &list[(*count)++];
     snprintf(topic->name, sizeof(topic->name), "%s", name);
@@ -40,7 +43,8 @@ size_t topics_declared(const struct topics_wanted *wanted, struct declared list[
     }
     for (const char *const *service = topic_services; *service; service++) {
         for (size_t i = 0; i < wanted->delay_count; i++)
-            declare(list, &count, topic_retry(*service, wanted->delays_ms[i], name), false, TOPIC_RETRY_DAYS, copy_bytes_max, partitions);
+            declare(list, &count, topic_retry(*service, wanted->delays_ms[i], name), false, TOPIC_RETRY_DAYS,
+                    copy_bytes_max, partitions);
         declare(list, &count, topic_dlq(*service, name), false, TOPIC_DLQ_DAYS, copy_bytes_max, partitions);
     }
     return count;
@@ -54,7 +58,8 @@ static const struct admin_topic *find(const struct admin_topic *topics, size_t c
     return NULL;
 }
 
-static enum outcome create(struct admin *admin, const struct declared *topic, int replication, struct error *error)
+static enum outcome create(struct admin *admin, const struct declared *topic, int replication,
+                           struct error *error)
 {
     char retention[32], bytes[32];
     const char *config[TOPICS_CONFIG_MAX * 2] = {0};
@@ -89,12 +94,13 @@ static const char *verdict(const struct declared *topic, const struct admin_topi
 
 static void say(const struct declared *topic, int partitions, const char *what)
 {
-    printf("%-26s %3d partitions  %-8s %s\n", topic->name, partitions, topic->compacted ? "compact" : "delete", what);
+    printf("%-26s %3d partitions  %-8s %s\n", topic->name, partitions,
+           topic->compacted ? "compact" : "delete", what);
 }
 
 /* Counts the missing, or makes them. */
-static enum outcome run(const struct client_settings *client, const struct topics_wanted *wanted, bool make, bool quiet,
-                        size_t *ret_missing, struct error *error)
+static enum outcome run(const struct client_settings *client, const struct topics_wanted *wanted, bool make,
+                        bool quiet, size_t *ret_missing, struct error *error)
 {
     struct declared list[TOPICS_MAX];
     struct admin *admin = NULL;
@@ -119,8 +125,8 @@ static enum outcome run(const struct client_settings *client, const struct topic
     return outcome;
 }
 
-enum outcome topics_make(const struct client_settings *client, const struct topics_wanted *wanted, size_t *ret_made,
-                         struct error *error)
+enum outcome topics_make(const struct client_settings *client, const struct topics_wanted *wanted,
+                         size_t *ret_made, struct error *error)
 {
     return run(client, wanted, true, true, ret_made, error);
 }
@@ -137,7 +143,9 @@ int topics_main(int argc, char **argv)
     const char *word = config_positional_count(config) ? config_positional(config, 0) : "show";
     bool make = strcmp(word, "create") == 0;
     if (!make && strcmp(word, "show") != 0) {
-        fprintf(stderr, "weir topics: there is no %s; weir topics shows, weir topics create makes what is missing\n", word);
+        fprintf(stderr,
+                "weir topics: there is no %s; weir topics shows, weir topics create makes what is missing\n",
+                word);
         exit_code = EXIT_USAGE;
     } else {
         const struct client_settings client = cli_client(config);
@@ -145,7 +153,8 @@ int topics_main(int argc, char **argv)
             .partitions = (int)config_int(config, "PARTITIONS"),
             .replication = (int)config_int(config, "REPLICATION"),
         };
-        wanted.delay_count = config_durations_ms(config, "RETRY_DELAYS", wanted.delays_ms, CONFIG_DURATIONS_MAX);
+        wanted.delay_count =
+            config_durations_ms(config, "RETRY_DELAYS", wanted.delays_ms, CONFIG_DURATIONS_MAX);
         enum outcome outcome = run(&client, &wanted, make, false, &missing, &error);
         exit_code = outcome != OK ? cli_fail(verb, &error) : missing && !make ? EXIT_NOTHING_FOUND : 0;
     }

@@ -28,7 +28,8 @@ struct watch {
     bool colour;
 };
 
-static enum outcome from_read(const char *text, enum reader_from *ret_from, int64_t *ret_ms, struct error *error)
+static enum outcome from_read(const char *text, enum reader_from *ret_from, int64_t *ret_ms,
+                              struct error *error)
 {
     int64_t wall_us;
     *ret_ms = 0;
@@ -40,7 +41,8 @@ static enum outcome from_read(const char *text, enum reader_from *ret_from, int6
         *ret_from = READER_TIME;
         *ret_ms = wall_us / 1000;
     } else {
-        error_set(error, REJECT, "setting", "FROM: %s is neither beginning nor end nor a time like 2026-11-21T09:00:00Z", text);
+        error_set(error, REJECT, "setting",
+                  "FROM: %s is neither beginning nor end nor a time like 2026-11-21T09:00:00Z", text);
         error->exit_code = EXIT_CONFIG;
         return REJECT;
     }
@@ -50,7 +52,8 @@ static enum outcome from_read(const char *text, enum reader_from *ret_from, int6
 /* time topic[partition]@offset key Type {data} */
 static void line_of(struct watch *watch, const struct record *record)
 {
-    const char *dim = watch->colour ? "\033[2m" : "", *bold = watch->colour ? "\033[1m" : "", *off = watch->colour ? "\033[0m" : "";
+    const char *dim = watch->colour ? "\033[2m" : "", *bold = watch->colour ? "\033[1m" : "",
+               *off = watch->colour ? "\033[0m" : "";
     char time[CLOCK_RFC3339_BYTES_MAX];
     struct text datum;
     int32_t schema_id;
@@ -59,8 +62,8 @@ static void line_of(struct watch *watch, const struct record *record)
     const struct codec_plan *plan;
     const void *data;
     clock_to_rfc3339(record->timestamp_ms * 1000, time);
-    buffer_print(&watch->line, "%s%.23sZ %.*s[%d]@%lld%s %.*s ", dim, time, TEXT_ARG(record->topic), (int)record->partition,
-                 (long long)record->offset, off, TEXT_ARG(record->key));
+    buffer_print(&watch->line, "%s%.23sZ %.*s[%d]@%lld%s %.*s ", dim, time, TEXT_ARG(record->topic),
+                 (int)record->partition, (long long)record->offset, off, TEXT_ARG(record->key));
     if (record->value_null) {
         buffer_add_string(&watch->line, "(no value)");
         return;
@@ -109,10 +112,11 @@ static enum outcome run(struct watch *watch, const struct config *config, struct
     if (outcome == OK)
         outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &watch->registry, error);
     if (outcome == OK)
-        outcome = reader_open(&client, topics, from, from_ms, config_bool(config, "EXIT"), WATCH_OPEN_MS, &missing,
-                              &watch->reader, error);
+        outcome = reader_open(&client, topics, from, from_ms, config_bool(config, "EXIT"), WATCH_OPEN_MS,
+                              &missing, &watch->reader, error);
     if (outcome == OK && missing)
-        fprintf(stderr, "weir watch: %zu of the topics do not exist; weir topics create makes them\n", missing);
+        fprintf(stderr, "weir watch: %zu of the topics do not exist; weir topics create makes them\n",
+                missing);
     bool end = false;
     while (outcome == OK && !end && !cli_interrupted()) {
         struct record record;

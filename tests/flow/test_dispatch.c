@@ -1,6 +1,6 @@
 /*
- * The loop over the mock cluster and a real SQLite file: a small service that counts orders by customer, with every outcome at its
- * command (the customer's id says which).
+ * The loop over the mock cluster and a real SQLite file: a small service that counts orders by customer, with
+ * every outcome at its command (the customer's id says which).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -73,12 +73,14 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
         return error_reject(error, "bad", "never");
     if (text_is(order->customer_id, "breaks"))
         count_order(work, order->customer_id, TEXT(""), 1000);
-    const struct order_confirmed confirmed = {.order_id = order->order_id, .payment_id = TEXT("p"), .confirmed_at = 1};
+    const struct order_confirmed confirmed = {
+        .order_id = order->order_id, .payment_id = TEXT("p"), .confirmed_at = 1};
     work_emit(work, &confirmed);
     return OK;
 }
 
-static enum outcome post_count(struct work *work, const struct request *request, struct answer *answer, struct error *error)
+static enum outcome post_count(struct work *work, const struct request *request, struct answer *answer,
+                               struct error *error)
 {
     (void)error;
     count_order(work, request->parameters[0], TEXT("h"), 1);
@@ -90,7 +92,8 @@ static const struct subscription subscriptions[] = {
     {.type = &order_placed_type, .handle = on_order_placed, .ordering = ORDERED},
     {0},
 };
-static const struct route count_route = {.method = "POST", .path = "/v1/counts/{customer}", .kind = ROUTE_WRITE, .handle = post_count};
+static const struct route count_route = {
+    .method = "POST", .path = "/v1/counts/{customer}", .kind = ROUTE_WRITE, .handle = post_count};
 
 /* ---- the world around it */
 
@@ -125,7 +128,8 @@ static void on_answer(void *exchange, const struct answer *answer)
     atomic_store(&asked->status, answer->status);
 }
 
-static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset, const char *reason)
+static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset,
+                      const char *reason)
 {
     struct world *world = owner;
     (void)tag;
@@ -196,17 +200,20 @@ static void service_stop(struct world *world)
 
 static int setup(void **state)
 {
-    static const char *const topics[] = {"orders", "payments", "inventory", "emails", "stock", "dlq.order", NULL};
+    static const char *const topics[] = {"orders", "payments",  "inventory", "emails",
+                                         "stock",  "dlq.order", NULL};
     static char *arguments[] = {"-X", "session.timeout.ms=6000", NULL};
     struct world *world = calloc(1, sizeof(*world));
     const struct setting *const tables[] = {kafka_settings, flow_settings};
     assert_int_equal(config_read(tables, 2, 2, arguments, &world->config, &world->error), OK);
     world->broker = broker_start(1, topics, PARTITIONS);
-    snprintf(world->folder, sizeof(world->folder), "%s/weir-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    snprintf(world->folder, sizeof(world->folder), "%s/weir-XXXXXX",
+             getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
     assert_non_null(mkdtemp(world->folder));
     snprintf(world->url, sizeof(world->url), "sqlite:%s/test.db", world->folder);
     assert_int_equal(registry_open(NULL, &world->registry, &world->error), OK);
-    const struct producer_settings producer = {.client = client(world), .linger_ms = 1, .queue_records_max = 10000, .queue_kbytes_max = 10000};
+    const struct producer_settings producer = {
+        .client = client(world), .linger_ms = 1, .queue_records_max = 10000, .queue_kbytes_max = 10000};
     assert_int_equal(producer_open(&producer, on_report, world, &world->producer, &world->error), OK);
     service_start(world);
     *state = world;
@@ -231,16 +238,21 @@ static int teardown(void **state)
 
 /* ---- what tests do and see */
 
-static void produce(struct world *world, struct text topic, int32_t partition, struct text key, struct text value,
-                    const struct header *headers, size_t header_count)
+static void produce(struct world *world, struct text topic, int32_t partition, struct text key,
+                    struct text value, const struct header *headers, size_t header_count)
 {
-    const struct producer_record record = {
-        .topic = topic, .partition = partition, .key = key, .value = value, .headers = headers, .header_count = header_count};
+    const struct producer_record record = {.topic = topic,
+                                           .partition = partition,
+                                           .key = key,
+                                           .value = value,
+                                           .headers = headers,
+                                           .header_count = header_count};
     assert_int_equal(producer_send(world->producer, &record, 1, &world->error), OK);
     world->sent++;
 }
 
-/* An OrderPlaced of customer; mark tells it apart in the row's seen. All in partition 0, so that order is told by it. */
+/* An OrderPlaced of customer; mark tells it apart in the row's seen. All in partition 0, so that order is
+ * told by it. */
 static void place(struct world *world, const char *event_id, const char *customer, const char *mark)
 {
     char order_id[ID_TEXT_BYTES];
@@ -259,7 +271,9 @@ static void place(struct world *world, const char *event_id, const char *custome
     struct buffer value = buffer_of(10000);
     frame_write(&value, 101);
     assert_int_equal(codec_encode(order_placed_type.codec, &order, &value, &world->error), OK);
-    const struct header headers[] = {{TEXT("ce_id"), text_of(event_id)}, {TEXT("ce_type"), TEXT("weir.OrderPlaced")}, {TEXT("mine"), TEXT("\1\2")}};
+    const struct header headers[] = {{TEXT("ce_id"), text_of(event_id)},
+                                     {TEXT("ce_type"), TEXT("weir.OrderPlaced")},
+                                     {TEXT("mine"), TEXT("\1\2")}};
     produce(world, TEXT("orders"), 0, order.order_id, buffer_text(&value), headers, 3);
     buffer_free(&value);
 }
@@ -283,7 +297,9 @@ static struct seen look(struct world *world, const char *customer)
     struct store_reader *reader;
     const struct store_value parameter = STORE_TEXT(text_of(customer));
     assert_int_equal(store_reader_open(world->url, "test", &reader, &world->error), OK);
-    assert_int_equal(store_read(reader, "SELECT orders, seen FROM counts WHERE customer = $1", &parameter, 1, take_row, &seen, &world->error), OK);
+    assert_int_equal(store_read(reader, "SELECT orders, seen FROM counts WHERE customer = $1", &parameter, 1,
+                                take_row, &seen, &world->error),
+                     OK);
     store_reader_close(reader);
     return seen;
 }
@@ -316,7 +332,8 @@ static struct found read_topic(struct world *world, const char *topic, size_t co
     struct reader *reader;
     struct arena *arena = arena_new(1 << 20);
     int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
-    assert_int_equal(reader_open(&settings, topics, READER_BEGINNING, 0, false, 15000, NULL, &reader, &world->error), OK);
+    assert_int_equal(
+        reader_open(&settings, topics, READER_BEGINNING, 0, false, 15000, NULL, &reader, &world->error), OK);
     while (found.count < count && clock_monotonic_us() < until_us) {
         struct record record;
         const struct header *headers;
@@ -328,7 +345,8 @@ static struct found read_topic(struct world *world, const char *topic, size_t co
         assert_int_equal(record_headers(&record, arena, &headers, &found.header_count, &world->error), OK);
         for (size_t i = 0; i < found.header_count; i++) {
             snprintf(found.headers[i].name, sizeof(found.headers[i].name), "%.*s", TEXT_ARG(headers[i].name));
-            snprintf(found.headers[i].value, sizeof(found.headers[i].value), "%.*s", TEXT_ARG(headers[i].value));
+            snprintf(found.headers[i].value, sizeof(found.headers[i].value), "%.*s",
+                     TEXT_ARG(headers[i].value));
         }
         snprintf(found.key, sizeof(found.key), "%.*s", TEXT_ARG(record.key));
         found.value_bytes = record.value.length;
@@ -519,16 +537,22 @@ static void kafka_away_changes_nothing_for_who_asks_and_all_is_sent_later(void *
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(an_event_takes_effect_once_however_often_it_is_delivered, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_a_handler_emits_goes_to_its_topic_with_key_and_derived_id, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_rejected_record_is_a_dead_letter_byte_for_byte_with_its_reason, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_record_that_cannot_be_told_is_a_dead_letter_and_the_rest_flows, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_event_takes_effect_once_however_often_it_is_delivered, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(what_a_handler_emits_goes_to_its_topic_with_key_and_derived_id, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_rejected_record_is_a_dead_letter_byte_for_byte_with_its_reason,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(a_record_that_cannot_be_told_is_a_dead_letter_and_the_rest_flows,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(a_failing_record_is_tried_again_and_order_is_kept, setup, teardown),
         cmocka_unit_test_setup_teardown(what_the_database_refuses_costs_only_itself, setup, teardown),
         cmocka_unit_test_setup_teardown(a_restart_goes_on_where_it_was, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_key_gives_the_first_answer_again_and_the_effect_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_key_gives_the_first_answer_again_and_the_effect_once, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(the_same_key_twice_at_once_is_a_conflict, setup, teardown),
-        cmocka_unit_test_setup_teardown(kafka_away_changes_nothing_for_who_asks_and_all_is_sent_later, setup, teardown),
+        cmocka_unit_test_setup_teardown(kafka_away_changes_nothing_for_who_asks_and_all_is_sent_later, setup,
+                                        teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /*
- * Lanes over a real store and a net that the test plays: net_http() below notes what was sent, and the test answers when it likes.
+ * Lanes over a real store and a net that the test plays: net_http() below notes what was sent, and the test
+ * answers when it likes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,7 +30,8 @@ static struct sent {
 } sent[SENT_MAX];
 static size_t sent_count;
 
-enum outcome net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner, struct error *error)
+enum outcome net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner,
+                      struct error *error)
 {
     (void)net;
     (void)error;
@@ -39,7 +41,8 @@ enum outcome net_http(struct net *net, const struct net_http *http, net_done_fn 
     return OK;
 }
 
-enum outcome net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner, struct error *error)
+enum outcome net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner,
+                      struct error *error)
 {
     (void)net;
     (void)mail;
@@ -52,7 +55,8 @@ static void answer(size_t which, enum outcome outcome)
 {
     assert_true(which < sent_count && !sent[which].answered);
     sent[which].answered = true;
-    sent[which].done(sent[which].owner, &(struct net_result){.outcome = outcome, .status = outcome == OK ? 200 : 0});
+    sent[which].done(sent[which].owner,
+                     &(struct net_result){.outcome = outcome, .status = outcome == OK ? 200 : 0});
 }
 
 /* ---- the lane: the payload is the url; its hook says what the result says */
@@ -65,8 +69,9 @@ static struct heard {
 } heard[SENT_MAX];
 static size_t heard_count;
 
-static enum outcome lane_request(void *state, struct arena *arena, const struct call *call, struct net_http *ret_http,
-                                 struct net_mail *ret_mail, bool *ret_is_mail, struct error *error)
+static enum outcome lane_request(void *state, struct arena *arena, const struct call *call,
+                                 struct net_http *ret_http, struct net_mail *ret_mail, bool *ret_is_mail,
+                                 struct error *error)
 {
     (void)state;
     (void)ret_mail;
@@ -77,13 +82,14 @@ static enum outcome lane_request(void *state, struct arena *arena, const struct 
     return OK;
 }
 
-static enum outcome lane_answer(struct work *work, const struct call *call, const struct net_result *result, bool last,
-                                struct error *error)
+static enum outcome lane_answer(struct work *work, const struct call *call, const struct net_result *result,
+                                bool last, struct error *error)
 {
     struct heard *note = &heard[heard_count++];
     (void)work;
     (void)error;
-    *note = (struct heard){.outcome = result->outcome, .attempts = call->attempts, .ambiguous = result->ambiguous, .last = last};
+    *note = (struct heard){
+        .outcome = result->outcome, .attempts = call->attempts, .ambiguous = result->ambiguous, .last = last};
     snprintf(note->key, sizeof(note->key), "%.*s", TEXT_ARG(call->key));
     return result->outcome == RETRY && last ? OK : result->outcome;
 }
@@ -117,7 +123,9 @@ static void world_open(struct world *world)
     assert_int_equal(store_migrate(world->store, tables, 1, NULL, 0, &world->error), OK);
     assert_int_equal(work_new(world->store, 16 << 20, &world->work, &world->error), OK);
     world->metrics = metrics_new();
-    assert_int_equal(lanes_new(table, &world->limits, NULL, NULL, world->metrics, wake, NULL, &world->lanes, &world->error), OK);
+    assert_int_equal(lanes_new(table, &world->limits, NULL, NULL, world->metrics, wake, NULL, &world->lanes,
+                               &world->error),
+                     OK);
     world->context = (struct context){.service = "test", .lanes = world->lanes};
     work_set_owner(world->work, &world->context);
     sent_count = heard_count = 0;
@@ -141,7 +149,8 @@ static int setup(void **state)
     scratch_make(&world->scratch);
     world->now_us = INT64_C(1795000000000000);
     clock_hold(world->now_us);
-    world->limits = (struct lane_limits){.concurrency = 2, .timeout_ms = 1000, .delays_ms = {100, 200}, .delay_count = 2};
+    world->limits =
+        (struct lane_limits){.concurrency = 2, .timeout_ms = 1000, .delays_ms = {100, 200}, .delay_count = 2};
     world_open(world);
     *state = world;
     return 0;
@@ -174,7 +183,8 @@ static void end(struct world *world, bool commit)
     for (size_t i = 0; i < count; i++) {
         work_item_begin(world->work);
         lanes_item_begin(world->lanes);
-        assert_int_equal(lane_answer_handle(world->lanes, answers[i], world->work, world->now_us, &world->error), OK);
+        assert_int_equal(
+            lane_answer_handle(world->lanes, answers[i], world->work, world->now_us, &world->error), OK);
     }
     lanes_begin(world->lanes, world->work, world->now_us);
     if (commit) {
@@ -458,15 +468,20 @@ static void draining_begins_nothing_more(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_call_is_sent_after_the_commit_that_asks_for_it_and_gone_when_settled, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            a_call_is_sent_after_the_commit_that_asks_for_it_and_gone_when_settled, setup, teardown),
         cmocka_unit_test_setup_teardown(a_batch_that_is_rolled_back_sends_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(an_item_that_is_undone_asks_for_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(the_same_call_asked_for_twice_is_one, setup, teardown),
         cmocka_unit_test_setup_teardown(no_more_are_in_flight_than_the_lane_allows, setup, teardown),
-        cmocka_unit_test_setup_teardown(calls_of_one_key_go_one_after_another_and_others_pass, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_retry_waits_for_its_delay_and_the_last_one_is_said, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_outage_costs_no_attempt_and_lets_one_probe_at_a_time_through, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_call_under_way_when_the_process_died_comes_back_as_ambiguous, setup, teardown),
+        cmocka_unit_test_setup_teardown(calls_of_one_key_go_one_after_another_and_others_pass, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_retry_waits_for_its_delay_and_the_last_one_is_said, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(an_outage_costs_no_attempt_and_lets_one_probe_at_a_time_through,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(a_call_under_way_when_the_process_died_comes_back_as_ambiguous, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(what_waits_is_taken_up_after_a_restart_in_its_order, setup, teardown),
         cmocka_unit_test_setup_teardown(attempts_are_held_to_the_rate_with_its_burst, setup, teardown),
         cmocka_unit_test_setup_teardown(draining_begins_nothing_more, setup, teardown),
