@@ -31,13 +31,15 @@ int mail_main(int argc, char **argv)
     int exit_code = 0;
     if (!cli_read(verb, mail_settings, argc, argv, 0, &config, &exit_code))
         return exit_code;
+    int64_t reply = 0; /* one of the setting's choices: a number */
+    text_to_int64(text_of(config_text(config, "MAIL_REPLY")), &reply);
     const struct mail_sink_settings settings = {
         .listen = config_text(config, "MAIL_LISTEN"),
         .directory = config_text(config, "MAIL_DIR"),
         .sync = config_bool(config, "MAIL_SYNC"),
         .keep_max = config_int(config, "MAIL_KEEP_MAX"),
         .refuse_percent = (int)config_int(config, "MAIL_FAIL_PERCENT"),
-        .refuse_reply = atoi(config_text(config, "MAIL_REPLY")),
+        .refuse_reply = (int)reply,
         .drop_percent = (int)config_int(config, "MAIL_DROP_PERCENT"),
         .delay_ms = config_ms(config, "MAIL_DELAY"),
     };

@@ -72,7 +72,7 @@ static int close_net(void **state)
 
 static char *folder_new(char into[64])
 {
-    strcpy(into, "/tmp/weir-standins-XXXXXX");
+    snprintf(into, 64, "/tmp/weir-standins-XXXXXX");
     assert_non_null(mkdtemp(into));
     return into;
 }
@@ -174,7 +174,7 @@ static void one_key_is_one_charge_also_over_a_restart(void **state)
     struct till till = till_open(settings);
     struct answer answer = charge(&till, "k1", CHARGE);
     assert_int_equal(answer.result.status, 200);
-    strcpy(first, answer.body);
+    snprintf(first, sizeof(first), "%s", answer.body);
     answer = charge(&till, "\"k1\"", CHARGE);
     assert_string_equal(answer.body, first);
     till_close(&till);
