@@ -997,8 +997,8 @@ enum outcome consumer_open(const struct consumer_settings *settings, struct cons
     consumer->session_ms = HANDLE_SESSION_MS;
     int64_t session_ms;
     if (rd_kafka_conf_get(conf, "session.timeout.ms", session, &session_bytes) == RD_KAFKA_CONF_OK &&
-        text_to_int64(text_of(session), &session_ms) && session_ms > 0 && session_ms <= INT_MAX)
-        consumer->session_ms = (int)session_ms;
+        text_to_int64(text_of(session), &session_ms) && session_ms > 0)
+        consumer->session_ms = session_ms;
     rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_stats_cb(conf, on_statistics);
