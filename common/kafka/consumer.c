@@ -1110,8 +1110,6 @@ enum outcome record_headers(const struct record *record, struct arena *arena,
     if (err)
         return error_reject(error, "headers", "headers cannot be read: %s", rd_kafka_err2str(err));
     size_t count = rd_kafka_header_cnt(headers), bytes = 0;
-    if (count > HEADERS_COUNT_MAX)
-        return error_reject(error, "headers", "%zu headers, at most %d are taken", count, HEADERS_COUNT_MAX);
     struct header *into = arena_take(arena, count * sizeof(*into));
     if (!into)
         return error_retry(error, "memory", "no memory for %zu headers", count);
@@ -1123,11 +1121,15 @@ enum outcome record_headers(const struct record *record, struct arena *arena,
             return error_reject(error, "headers", "header %zu cannot be read", i);
         into[i] = (struct header){text_of(name), {value, value ? value_bytes : 0}};
         bytes += into[i].name.length + into[i].value.length;
-        if (bytes > HEADERS_BYTES_MAX)
-            return error_reject(error, "headers", "more than %d bytes of headers", HEADERS_BYTES_MAX);
     }
+    /* Given in any case: the dead letter of a record that has too many of them has them all. */
     *ret_headers = into;
     *ret_count = count;
+    if (count > HEADERS_COUNT_MAX)
+        return error_reject(error, "headers", "%zu headers, at most %d are taken", count, HEADERS_COUNT_MAX);
+    if (bytes > HEADERS_BYTES_MAX)
+        return error_reject(error, "headers", "%zu bytes of headers, at most %d are taken", bytes,
+                            HEADERS_BYTES_MAX);
     return OK;
 }
 

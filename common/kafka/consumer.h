@@ -51,8 +51,8 @@ MUST_CHECK enum outcome consumer_open(const struct consumer_settings *settings, 
  * are held. Does not wait. */
 size_t consumer_take(struct consumer *consumer, struct record *ret_records, size_t count_max,
                      size_t bytes_max);
-/* The headers, in the arena. REJECT ("headers") past HEADERS_COUNT_MAX or HEADERS_BYTES_MAX (count is then
- * 0). */
+/* The headers, in the arena. REJECT ("headers") past HEADERS_COUNT_MAX or HEADERS_BYTES_MAX, with all of them
+ * given for the dead letter: what the record's own size allows. */
 MUST_CHECK enum outcome record_headers(const struct record *record, struct arena *arena,
                                        const struct header **ret_headers, size_t *ret_count,
                                        struct error *error);
