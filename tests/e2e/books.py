@@ -11,9 +11,11 @@ import json
 import os
 import sqlite3
 import struct
+import time
 
 import fastavro
 
+READ_SECONDS_MAX = 120
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NUMBERS = {name: number for number, name in enumerate((
     "OrderPlaced", "OrderConfirmed", "OrderRejected", "OrderCancelled", "StockReserved", "StockRejected", "StockReleased",
@@ -86,10 +88,13 @@ def read_records(bootstrap, topics):
                 if high > 0:
                     ends[(topic, partition)] = high
         consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in ends])
+        until = time.monotonic() + READ_SECONDS_MAX
         while ends:
-            for message in consumer.consume(1000, timeout=30) or [None]:
-                if message is None or message.error():
-                    raise AssertionError(f"cannot read {sorted(ends)}: {message and message.error()}")
+            # It waits for all of the 1,000 or for its time-out.
+            messages = consumer.consume(1000, timeout=0.5)
+            assert messages or time.monotonic() < until, f"cannot read {sorted(ends)}"
+            for message in messages:
+                assert not message.error(), message.error()
                 place = (message.topic(), message.partition())
                 records.append(Record(*place, message.offset(), message.key(), message.value(), message.headers() or []))
                 if message.offset() + 1 >= ends.get(place, 0):

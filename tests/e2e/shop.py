@@ -56,7 +56,7 @@ class Shop:
         self.failed = []
         self.junk = set()    # (topic, partition, offset) of what is no event of ours, though it may look so
         self.by_http = 0
-        self.posts = []
+        self.posts, self.posts_max = [], 8
 
     def close(self):
         if self.producer is not None:
@@ -110,7 +110,7 @@ class Shop:
 
     def post_aside(self, data):
         """The same while others go on; wait_posts() waits."""
-        while len(self.posts) >= 8:
+        while len(self.posts) >= self.posts_max:
             self.posts = [post for post in self.posts if post.is_alive()]
             time.sleep(0.005)
         self.posts.append(threading.Thread(target=self.post, args=(data,)))

@@ -189,7 +189,9 @@ class MailboxHandler(socketserver.StreamRequestHandler):
 
 class World:
     def __init__(self, settings=None, gateway=None, partitions=6, build=None):
-        self.build = build or need("WEIR_BUILD_DIR")
+        """`build` holds the services; what else is needed is taken from WEIR_BUILD_DIR."""
+        self.tools = need("WEIR_BUILD_DIR")
+        self.build = build or self.tools
         need("WEIR_KAFKA_HOME")
         self.folder = tempfile.mkdtemp(prefix="weir-e2e-")
         self.settings = settings or {}
@@ -221,7 +223,7 @@ class World:
         self.node("stop", self.folder + "/kafka")  # waits until it is gone
 
     def make_topics(self, partitions):
-        subprocess.run([self.build + "/services/weir/weir", "topics", "create", "--partitions", str(partitions)], check=True,
+        subprocess.run([self.tools + "/services/weir/weir", "topics", "create", "--partitions", str(partitions)], check=True,
                        timeout=120, env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka}, stdout=subprocess.DEVNULL)
 
     # ---- the services
@@ -331,7 +333,7 @@ class World:
             return log.read().decode(errors="replace")
 
     def log_end(self, service):
-        return self.log(service)[-3000:]
+        return self.log(service)[-1000:]
 
     def metrics(self, service):
         """The page's lines; none where no answer came."""
