@@ -209,3 +209,19 @@ void buffer_print(struct buffer *buffer, const char *format, ...)
     va_end(arguments);
     buffer->length += (size_t)length;
 }
+
+void buffer_add_plain(struct buffer *buffer, struct text text)
+{
+    bool utf8 = text_is_utf8(text);
+    for (size_t i = 0; i < text.length; i++) {
+        unsigned char c = (unsigned char)text.at[i];
+        bool control = c < 0x20 || c == 0x7f;
+        bool c1 = c == 0xc2 && i + 1 < text.length && (unsigned char)text.at[i + 1] < 0xa0;
+        if (control || (c >= 0x80 && !utf8))
+            buffer_print(buffer, "\\x%02x", c);
+        else if (c1)
+            buffer_print(buffer, "\\x%02x", (unsigned char)text.at[++i]);
+        else
+            buffer_add_char(buffer, text.at[i]);
+    }
+}

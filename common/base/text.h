@@ -81,6 +81,9 @@ void buffer_add_text(struct buffer *buffer, struct text text);
 void buffer_add_string(struct buffer *buffer, const char *string);
 void buffer_add_char(struct buffer *buffer, char c);
 void buffer_print(struct buffer *buffer, const char *format, ...) PRINTF_LIKE(2, 3);
+/* For a terminal: what could steer one (control characters, C1 included, and all that is not UTF-8) stands as
+ * \xNN. */
+void buffer_add_plain(struct buffer *buffer, struct text text);
 static inline struct text buffer_text(const struct buffer *buffer)
 {
     return (struct text){buffer->at, buffer->length};

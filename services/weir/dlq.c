@@ -141,10 +141,16 @@ static void groups_print(struct dlq *dlq)
     qsort(dlq->groups, dlq->group_count, sizeof(*dlq->groups), by_count);
     for (size_t i = 0; i < dlq->group_count; i++) {
         const struct group *group = &dlq->groups[i];
-        printf("%7zu  %-14s %-7s %-22s %s  %.19sZ to %.19sZ  %s\n", group->count, group->topic, group->class,
-               group->type[0] ? group->type : "(unreadable)", group->fingerprint,
-               clock_to_rfc3339(group->first_us, first), clock_to_rfc3339(group->last_us, last),
-               group->message);
+        buffer_clear(&dlq->line);
+        buffer_print(&dlq->line, "%7zu  %-14s %-7s %-22s %s  %.19sZ to %.19sZ  %s", group->count,
+                     group->topic, group->class, group->type[0] ? group->type : "(unreadable)",
+                     group->fingerprint, clock_to_rfc3339(group->first_us, first),
+                     clock_to_rfc3339(group->last_us, last), group->message);
+        struct text line = buffer_text(&dlq->line);
+        struct buffer plain = buffer_of(4 * line.length);
+        buffer_add_plain(&plain, line); /* the headers are anybody's */
+        printf("%.*s\n", (int)plain.length, plain.at ? plain.at : "");
+        buffer_free(&plain);
     }
     if (dlq->ungrouped)
         printf("%7zu  of more than %d causes\n", dlq->ungrouped, DLQ_GROUPS_MAX);
@@ -198,12 +204,18 @@ static void show(struct dlq *dlq, const struct letter *letter)
     const struct event_type *type;
     const struct codec_plan *plan;
     const void *data;
-    buffer_print(&dlq->line, "%.*s[%d]@%lld  key %.*s  %.*s\n", TEXT_ARG(record->topic),
-                 (int)record->partition, (long long)record->offset, TEXT_ARG(record->key),
-                 TEXT_ARG(letter->type));
-    for (size_t i = 0; i < letter->header_count; i++)
-        buffer_print(&dlq->line, "  %.*s: %.*s\n", TEXT_ARG(letter->headers[i].name),
-                     TEXT_ARG(letter->headers[i].value));
+    buffer_print(&dlq->line, "%.*s[%d]@%lld  key ", TEXT_ARG(record->topic), (int)record->partition,
+                 (long long)record->offset);
+    buffer_add_plain(&dlq->line, record->key_null ? TEXT("(none)") : record->key);
+    buffer_add_string(&dlq->line, "  ");
+    buffer_add_plain(&dlq->line, letter->type);
+    for (size_t i = 0; i < letter->header_count; i++) {
+        buffer_add_string(&dlq->line, "\n  ");
+        buffer_add_plain(&dlq->line, letter->headers[i].name);
+        buffer_add_string(&dlq->line, ": ");
+        buffer_add_plain(&dlq->line, letter->headers[i].value);
+    }
+    buffer_add_char(&dlq->line, '\n');
     enum outcome outcome;
     if (record->value_null)
         outcome = error_reject(&error, "null", "the record has no value");

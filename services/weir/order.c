@@ -66,9 +66,11 @@ static void failure_of(struct life *life, const struct header *headers, size_t c
                                        "weir_due_at", "weir_first_failed_at"};
     for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
         const struct header *header = header_find(headers, count, told[i]);
-        if (header)
-            buffer_print(&life->line, "\n%28s%s: %.*s", "",
-                         strncmp(told[i], "weir_", 5) == 0 ? told[i] + 5 : "reason", TEXT_ARG(header->value));
+        if (!header)
+            continue;
+        buffer_print(&life->line, "\n%28s%s: ", "",
+                     strncmp(told[i], "weir_", 5) == 0 ? told[i] + 5 : "reason");
+        buffer_add_plain(&life->line, header->value);
     }
 }
 
@@ -104,9 +106,10 @@ static int64_t tell(struct life *life, const struct record *record)
         codec_to_json(type->codec, data, &writer);
     }
     const struct header *source = header_find(headers, header_count, HEADER_SOURCE);
-    buffer_print(&life->line, "\n%28s%.*s[%d]@%lld%s%.*s", "", TEXT_ARG(record->topic),
-                 (int)record->partition, (long long)record->offset, source ? " from " : "",
-                 TEXT_ARG(source ? source->value : TEXT("")));
+    buffer_print(&life->line, "\n%28s%.*s[%d]@%lld%s", "", TEXT_ARG(record->topic), (int)record->partition,
+                 (long long)record->offset, source ? " from " : "");
+    if (source)
+        buffer_add_plain(&life->line, source->value);
     if (!event_topic)
         failure_of(life, headers, header_count);
     return time_us;

@@ -62,8 +62,10 @@ static void line_of(struct watch *watch, const struct record *record)
     const struct codec_plan *plan;
     const void *data;
     clock_to_rfc3339(record->timestamp_ms * 1000, time);
-    buffer_print(&watch->line, "%s%.23sZ %.*s[%d]@%lld%s %.*s ", dim, time, TEXT_ARG(record->topic),
-                 (int)record->partition, (long long)record->offset, off, TEXT_ARG(record->key));
+    buffer_print(&watch->line, "%s%.23sZ %.*s[%d]@%lld%s ", dim, time, TEXT_ARG(record->topic),
+                 (int)record->partition, (long long)record->offset, off);
+    buffer_add_plain(&watch->line, record->key);
+    buffer_add_char(&watch->line, ' ');
     if (record->value_null) {
         buffer_add_string(&watch->line, "(no value)");
         return;
@@ -114,8 +116,10 @@ static enum outcome run(struct watch *watch, const struct config *config, struct
     if (outcome == OK)
         outcome = reader_open(&client, topics, from, from_ms, config_bool(config, "EXIT"), WATCH_OPEN_MS,
                               &missing, &watch->reader, error);
-    if (outcome == OK && missing)
-        fprintf(stderr, "weir watch: %zu of the topics do not exist; weir topics create makes them\n",
+    if (outcome == OK && missing && count == 1)
+        fprintf(stderr, "weir watch: there is no topic %s; weir topics lists what there is\n", topics[0]);
+    else if (outcome == OK && missing)
+        fprintf(stderr, "weir watch: %zu of the topics are not there; weir topics create makes Weir's own\n",
                 missing);
     bool end = false;
     while (outcome == OK && !end && !cli_interrupted()) {

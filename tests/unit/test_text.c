@@ -108,6 +108,18 @@ static void utf8_is_what_unicode_says(void **state)
         assert_false(text_is_utf8(text_of(cut[i])));
 }
 
+static void what_could_steer_a_terminal_is_spelt_out(void **state)
+{
+    (void)state;
+    struct buffer buffer = buffer_of(1000);
+    buffer_add_plain(&buffer, TEXT("Zo\xc3\xab \xe2\x82\xac\x1b[2J\n\x7f\xc2\x9b"));
+    assert_true(text_is(buffer_text(&buffer), "Zo\xc3\xab \xe2\x82\xac\\x1b[2J\\x0a\\x7f\\x9b"));
+    buffer_clear(&buffer);
+    buffer_add_plain(&buffer, TEXT("a\xc3\0b\xff"));
+    assert_true(text_is(buffer_text(&buffer), "a\\xc3\\x00b\\xff"));
+    buffer_free(&buffer);
+}
+
 static void buffer_grows_up_to_its_bound_and_then_stays_as_it_is(void **state)
 {
     (void)state;
@@ -157,6 +169,7 @@ int main(void)
         cmocka_unit_test(printable_has_neither_controls_nor_high_bytes),
         cmocka_unit_test(utf8_is_what_unicode_says),
         cmocka_unit_test(buffer_grows_up_to_its_bound_and_then_stays_as_it_is),
+        cmocka_unit_test(what_could_steer_a_terminal_is_spelt_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
