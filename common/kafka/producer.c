@@ -290,9 +290,9 @@ static rd_kafka_headers_t *headers_copy(const struct producer_record *record)
     rd_kafka_headers_t *headers = rd_kafka_headers_new(record->header_count);
     for (size_t i = 0; i < record->header_count; i++) {
         const struct header *header = &record->headers[i];
-        /* An empty value must not become a null one. */
-        rd_kafka_header_add(headers, header->name.at, (ssize_t)header->name.length,
-                            header->value.length ? header->value.at : "", (ssize_t)header->value.length);
+        /* An empty value must not become a null one, nor a null one empty. */
+        rd_kafka_header_add(headers, header->name.at, (ssize_t)header->name.length, header->value.at,
+                            (ssize_t)header->value.length);
     }
     return headers;
 }
