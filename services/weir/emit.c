@@ -77,8 +77,9 @@ static enum outcome wait_for_acks(struct emit *emit, size_t in_flight_max, struc
             settled = emit->acked + emit->refused;
             last_moved_us = clock_monotonic_us();
         } else if (clock_monotonic_us() - last_moved_us > emit->timeout_us || cli_interrupted()) {
-            outcome = error_outage(error, "kafka", "%zu events were not acknowledged%s", emit->sent - settled,
-                                   cli_interrupted() ? ": interrupted" : "; is Kafka reachable?");
+            outcome = error_outage(error, cli_interrupted() ? "interrupted" : "kafka",
+                                   "%zu events were not acknowledged%s", emit->sent - settled,
+                                   cli_interrupted() ? ": interrupted" : "");
         }
     }
     pthread_mutex_unlock(&emit->lock);
@@ -226,7 +227,10 @@ static enum outcome lines(struct emit *emit, FILE *file, struct error *error)
         outcome = line(emit, (struct text){text, (size_t)length}, error);
     }
     if (outcome == OK && ferror(file))
-        outcome = error_reject(error, "read", "line %zu: %s", emit->line + 1, strerror(errno));
+        outcome = error_reject(error, "read", "cannot be read from line %zu on: %s", emit->line + 1,
+                               strerror(errno));
+    if (outcome == REJECT)
+        error->exit_code = EXIT_NO_INPUT; /* lines that are bad are counted, and no error */
     free(text);
     return outcome;
 }

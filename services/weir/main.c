@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 const struct verb verbs[] = {
@@ -41,9 +42,15 @@ const struct verb *cli_verb(const char *name)
     return NULL;
 }
 
+static char servers[256]; /* as set, for the one line when none of them answers */
+
 int cli_fail(const struct verb *verb, const struct error *error)
 {
-    fprintf(stderr, "weir %s: %s\n", verb->name, error->text);
+    if (error->outcome == OUTAGE && error->cause && strcmp(error->cause, "kafka") == 0)
+        fprintf(stderr, "weir %s: %s; is a broker at %s, and KAFKA_BOOTSTRAP_SERVERS right?\n", verb->name,
+                error->text, servers);
+    else
+        fprintf(stderr, "weir %s: %s\n", verb->name, error->text);
     return error_exit_code(error);
 }
 
@@ -87,6 +94,7 @@ bool cli_read(const struct verb *verb, const struct setting *own, int argc, char
         *ret_exit = EXIT_USAGE;
         return false;
     }
+    snprintf(servers, sizeof(servers), "%s", config_text(*ret, "KAFKA_BOOTSTRAP_SERVERS"));
     enum log_level level = LOG_INFO;
     log_level_parse(text_of(config_text(*ret, "LOG_LEVEL")), &level);
     log_open("weir", level, config_text(*ret, "LOG_FORMAT"));
@@ -217,7 +225,10 @@ void cli_record_json(struct registry *registry, const struct record *record, str
     for (size_t i = 0; i < header_count; i++) {
         json_array_begin(&writer);
         json_put_text(&writer, headers[i].name);
-        json_put_text(&writer, headers[i].value);
+        if (headers[i].value.at)
+            json_put_text(&writer, headers[i].value);
+        else
+            json_put_null(&writer);
         json_array_end(&writer);
     }
     json_array_end(&writer);
@@ -242,6 +253,19 @@ static void help(void)
            "weir-payment, weir-email, weir-analytics.\n");
 }
 
+/* What was not written must not pass for done; a reader that has gone away (head) is no error. */
+static int finish(const struct verb *verb, int exit_code)
+{
+    struct stat output;
+    bool failed = fflush(stdout) != 0;
+    if ((!failed && !ferror(stdout)) || exit_code)
+        return exit_code;
+    if (fstat(STDOUT_FILENO, &output) == 0 && (S_ISFIFO(output.st_mode) || S_ISSOCK(output.st_mode)))
+        return exit_code;
+    fprintf(stderr, "weir %s: the output could not be written; is the disk full?\n", verb->name);
+    return EXIT_INTERNAL;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
@@ -264,5 +288,5 @@ int main(int argc, char **argv)
                 argv[1], nearest->name);
         return EXIT_USAGE;
     }
-    return verb->main(argc - 1, argv + 1);
+    return finish(verb, verb->main(argc - 1, argv + 1));
 }
