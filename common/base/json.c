@@ -1,10 +1,13 @@
 #include "base/json.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
+
+static const char AMBIGUOUS[] = "json-duplicate";
 
 /*
  * Jansson's own bound on nesting is fixed when it is built (2048): what is deeper than ours is turned
@@ -33,24 +36,93 @@ static bool too_deep(struct text text)
     return false;
 }
 
+static json_t *load(struct text text, json_error_t *at)
+{
+    return json_loadb(text.length ? text.at : "", text.length,
+                      JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, at);
+}
+
+static enum outcome refused(json_error_t *at, struct text text, struct error *error)
+{
+    if (json_error_code(at) == json_error_out_of_memory)
+        return error_retry(error, "memory", "out of memory reading JSON of %zu bytes", text.length);
+    for (char *c = at->text; *c; c++) /* it quotes what it stumbled over, and an error is one line */
+        if ((unsigned char)*c < 0x20)
+            *c = ' ';
+    if (json_error_code(at) == json_error_duplicate_key)
+        return error_reject(error, AMBIGUOUS, "line %d, column %d: %s", at->line, at->column, at->text);
+    return error_reject(error, "json-syntax", "not JSON: line %d, column %d: %s", at->line, at->column,
+                        at->text);
+}
+
 enum outcome json_read(struct text text, json_t **ret, struct error *error)
 {
     if (too_deep(text))
         return error_reject(error, "json-depth", "JSON is nested deeper than %d", JSON_DEPTH_MAX);
     json_error_t at;
-    json_t *value = json_loadb(text.length ? text.at : "", text.length,
-                               JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &at);
-    if (value) {
-        *ret = value;
-        return OK;
+    json_t *value = load(text, &at);
+    if (!value)
+        return refused(&at, text, error);
+    *ret = value;
+    return OK;
+}
+
+/* One number, from its first byte: written over where it is too large, spaces behind. */
+static void number_tame(char *number, size_t length)
+{
+    char *end, last = number[length]; /* the text is followed by a NUL */
+    bool real = memchr(number, '.', length) || memchr(number, 'e', length) || memchr(number, 'E', length);
+    number[length] = '\0';
+    errno = 0;
+    bool large = real ? isinf(strtod(number, &end)) : (strtoll(number, &end, 10), errno == ERANGE);
+    if (large && *end == '\0') { /* at least five bytes: 1e309 */
+        memset(number, ' ', length);
+        memcpy(number, "1e99", 4);
     }
-    if (json_error_code(&at) == json_error_out_of_memory)
-        return error_retry(error, "memory", "out of memory reading JSON of %zu bytes", text.length);
-    for (char *c = at.text; *c; c++) /* it quotes what it stumbled over, and an error is one line */
-        if ((unsigned char)*c < 0x20)
-            *c = ' ';
-    return error_reject(error, "json-syntax", "not JSON: line %d, column %d: %s", at.line, at.column,
-                        at.text);
+    number[length] = last;
+}
+
+static void numbers_tame(char *text, size_t length)
+{
+    bool in_string = false;
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] == '\\' && in_string) {
+            i++;
+        } else if (text[i] == '"') {
+            in_string = !in_string;
+        } else if (!in_string && (text[i] == '-' || (text[i] >= '0' && text[i] <= '9'))) {
+            size_t count = strspn(text + i, "+-.0123456789eE");
+            number_tame(text + i, count);
+            i += count - 1;
+        }
+    }
+}
+
+enum outcome json_read_request(struct text text, json_t **ret, struct error *error)
+{
+    if (too_deep(text))
+        return error_reject(error, "json-depth", "JSON is nested deeper than %d", JSON_DEPTH_MAX);
+    json_error_t at;
+    json_t *value = load(text, &at);
+    if (!value && json_error_code(&at) == json_error_numeric_overflow) {
+        char *copy = malloc(text.length + 1);
+        if (!copy)
+            return error_retry(error, "memory", "out of memory reading JSON of %zu bytes", text.length);
+        memcpy(copy, text.at, text.length);
+        copy[text.length] = '\0';
+        numbers_tame(copy, text.length);
+        value = load((struct text){copy, text.length}, &at);
+        free(copy);
+    }
+    if (!value)
+        return refused(&at, text, error);
+    *ret = value;
+    return OK;
+}
+
+bool json_is_ambiguous(const struct error *error)
+{
+    return error->cause && strcmp(error->cause, AMBIGUOUS) == 0;
 }
 
 struct text json_text(const json_t *object, const char *name)

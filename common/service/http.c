@@ -496,8 +496,8 @@ static bool exchange_json(struct exchange *exchange)
     struct error error;
     if (!request->route->json)
         return true;
-    if (json_read(request->body, &request->json, &error) != OK) {
-        exchange_refuse(exchange, 400, error.text, 0);
+    if (json_read_request(request->body, &request->json, &error) != OK) {
+        exchange_refuse(exchange, json_is_ambiguous(&error) ? 422 : 400, error.text, 0);
         return false;
     }
     if (!json_is_object(request->json)) {

@@ -77,14 +77,15 @@ static bool is_json_type(struct text type)
             text_equal_nocase((struct text){type.at + type.length - suffix.length, suffix.length}, suffix));
 }
 
-/* False: answered (400). */
+/* False: answered. */
 static bool read_json(struct reading *reading)
 {
     struct error error;
-    if (json_read(reading->request->body, &reading->json, &error) == OK && json_is_object(reading->json))
+    if (json_read_request(reading->request->body, &reading->json, &error) == OK &&
+        json_is_object(reading->json))
         return true;
-    answer_problem(reading->work, reading->answer, 400, "%s",
-                   reading->json ? "not a JSON object" : error.text);
+    answer_problem(reading->work, reading->answer, !reading->json && json_is_ambiguous(&error) ? 422 : 400,
+                   "%s", reading->json ? "not a JSON object" : error.text);
     return false;
 }
 

@@ -206,8 +206,9 @@ static bool read_reason(struct work *work, const struct request *request, struct
         return true;
     struct error error;
     json_t *json = NULL;
-    if (json_read(request->body, &json, &error) != OK || !json_is_object(json)) {
-        answer_problem(work, answer, 400, "%s", json ? "not a JSON object" : error.text);
+    if (json_read_request(request->body, &json, &error) != OK || !json_is_object(json)) {
+        answer_problem(work, answer, !json && json_is_ambiguous(&error) ? 422 : 400, "%s",
+                       json ? "not a JSON object" : error.text);
         json_decref(json);
         return false;
     }

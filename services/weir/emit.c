@@ -203,7 +203,7 @@ static enum outcome line(struct emit *emit, struct text text, struct error *erro
         return OK;
     }
     arena_reset(emit->arena);
-    enum outcome outcome = json_read(text, &json, error);
+    enum outcome outcome = json_read_request(text, &json, error);
     if (outcome == OK)
         outcome = cloudevent_read(emit, json, &event, error);
     if (outcome == OK)

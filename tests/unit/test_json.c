@@ -62,6 +62,32 @@ static void what_is_not_one_json_value_is_rejected_with_the_reason(void **state)
     }
 }
 
+static void number_that_fits_nothing_is_refused_at_its_place(void **state)
+{
+    (void)state;
+    struct error error;
+    json_t *value = NULL;
+    const struct text text =
+        TEXT("{\"a\":[1, 99999999999999999999,-9223372036854775809,9223372036854775807],\"b\":1e999 ,"
+             "\"c\":\"\\\"99999999999999999999\"}");
+    assert_int_equal(json_read_request(text, &value, &error), OK);
+    json_t *list = json_object_get(value, "a");
+    assert_int_equal(json_integer_value(json_array_get(list, 0)), 1);
+    assert_true(json_real_value(json_array_get(list, 1)) == JSON_NUMBER_TOO_LARGE);
+    assert_true(json_is_real(json_array_get(list, 2)));
+    assert_true(json_integer_value(json_array_get(list, 3)) == INT64_MAX);
+    assert_true(json_real_value(json_object_get(value, "b")) == JSON_NUMBER_TOO_LARGE);
+    assert_true(text_is(json_text(value, "c"), "\"99999999999999999999"));
+    json_decref(value);
+    static const char *const still_none[] = {"[99999999999999999999", "[99999999999999999999-]",
+                                             "-99999999999999999999x"};
+    for (size_t i = 0; i < sizeof(still_none) / sizeof(still_none[0]); i++)
+        assert_int_equal(json_read_request(text_of(still_none[i]), &value, &error), REJECT);
+    assert_false(json_is_ambiguous(&error));
+    assert_int_equal(json_read_request(TEXT("{\"a\":1,\"a\":2}"), &value, &error), REJECT);
+    assert_true(json_is_ambiguous(&error));
+}
+
 static void nesting_is_bounded_and_brackets_in_strings_do_not_count(void **state)
 {
     (void)state;
@@ -222,6 +248,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(value_is_read_whole),
         cmocka_unit_test(what_is_not_one_json_value_is_rejected_with_the_reason),
+        cmocka_unit_test(number_that_fits_nothing_is_refused_at_its_place),
         cmocka_unit_test(nesting_is_bounded_and_brackets_in_strings_do_not_count),
         cmocka_unit_test(writer_puts_the_commas),
         cmocka_unit_test(any_bytes_are_written_as_valid_json),
