@@ -31,12 +31,21 @@ void settings_of(const struct service *service, struct settings *settings)
     memcpy(settings->common, common, sizeof(common));
     snprintf(settings->listen, sizeof(settings->listen), "127.0.0.1:%d", service->http_port);
     snprintf(settings->database_url, sizeof(settings->database_url), "sqlite:weir-%s.db", service->name);
+    snprintf(settings->group, sizeof(settings->group), "weir-%s", service->name);
+    size_t kafka_count = 0;
+    do {
+        assert(kafka_count < SETTINGS_KAFKA_MAX);
+        settings->kafka[kafka_count] = kafka_settings[kafka_count];
+        if (kafka_settings[kafka_count].name &&
+            strcmp(kafka_settings[kafka_count].name, "KAFKA_GROUP_ID") == 0)
+            settings->kafka[kafka_count].fallback = settings->group;
+    } while (kafka_settings[kafka_count++].name);
     settings->common[0].fallback = settings->listen;
     settings->common[1].fallback = settings->database_url;
     settings->tables[settings->table_count++] = settings->common;
     if (service->settings)
         settings->tables[settings->table_count++] = service->settings;
-    settings->tables[settings->table_count++] = kafka_settings;
+    settings->tables[settings->table_count++] = settings->kafka;
     settings->tables[settings->table_count++] = flow_settings;
     assert(settings->table_count <= sizeof(settings->tables) / sizeof(settings->tables[0]));
 }

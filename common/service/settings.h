@@ -8,11 +8,13 @@
 #include "base/config.h"
 #include "service/service.h"
 
-enum { SETTINGS_COMMON_MAX = 10, SETTINGS_TABLES = 4 };
+enum { SETTINGS_COMMON_MAX = 10, SETTINGS_KAFKA_MAX = 32, SETTINGS_TABLES = 4 };
 
 struct settings {
     struct setting common[SETTINGS_COMMON_MAX];
+    struct setting kafka[SETTINGS_KAFKA_MAX];
     char listen[32];
+    char group[64];
     char database_url[64];
     const struct setting *tables[SETTINGS_TABLES];
     size_t table_count;
