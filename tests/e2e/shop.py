@@ -2,6 +2,7 @@
 import random
 import threading
 import time
+import urllib.parse
 import uuid
 
 import books
@@ -123,7 +124,7 @@ class Shop:
 
     def set_stock(self, stock):
         for sku, units in stock.items():
-            status, answer = self.here.ask("inventory", f"/v1/stock/{sku}", "PUT", {"available": units})
+            status, answer = self.here.ask("inventory", "/v1/stock/" + urllib.parse.quote(sku, safe=""), "PUT", {"available": units})
             assert status == 200, f"PUT /v1/stock/{sku}: {status} {answer}"
 
 
