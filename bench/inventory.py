@@ -155,7 +155,7 @@ def check(database, events):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", required=True)
+    parser.add_argument("--build", required=True, type=os.path.abspath)
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--events", type=int, default=200000)
     parser.add_argument("--rounds", type=int, default=3)

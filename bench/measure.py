@@ -3,6 +3,7 @@ import http.client
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -10,6 +11,9 @@ import uuid
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT + "/tests/e2e")
+
+# What was started is ended as well when the run is told to end.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by compose/quickstart and tests/run: Debian packages, installed only when missing, so that a second run
+# Sourced by compose/quickstart, tests/run and bench/run: Debian packages, installed only when missing, so that a second run
 # needs no network and no root.
 
 PACKAGES_SECONDS_MAX=900
