@@ -466,9 +466,14 @@ static enum MHD_Result exchange_begin(struct exchange *exchange, const char *met
     exchange->state = EXCHANGE_BODY;
     if (exchange_headers(exchange))
         (void)exchange_find(exchange, method);
-    const char *length = MHD_lookup_connection_value(exchange->mhd, MHD_HEADER_KIND, "Content-Length");
+    bool lengths, codings;
+    struct text length = header_once(exchange, "content-length", &lengths);
+    struct text coding = header_once(exchange, "transfer-encoding", &codings);
     int64_t bytes = 0;
-    if (length && (!text_to_int64(text_of(length), &bytes) || bytes > REQUEST_BODY_BYTES_MAX))
+    /* Two readings of where the body ends let a request hide in another (RFC 9112, 6.3). */
+    if (lengths || (length.at && (coding.at || codings)))
+        return exchange_cut(exchange, 400, "the length of the body is said twice", 0);
+    if (length.at && (!text_to_int64(length, &bytes) || bytes > REQUEST_BODY_BYTES_MAX))
         return exchange_cut(exchange, 413, "the body is larger than 1 MiB", 0);
     return MHD_YES;
 }

@@ -370,8 +370,8 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
         {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n{\"a", "\"status\":400"},
         {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n[]", "not a JSON object"},
         {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "\"status\":400"},
-        {400, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\n{\"a\":1,\"a\":2}",
-         "\"status\":400"},
+        {422, "POST /v1/things HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\n{\"a\":1,\"a\":2}",
+         "duplicate"},
         {400, POST_THING "Idempotency-Key: \"a\r\n\r\n" THING, "Idempotency-Key"},
         {400, POST_THING "Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n" THING, "Idempotency-Key"},
         {415, POST_THING "Origin: http://elsewhere.example\r\nContent-Type: text/plain\r\n\r\n" THING,
@@ -443,6 +443,11 @@ static void body_is_bounded(void **state)
     }
     /* told before the body is sent */
     assert_int_equal(ask("POST /v1/raw HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\n"), 413);
+    assert_int_equal(
+        ask("POST /v1/raw HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nab"), 400);
+    assert_int_equal(ask("POST /v1/raw HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n"
+                         "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+                     400);
 }
 
 static void headers_are_bounded(void **state)
