@@ -56,7 +56,6 @@ class Shop:
         self.placed = {}     # order_id -> data
         self.failed = []
         self.junk = set()    # (topic, partition, offset) of what is no event of ours, though it may look so
-        self.by_http = 0
         self.posts, self.posts_max = [], 8
 
     def close(self):
@@ -101,7 +100,6 @@ class Shop:
         while time.monotonic() < until:
             status, answer = self.here.ask("order", "/v1/orders", "POST", body, {"Idempotency-Key": f'"{data["order_id"]}"'}, timeout=5)
             if status == 202:
-                self.by_http += 1
                 self.placed[data["order_id"]] = data
                 return
             if status not in (0, 409, 503):  # 409: the first request with this key is still running
