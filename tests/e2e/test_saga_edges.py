@@ -166,6 +166,25 @@ class Edges:
         assert self.types(events, "payments") == ["PaymentCaptured", "PaymentRefunded"], self.types(events, "payments")
         assert self.reserved() == 0 and len(self.charges(order)) == 1
 
+    def invalid_orders(self):
+        """Decodable, not valid: rejected with the field's name, no dead letter, and nobody else does a thing."""
+        faults = {"email": {"email": "nobody"}, "total_minor": {"total_minor": 1}, "currency": {"currency": "EURO"},
+                  "items[0].quantity": {"items": [{"sku": "sku-01", "quantity": 0, "unit_price_minor": 700}], "total_minor": 0}}
+        orders = {}
+        for field, change in faults.items():
+            data = {**self.order(), **change}
+            orders[data["order_id"]] = field
+            self.shop.send("OrderPlaced", data)
+        self.shop.flush()
+        shop.wait_until_settled(self.here, 0)
+        log = self.log(*orders)
+        for order, field in orders.items():
+            assert [event.type for event in log[order]] == ["OrderPlaced", "OrderRejected"], log[order]
+            assert log[order][1].data["reason"] == f"invalid: {field}", log[order][1].data
+            assert self.status(order) == "rejected" and not self.charges(order)
+        dead = books.read_records(self.here.kafka, [f"dlq.{service}" for service in world.SERVICES])
+        assert not dead, dead
+
     def upstream_payment(self):
         """An upstream system has the money already, or has failed to get it: the gateway is not asked."""
         data, failed = self.order(), self.order()
@@ -339,7 +358,8 @@ class Edges:
         assert all(numbers == sorted(numbers) for numbers in relayed.values()), relayed
         self.restart("order")
 
-    PARTS = ("cancel_races", "upstream_cancellation", "expiry", "upstream_payment", "webhook", "idempotency", "events", "backlog")
+    PARTS = ("cancel_races", "upstream_cancellation", "expiry", "invalid_orders", "upstream_payment", "webhook",
+             "idempotency", "events", "backlog")
 
 
 def main():

@@ -190,8 +190,8 @@ class MailboxHandler(socketserver.StreamRequestHandler):
 class World:
     def __init__(self, settings=None, gateway=None, partitions=6, build=None):
         """`build` holds the services; what else is needed is taken from WEIR_BUILD_DIR."""
-        self.tools = need("WEIR_BUILD_DIR")
-        self.build = build or self.tools
+        self.tools = os.path.abspath(need("WEIR_BUILD_DIR"))
+        self.build = os.path.abspath(build or self.tools)
         need("WEIR_KAFKA_HOME")
         self.folder = tempfile.mkdtemp(prefix="weir-e2e-")
         self.settings = settings or {}
