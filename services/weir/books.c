@@ -1,4 +1,5 @@
 #include "books.h"
+#include "cli.h"
 #include "mails.h"
 
 #include "base/ids.h"
@@ -262,7 +263,8 @@ static void take_record(struct books *books, const struct record *record)
     arena_reset(books->arena);
     if (!record->value_null && frame_read(record->value, &schema_id, &datum, &ignored) == OK &&
         registry_plan(books->registry, schema_id, &type, &plan, &ignored) == OK &&
-        codec_decode(plan, datum, books->arena, &data, &ignored) == OK && type->topic == TOPIC_ORDERS)
+        codec_decode(plan, datum, books->arena, &data, &ignored) == OK && type->topic == TOPIC_ORDERS &&
+        !cli_contradicts(record, type, data, books->arena))
         take_event(books, type, data);
 }
 

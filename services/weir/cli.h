@@ -49,9 +49,13 @@ bool cli_colour(void);
 void cli_signals(void);
 bool cli_interrupted(void);
 
+/* The record decodes, and is a dead letter all the same: its ce_type or its key says something else. */
+struct record;
+bool cli_contradicts(const struct record *record, const struct event_type *type, const void *data,
+                     struct arena *arena);
+
 /* One record as the JSON object of `weir watch --json`, without a line end. extra is written before the
  * closing brace, may be NULL. */
-struct record;
 void cli_record_json(struct registry *registry, const struct record *record, struct arena *arena,
                      struct buffer *into, void (*extra)(void *owner, struct json_writer *writer),
                      void *owner);

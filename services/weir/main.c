@@ -147,6 +147,20 @@ bool cli_interrupted(void)
     return interrupted;
 }
 
+bool cli_contradicts(const struct record *record, const struct event_type *type, const void *data,
+                     struct arena *arena)
+{
+    const struct header *headers;
+    size_t count = 0;
+    struct error ignored;
+    struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
+    if (record->key_null || !text_equal(record->key, key) ||
+        record_headers(record, arena, &headers, &count, &ignored) != OK)
+        return true;
+    const struct header *named = header_find(headers, count, HEADER_TYPE);
+    return named && !text_is(named->value, type->full_name) && !text_is(named->value, type->name);
+}
+
 /* ---- a record as JSON */
 
 static void data_json(struct registry *registry, const struct record *record, struct arena *arena,

@@ -1,4 +1,5 @@
 #include "pulse.h"
+#include "cli.h"
 #include "mails.h"
 
 #include "base/clock.h"
@@ -236,6 +237,8 @@ static void take(struct pulse *pulse, const struct record *record)
         outcome = registry_plan(pulse->registry, schema_id, &type, &plan, &error);
     if (outcome == OK)
         outcome = codec_decode(plan, datum, pulse->arena, &data, &error);
+    if (outcome == OK && type->topic == TOPIC_ORDERS && cli_contradicts(record, type, data, pulse->arena))
+        outcome = REJECT; /* a dead letter: no order */
     pthread_mutex_lock(&pulse->lock);
     pulse->counts.records++;
     turn_window(pulse);
