@@ -71,7 +71,7 @@ static double round_ns(struct bench *bench, void (*work)(struct bench *))
     int64_t start = clock_monotonic_us();
     for (int i = 0; i < EVENTS; i++)
         work(bench);
-    return (double)(clock_monotonic_us() - start) * 1000 / EVENTS;
+    return (double)(clock_monotonic_us() - start) * 1000 / (double)EVENTS;
 }
 
 static int by_size(const void *a, const void *b)

@@ -433,10 +433,11 @@ static void answer_send(const struct answer *answer, const struct order *order, 
     for (size_t i = 0; i < HEADERS; i++)
         rd_kafka_header_add(headers, answer->names[i].at, (ssize_t)answer->names[i].length, answer->values[i].at,
                             (ssize_t)answer->values[i].length);
-    while (rd_kafka_producev(producer, RD_KAFKA_V_RKT(inventory), RD_KAFKA_V_KEY(order->id.at, ID_BYTES),
-                             RD_KAFKA_V_VALUE((char *)(uintptr_t)answer->value, answer->value_length),
-                             RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_HEADERS(headers),
-                             RD_KAFKA_V_OPAQUE((void *)(uintptr_t)seq), RD_KAFKA_V_END) ==
+    while (rd_kafka_producev(producer, RD_KAFKA_VTYPE_RKT, inventory, RD_KAFKA_VTYPE_KEY, (const void *)order->id.at,
+                             (size_t)ID_BYTES, RD_KAFKA_VTYPE_VALUE, (const void *)answer->value,
+                             (size_t)answer->value_length, RD_KAFKA_VTYPE_MSGFLAGS, (int)RD_KAFKA_MSG_F_COPY,
+                             RD_KAFKA_VTYPE_HEADERS, headers, RD_KAFKA_VTYPE_OPAQUE, (void *)(uintptr_t)seq,
+                             RD_KAFKA_VTYPE_END) ==
            RD_KAFKA_RESP_ERR__QUEUE_FULL)
         rd_kafka_poll(producer, POLL_MS);
 }
