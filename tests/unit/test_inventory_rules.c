@@ -358,7 +358,7 @@ static void stock_is_set_adjusted_and_listed_page_by_page(void **nothing)
     assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "cup", "{\"available\":-1}", &body),
                      422);
     assert_non_null(strstr(body.at, "\"available\""));
-    assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "c up", "{\"available\":1}", NULL),
+    assert_int_equal(handlers_request(handlers, "PUT", "/v1/stock/{sku}", "c\tup", "{\"available\":1}", NULL),
                      422);
     assert_int_equal(
         handlers_request(handlers, "PUT", "/v1/stock/{sku}", "cup", "{\"available\":\"1\"}", NULL), 422);

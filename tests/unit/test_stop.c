@@ -69,20 +69,27 @@ static void hang(void)
         pause();
 }
 
-static void open_or_die(int64_t timeout_ms)
+static void open_only(int64_t timeout_ms)
 {
     if (stop_open(timeout_ms, NULL) != OK)
         _exit(7);
+}
+
+/* From the step on the parent may send its signal. */
+static void open_or_die(int64_t timeout_ms)
+{
+    open_only(timeout_ms);
     step();
 }
 
 static void drain_well(void)
 {
-    open_or_die(NEVER_MS);
+    open_only(NEVER_MS);
     bool before = stop_asked();
     int64_t whole = stop_drain_left_ms();
     struct pollfd fd = {.fd = stop_fd(), .events = POLLIN};
     bool quiet = poll(&fd, 1, 0) == 0;
+    step();
     stop_wait();
     bool readable = poll(&fd, 1, 0) == 1 && poll(&fd, 1, 0) == 1;
     stop_wait(); /* returns again */
