@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -266,11 +267,9 @@ def tree_reference(page, expected):
 
 def tracked():
     """Every file of the project: what git knows and what it would be told next; without git, what is there."""
-    listed = subprocess.run(
-        ["git", "-c", f"safe.directory={ROOT}", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )
-    if listed.returncode == 0:
+    ask = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = shutil.which("git") and subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed and listed.returncode == 0:
         return [name for name in listed.stdout.split("\n") if name and (ROOT / name).is_file()]
     found = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file())
     return [name for name in found if not name.startswith((".git/", "build", ".cache/"))]
