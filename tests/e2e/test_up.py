@@ -116,6 +116,25 @@ def goes_on_from_what_is_there(up):
     up.wait_for(r"accepted 296 .* under way 0 ", END_SECONDS)
 
 
+def tools_tell_what_is_there(weir, up):
+    """The order that `weir up` suggests, its events, and what is not there."""
+    servers, order = re.search(r"weir order --kafka-bootstrap-servers (\S+) (\S+)", up.text()).groups()
+
+    def tool(*arguments, text=None):
+        return subprocess.run([weir, *arguments, "--kafka-bootstrap-servers", servers], input=text, capture_output=True, text=True,
+                              timeout=60, check=False)
+
+    life = tool("order", order)
+    assert life.returncode == 0 and "OrderPlaced" in life.stdout and "OrderConfirmed" in life.stdout, life
+    lines = [json.loads(line) for line in tool("order", order, "--json").stdout.splitlines()]
+    assert {line["key"] for line in lines} == {order} and lines[0]["type"] == "weir.OrderPlaced", lines
+    assert tool("order", "0199a0a0-0000-7000-8000-000000000000").returncode == 1
+    assert tool("dlq", "list").returncode == 0
+    assert tool("topics", "create").returncode == 0
+    bad = tool("emit", text="\nnot json\n")
+    assert bad.returncode == 65 and bad.stderr.startswith("line 2: "), bad
+
+
 def ctrl_c_drains(up):
     children = up.children()
     began = time.monotonic()
@@ -143,6 +162,7 @@ def main():
         ends_by_itself_and_the_books_balance(arguments.weir, folder)
         up = second_one_on_the_folder_is_refused(arguments.weir, folder)
         goes_on_from_what_is_there(up)
+        tools_tell_what_is_there(arguments.weir, up)
         ctrl_c_drains(up)
     finally:
         if up and up.process.poll() is None:
