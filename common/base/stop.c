@@ -93,6 +93,9 @@ static int take_signals(void)
     return got > 0 ? (int)((size_t)got / sizeof(signals[0])) : 0;
 }
 
+/* A process takes a moment to be gone: it begins so much before its bound. */
+enum { STOP_MARGIN_MS = 50 };
+
 /*
  * Stands beside the work, because the work may hang in a library, in a lock or on a disk: the bound of a
  * drain holds whatever the other threads do. Ends only with the process.
@@ -106,8 +109,8 @@ static void *watch(void *unused)
         bool draining = stop_asked();
         int wait_ms = -1;
         if (draining) {
-            int64_t left = stop_drain_left_ms();
-            if (left == 0)
+            int64_t left = stop_drain_left_ms() - STOP_MARGIN_MS;
+            if (left <= 0)
                 _exit(stop_exit_code());
             wait_ms = left < INT32_MAX ? (int)left : INT32_MAX;
         }

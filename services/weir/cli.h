@@ -30,6 +30,11 @@ int mail_main(int argc, char **argv);
 int gateway_main(int argc, char **argv);
 
 /*
+ * For verbs whose settings are words like --key and --from: flags and lines of a file only. In an environment
+ * such names are somebody else's. Before cli_read(), on the main thread, before any other.
+ */
+void cli_forget_environment(const struct setting *own);
+/*
  * Reads settings (the verb's own table, may be NULL, and those that every verb has: KAFKA_BOOTSTRAP_SERVERS,
  * SCHEMA_REGISTRY_URL, LOG_LEVEL, LOG_FORMAT, …). Prints help and ends with 0 for --help; on a bad setting
  * prints the one line and ends with its code: then *ret_exit is set and false is returned. positional_max:

@@ -312,6 +312,7 @@ int dlq_main(int argc, char **argv)
     struct config *config = NULL;
     struct error error;
     int exit_code;
+    cli_forget_environment(dlq_settings);
     if (!cli_read(verb, dlq_settings, argc, argv, 1, &config, &exit_code))
         return exit_code;
     const char *word = config_positional_count(config) ? config_positional(config, 0) : "list";

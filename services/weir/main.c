@@ -66,6 +66,16 @@ static void verb_help(const struct verb *verb, const struct setting *const *tabl
     buffer_free(&help);
 }
 
+void cli_forget_environment(const struct setting *own)
+{
+    char file[64];
+    for (const struct setting *setting = own; setting->name; setting++) {
+        snprintf(file, sizeof(file), "%s_FILE", setting->name);
+        unsetenv(setting->name);
+        unsetenv(file);
+    }
+}
+
 bool cli_read(const struct verb *verb, const struct setting *own, int argc, char **argv,
               size_t positional_max, struct config **ret, int *ret_exit)
 {

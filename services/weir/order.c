@@ -181,6 +181,7 @@ int order_main(int argc, char **argv)
     struct config *config = NULL;
     struct error error;
     int exit_code;
+    cli_forget_environment(order_settings);
     if (!cli_read(verb, order_settings, argc, argv, 1, &config, &exit_code))
         return exit_code;
     if (config_positional_count(config) != 1) {

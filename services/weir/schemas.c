@@ -82,6 +82,7 @@ int schemas_main(int argc, char **argv)
     const struct verb *verb = cli_verb("schemas");
     struct config *config = NULL;
     int exit_code;
+    cli_forget_environment(schemas_settings);
     if (!cli_read(verb, schemas_settings, argc, argv, 1, &config, &exit_code))
         return exit_code;
     const char *word = config_positional_count(config) ? config_positional(config, 0) : "list";

@@ -142,6 +142,7 @@ int watch_main(int argc, char **argv)
     struct config *config = NULL;
     struct error error;
     int exit_code;
+    cli_forget_environment(watch_settings);
     if (!cli_read(watch.verb, watch_settings, argc, argv, WATCH_TOPICS_MAX, &config, &exit_code))
         return exit_code;
     cli_signals();
