@@ -34,7 +34,8 @@ TICK_SECONDS = 0.002
 UNDECIDED_SECONDS = 0.5  # orders of so long may be on their way when the load ends
 ANSWER_SECONDS_MAX = 30
 SETTLE_SECONDS_MAX = 300
-WARM_ORDERS = 200
+WARM_ORDERS = 2000  # Java compiles what it runs often only after a while
+WARM_SECONDS = 10
 
 
 class StandIn:
@@ -359,7 +360,7 @@ def run(options, results):
               "mails behind at the end | cores in use | load before |\n|---|---|---|---|---|---|---|---|---|", flush=True)
         for name in options.through:
             through = THROUGH[name](line, orders)
-            through.run(orders.make(WARM_ORDERS, 1), 1)
+            through.run(orders.make(WARM_ORDERS, WARM_SECONDS), WARM_SECONDS)
             wait_settled(line, orders)
             confirmations.read()
             knee = 0
