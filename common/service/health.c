@@ -26,7 +26,7 @@ static void library_version(char *into, size_t into_bytes)
 static bool is_ready(const struct health *health, char reason[REASON_BYTES])
 {
     if (stop_asked()) {
-        snprintf(reason, REASON_BYTES, "shutting down");
+        snprintf(reason, REASON_BYTES, "draining: asked to stop");
         return false;
     }
     return dispatch_ready(health->dispatch, reason, REASON_BYTES);
@@ -53,7 +53,7 @@ static void page_ready(void *owner, const struct request *request, struct answer
     bool ready = is_ready(health, reason);
     struct json_writer writer = json_writer(body);
     json_object(&writer);
-    json_member_string(&writer, "status", ready ? "ready" : "not ready");
+    json_member_string(&writer, "status", ready ? "ready" : stop_asked() ? "draining" : "not ready");
     if (!ready)
         json_member_string(&writer, "reason", reason);
     if (is_asked(request, "verbose")) {
@@ -62,7 +62,7 @@ static void page_ready(void *owner, const struct request *request, struct answer
         json_member_string(&writer, "service", health->service->name);
         json_key(&writer, "checks");
         json_object(&writer);
-        json_member_string(&writer, "drain", stop_asked() ? "shutting down" : "ok");
+        json_member_string(&writer, "drain", stop_asked() ? "draining" : "ok");
         json_member_string(&writer, "kafka",
                            fatal                      ? fatal
                            : consumer_ready(consumer) ? "ok"

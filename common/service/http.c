@@ -46,6 +46,8 @@ enum {
     ROUTE_LABEL_BYTES_MAX = 160,
 };
 
+static const char draining_detail[] = "this instance is shutting down; try again";
+
 enum status_class { STATUS_2XX, STATUS_3XX, STATUS_4XX, STATUS_5XX, STATUS_CLASSES };
 
 const struct metric_family http_metrics[] = {
@@ -201,6 +203,14 @@ static enum MHD_Result exchange_cut(struct exchange *exchange, int status, const
     return MHD_NO;
 }
 
+static bool is_draining(struct server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    bool draining = server->draining;
+    pthread_mutex_unlock(&server->lock);
+    return draining;
+}
+
 static enum MHD_Result exchange_send(struct exchange *exchange)
 {
     struct server *server = exchange->server;
@@ -213,10 +223,7 @@ static enum MHD_Result exchange_send(struct exchange *exchange)
     int class = exchange->status / 100;
     metric_add(endpoint->requests[class < 2 || class > 5 ? STATUS_5XX : class - 2], 1);
     metric_observe(endpoint->seconds, (double)(clock_monotonic_us() - exchange->begun_us) / 1e6);
-    pthread_mutex_lock(&server->lock);
-    bool draining = server->draining;
-    pthread_mutex_unlock(&server->lock);
-    if (draining)
+    if (is_draining(server))
         (void)MHD_add_response_header(exchange->response, "Connection", "close");
     exchange->state = EXCHANGE_ANSWERED;
     enum MHD_Result queued =
@@ -544,7 +551,7 @@ static enum MHD_Result exchange_hand(struct exchange *exchange)
     }
     pthread_mutex_unlock(&server->lock);
     if (draining) {
-        exchange_refuse(exchange, 503, "this instance is shutting down; try again", 1);
+        exchange_refuse(exchange, 503, draining_detail, 1);
         return exchange_send(exchange);
     }
     server->settings.request(server->settings.owner, exchange, &exchange->request);
@@ -576,6 +583,10 @@ static void listener_gone(void *owner)
 static void listen_to(struct exchange *exchange)
 {
     struct server *server = exchange->server;
+    if (is_draining(server)) {
+        exchange_refuse(exchange, 503, draining_detail, 1);
+        return;
+    }
     if (atomic_fetch_add(&server->listener_count, 1) >= HTTP_STREAMS_MAX) {
         atomic_fetch_sub(&server->listener_count, 1);
         exchange_refuse(exchange, 503, "too many listen already", 10);
@@ -881,11 +892,18 @@ enum outcome http_start(struct server *server, struct error *error)
     return OK;
 }
 
-void http_stop_accepting(struct server *server)
+void http_drain(struct server *server)
 {
     pthread_mutex_lock(&server->lock);
+    bool was = server->draining;
     server->draining = true;
     pthread_mutex_unlock(&server->lock);
+    for (size_t i = 0; i < server->stream_count && !was; i++)
+        stream_end(server->streams[i]);
+}
+
+static void listen_close(struct server *server)
+{
     if (server->listen_fd < 0)
         return;
     if (server->daemon)
@@ -894,8 +912,6 @@ void http_stop_accepting(struct server *server)
     shutdown(server->listen_fd, SHUT_RDWR);
     close(server->listen_fd);
     server->listen_fd = -1;
-    for (size_t i = 0; i < server->stream_count; i++)
-        stream_end(server->streams[i]);
 }
 
 /* Waits until all answers are out, at most wait_ms. */
@@ -929,7 +945,8 @@ void http_close(struct server *server)
 {
     if (!server)
         return;
-    http_stop_accepting(server);
+    http_drain(server);
+    listen_close(server);
     if (server->daemon) {
         answer_the_rest(server);
         wait_until_quiet(server, CLOSE_MS);

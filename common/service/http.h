@@ -59,10 +59,11 @@ void http_add_stream(struct server *server, const char *path, int interval_ms,
                      void (*next)(void *owner, struct buffer *into), void *owner);
 MUST_CHECK enum outcome http_start(struct server *server, struct error *error);
 void http_answer(struct exchange *exchange, const struct answer *answer); /* copies; any thread */
-void http_stop_accepting(struct server *server); /* the listen socket closes; requests in hand go on, new ones
-                                                  * on kept connections: 503, except pages; streams end */
-/* What was not answered by then is answered 503. Waits up to a second for answers to go out. Collects no
- * metrics from then on: close it before the metrics' last page is asked for. Accepts NULL. */
+/* Requests in hand go on; streams end. The port stays open until http_close(), so that whoever asks hears why
+ * nothing is taken: pages are answered, all else is 503 with Retry-After, each connection closed after it. */
+void http_drain(struct server *server);
+/* The port closes. What was not answered by then is answered 503. Waits up to a second for answers to go out.
+ * Collects no metrics from then on: close it before the metrics' last page is asked for. Accepts NULL. */
 void http_close(struct server *server);
 
 #endif

@@ -3,10 +3,13 @@
  * opposite order:
  *
  *   start   settings · log · signals (before any thread) · port · registry · database · the service's own ·
- * net · the loop's parts (the consumer begins to fetch) · pages and routes · HTTP · keeper run     the loop,
- * on the main thread drain   keeper: readiness has fallen with the signal, the port closes, the loop is told;
- * loop: consumer stops, work in hand is finished, outbox relayed; then the last answers go out · net ·
- * offsets committed, group left · the service's own · database
+ * net · the loop's parts (the consumer begins to fetch) · pages and routes · HTTP · keeper
+ *
+ *   run     the loop, on the main thread
+ *
+ *   drain   keeper: readiness has fallen with the signal, nothing but pages is answered any more, the loop is
+ * told; loop: consumer stops, work in hand is finished, outbox relayed; then the last answers go out and the
+ * port closes · net · offsets committed, group left · the service's own · database
  *
  * Threads: main (loop), keeper (waits for the stop, watches readiness), HTTP's, the consumer's, the
  * producer's, net's, and the one of stop.h, which holds DRAIN_TIMEOUT whatever the others do. Nothing here
@@ -142,7 +145,7 @@ static void *keeper_run(void *owner)
             kafka_said_forget();
     }
     log_info("drain", "asked to stop: no more requests are taken", LOG_INT("left_ms", stop_drain_left_ms()));
-    http_stop_accepting(running->http);
+    http_drain(running->http);
     dispatch_stop(running->dispatch);
     return NULL;
 }

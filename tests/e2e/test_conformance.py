@@ -285,6 +285,9 @@ class Conformance:
                 said = self.here.log(service).count("asked to stop")
                 self.here.processes[service].terminate()
                 self.here.wait(f"{service} drains", lambda s=service, n=said: self.here.log(s).count("asked to stop") > n, 30)
+                status, answer = self.here.ask(service, "/readyz")
+                self.need((status, (answer or {}).get("status")) == (503, "draining"),
+                          f"{service} says {status} {answer} while it drains")
                 self.here.processes[service].terminate()
                 code = self.here.processes[service].wait(DRAIN_MARGIN)
             self.need(code == 143, f"{service} ends with {code} at a second SIGTERM")

@@ -200,9 +200,9 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static int client_try(void)
+static int client_try(int port)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)http_port(fixture.server))};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
@@ -217,7 +217,7 @@ static int client_try(void)
 
 static int client_open(void)
 {
-    int fd = client_try();
+    int fd = client_try(http_port(fixture.server));
     assert_true(fd >= 0);
     return fd;
 }
@@ -604,8 +604,13 @@ static void draining_answers_what_is_in_hand_and_takes_no_more(void **state)
     hold_answers(true);
     client_say(in_hand, POST_THING "\r\n" THING);
     wait_for_handed(1);
-    http_stop_accepting(fixture.server);
-    assert_int_equal(client_try(), -1);
+    http_drain(fixture.server);
+    /* Whoever comes now hears it, and pages say how things are, until the end. */
+    assert_int_equal(ask("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"), 200);
+    assert_has("Connection: close\r\n");
+    assert_int_equal(ask(POST_THING "\r\n" THING), 503);
+    assert_has("Retry-After: 1\r\n");
+    assert_int_equal(ask("GET /live HTTP/1.1\r\nHost: h\r\n\r\n"), 503);
     client_say(kept, POST_THING "\r\n" THING);
     client_read(kept, &reply, false);
     assert_int_equal(reply.status, 503);
@@ -628,10 +633,12 @@ static void closing_answers_what_nobody_answered(void **state)
     int fd = client_open();
     client_say(fd, POST_THING "\r\n" THING);
     wait_for_handed(1);
+    int port = http_port(fixture.server);
     teardown(NULL);
     client_read(fd, &reply, false);
     assert_int_equal(reply.status, 503);
     close(fd);
+    assert_int_equal(client_try(port), -1);
 }
 
 static void read_until(int fd, const char *what)
@@ -664,7 +671,7 @@ static void stream_sends_frames_to_all_and_ends(void **state)
     close(second); /* one who goes away disturbs nobody */
     for (int i = 0; i < 5; i++)
         read_until(first, "data: ");
-    http_stop_accepting(fixture.server);
+    http_drain(fixture.server);
     read_until(first, "0\r\n\r\n");
     close(first);
 }
