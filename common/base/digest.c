@@ -47,16 +47,12 @@ void digest_to_hex(const void *bytes, size_t count, char *into)
     }
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
+/* Digits of an id are random: a processor guesses every other branch on them wrong. Value + 1; 0: no digit. */
+static const uint8_t hex_values[256] = {
+    ['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5, ['5'] = 6, ['6'] = 7, ['7'] = 8,
+    ['8'] = 9, ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+    ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+};
 
 bool digest_from_hex(struct text hex, void *into, size_t bytes)
 {
@@ -64,10 +60,10 @@ bool digest_from_hex(struct text hex, void *into, size_t bytes)
         return false;
     uint8_t *at = into;
     for (size_t i = 0; i < bytes; i++) {
-        int high = hex_value(hex.at[2 * i]), low = hex_value(hex.at[2 * i + 1]);
-        if (high < 0 || low < 0)
+        int high = hex_values[(uint8_t)hex.at[2 * i]], low = hex_values[(uint8_t)hex.at[2 * i + 1]];
+        if (high == 0 || low == 0)
             return false;
-        at[i] = (uint8_t)(high << 4 | low);
+        at[i] = (uint8_t)((high - 1) << 4 | (low - 1));
     }
     return true;
 }

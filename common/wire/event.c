@@ -19,24 +19,22 @@ const struct header *header_find(const struct header *headers, size_t count, con
     return NULL;
 }
 
-/* Lower case hex digits up to end, not all of them 0. */
-static bool hex_not_zero(const char *at, const char *end)
-{
-    bool any = false;
-    for (; at < end; at++) {
-        if (!(*at >= '0' && *at <= '9') && !(*at >= 'a' && *at <= 'f'))
-            return false;
-        any |= *at != '0';
-    }
-    return any;
-}
-
+/* Lower case hex digits up to end. To the end in any case: the digits are random, and a branch on each would
+ * be guessed wrong every other time. */
 static bool hex(const char *at, const char *end)
 {
+    unsigned wrong = 0;
     for (; at < end; at++)
-        if (!(*at >= '0' && *at <= '9') && !(*at >= 'a' && *at <= 'f'))
-            return false;
-    return true;
+        wrong |= ((unsigned)(unsigned char)*at - '0' > 9) & ((unsigned)(unsigned char)*at - 'a' > 5);
+    return !wrong;
+}
+
+static bool hex_not_zero(const char *at, const char *end)
+{
+    unsigned any = 0;
+    for (const char *digit = at; digit < end; digit++)
+        any |= *digit != '0';
+    return any && hex(at, end);
 }
 
 /* W3C Trace Context: version-trace-parent-flags; later versions may have more behind it. */
