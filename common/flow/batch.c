@@ -76,7 +76,9 @@ static enum outcome batch_try(struct dispatch *dispatch, struct item *items, siz
         items[i].state = ITEM_OPEN;
         if (items[i].door == DOOR_RECORD) {
             bool refused = items[i].reject;
-            struct error why = items[i].error;
+            struct error why;
+            if (refused)
+                why = items[i].error;
             outcome = item_decode(dispatch, &items[i], error);
             if (outcome != OK)
                 goto failed;

@@ -8,6 +8,7 @@
 #include "store/outbox.h"
 
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -50,6 +51,18 @@ static void wait_for(struct dispatch *dispatch, int64_t wait_ms)
 
 /* ---- the doors */
 
+static struct item *item_next(struct dispatch *dispatch, enum door door)
+{
+    struct item *item = &dispatch->items[dispatch->count++];
+    memset(item, 0, offsetof(struct item, error));
+    item->door = door;
+    item->error.outcome = OK;
+    item->error.exit_code = 0;
+    item->error.cause = NULL;
+    item->error.text[0] = '\0';
+    return item;
+}
+
 static void take(struct dispatch *dispatch)
 {
     size_t room = dispatch->batch_count_max;
@@ -59,15 +72,14 @@ static void take(struct dispatch *dispatch)
     for (size_t got = 1; got && room > dispatch->batch_count_max / 2;) {
         got = requests_take(&dispatch->requests, requests, room < 64 ? room : 64);
         for (size_t i = 0; i < got; i++)
-            dispatch->items[dispatch->count++] = (struct item){.door = DOOR_REQUEST, .request = requests[i]};
+            item_next(dispatch, DOOR_REQUEST)->request = requests[i];
         room -= got;
     }
     struct lane_answer *answers[64];
     for (size_t got = 1; got && room > dispatch->batch_count_max / 4;) {
         got = lanes_take(dispatch->lanes, answers, room < 64 ? room : 64);
         for (size_t i = 0; i < got; i++)
-            dispatch->items[dispatch->count++] =
-                (struct item){.door = DOOR_ANSWER, .lane_answer = answers[i]};
+            item_next(dispatch, DOOR_ANSWER)->lane_answer = answers[i];
         room -= got;
     }
     bool backlog = outbox_rows(dispatch->settings.store) >= DISPATCH_OUTBOX_ROWS_MAX;
@@ -80,8 +92,7 @@ static void take(struct dispatch *dispatch)
     if (!backlog && !dispatch->fatal && !atomic_load(&dispatch->stopping)) {
         size_t got = consumer_take(dispatch->consumer, dispatch->records, room, DISPATCH_BATCH_BYTES_MAX);
         for (size_t i = 0; i < got; i++)
-            dispatch->items[dispatch->count++] =
-                (struct item){.door = DOOR_RECORD, .record = dispatch->records[i]};
+            item_next(dispatch, DOOR_RECORD)->record = dispatch->records[i];
     }
 }
 

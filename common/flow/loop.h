@@ -44,8 +44,7 @@ struct item {
     enum door door;
     enum item_state state;
     enum meter_outcome meter;
-    bool reject;        /* a constraint refused it: straight to the dead letters */
-    struct error error; /* why it was rejected or held */
+    bool reject; /* a constraint refused it: straight to the dead letters */
     /* DOOR_RECORD */
     struct record record;
     struct decoded decoded;
@@ -55,6 +54,8 @@ struct item {
     struct answer answer;
     /* DOOR_ANSWER */
     struct lane_answer *lane_answer;
+    /* Why it was rejected or held. Last: large and nearly always empty, it is not cleared for each item. */
+    struct error error;
 };
 
 struct dispatch {
