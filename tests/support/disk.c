@@ -133,7 +133,7 @@ static _Noreturn void power_goes(void)
         assert(cut == 0);
         close(fd);
         char shared[PATH_BYTES_MAX + 8];
-        snprintf(shared, sizeof(shared), "%s-shm", image->path);
+        snprintf(shared, sizeof(shared), "%.*s-shm", PATH_BYTES_MAX - 1, image->path);
         unlink(shared);
     }
     _exit(DISK_EXIT);
