@@ -35,26 +35,30 @@
 enum origin_kind {
     ORIGIN_NONE,   /* no such headers: junk on a retry topic, or a record that is no copy */
     ORIGIN_WEIR,   /* with KIP-1191's names, by us or by another                          */
-    ORIGIN_SPRING, /* kafka_dlt-original-*, big-endian numbers                            */
+    ORIGIN_SPRING, /* kafka_dlt-original-*, kafka_original-*: big-endian numbers          */
     ORIGIN_CONNECT /* __connect.errors.*, text                                            */
 };
 
+enum { ORIGIN_COUNT_MAX = 1000000 }; /* of deliveries, attempts, redrives; more counts as not said */
+
 struct origin {
     enum origin_kind kind;
-    struct text topic; /* where it first was; never a retry topic */
+    struct text topic; /* where it first was; a retry topic only for junk that was put there by others */
     int32_t partition; /* -1: not said */
     int64_t offset;    /* -1: not said */
-    struct text group; /* that failed on it; empty: not said */
+    struct text group; /* that failed on it (Connect: the connector); empty: not said */
     int deliveries;    /* attempts in all, 0 where it is not said */
     int attempt;       /* attempts since it was first delivered or last redriven */
     int redrives;
-    int64_t first_failed_us; /* 0: not said */
-    int64_t due_us;          /* 0: not said */
-    struct text class, fingerprint, message;
-    struct text drop; /* the reason; empty: it is not dropped */
+    int64_t first_failed_us;                 /* 0: not said */
+    int64_t due_us;                          /* 0: not said */
+    struct text class, fingerprint, message; /* as long as they came */
+    struct text drop;                        /* the reason; empty: it is not dropped */
 };
 
-/* What is malformed counts as not said. */
+/* What is malformed counts as not said; without a topic's name that Kafka would take there is no origin. Of
+ * several kinds the first in the order of enum origin_kind counts. Beyond topic to message only Weir's own
+ * headers say anything. */
 void origin_read(const struct header *headers, size_t count, struct origin *ret);
 /* Is it one of the names above, or another "__dlq.errors." or "weir_": replaced in each new copy? */
 bool origin_is_ours(struct text name);
