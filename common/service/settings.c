@@ -19,6 +19,9 @@ static const struct setting common[] = {
      "letters."},
     {"DRAIN_TIMEOUT", SETTING_DURATION, "10s", 100, INT64_C(10) * 60 * 1000, NULL,
      "How long work in hand may take to finish after SIGTERM; what is not finished then is delivered again."},
+    {"ADMIN_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
+     "What the routes for dead letters and for pausing want as Authorization: Bearer; without it they answer "
+     "403."},
     {"LOG_LEVEL", SETTING_CHOICE, "info", 0, 0, "debug|info|warn|error", "Least level that is logged."},
     {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text",
      "Form of log lines; where not set, text on a terminal and JSON elsewhere."},
