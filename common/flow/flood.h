@@ -6,9 +6,9 @@
  *   CLOSED     counting. Opens past share (where count_min rejects are in the window) or past count_max.
  *   OPEN       nothing is taken; after the probe delay: HALF_OPEN.
  *   HALF_OPEN  PROBE_REJECTS_MAX reject(s) may pass; one more: OPEN again, the delay doubled, up to its
- *              maximum. PROBE_OK_COUNT handled records with no further reject: CLOSED.
+ *              maximum. PROBE_OK_COUNT handled records with no further reject: CLOSED, with an empty window.
  *
- * Pure: time comes in. Thread: the loop's.
+ * Pure: time comes in, by one clock that is not negative and does not go back. Thread: the loop's.
  */
 #ifndef FLOW_FLOOD_H
 #define FLOW_FLOOD_H
@@ -28,7 +28,7 @@ enum {
 enum flood_state { FLOOD_CLOSED, FLOOD_OPEN, FLOOD_HALF_OPEN };
 
 struct flood_limits {
-    int64_t window_ms;
+    int64_t window_ms; /* at least FLOOD_BUCKETS */
     int64_t count_min; /* rejects in the window before the share counts */
     int share_percent; /* of what was handled; 0: never by share */
     int64_t count_max; /* rejects in the window whatever the share; 0: never by count */
@@ -47,12 +47,15 @@ struct flood {
 };
 
 void flood_init(struct flood *flood, const struct flood_limits *limits);
-/* May one more record be rejected now? False: it must stay where it is, and flood_open() is due. Does not
+/* May one more record be rejected now? False: it must stay where it is, and flood_trip() is due. Does not
  * count. */
 bool flood_allows(struct flood *flood, int64_t now_us);
+/* The same inside a batch, which is counted after its commit: so many of it were handled and rejected before
+ * this one. Without it a batch of nothing but rejects would pass whole. */
+bool flood_allows_after(const struct flood *flood, size_t handled, size_t rejected, int64_t now_us);
 /* After a commit: so many took effect (or were passed), so many became dead letters. */
 void flood_count(struct flood *flood, size_t handled, size_t rejected, int64_t now_us);
-/* Opens (or opens again) and sets when to probe. */
+/* Opens (or opens again) and sets when to probe; where it is open already, nothing changes. */
 void flood_trip(struct flood *flood, int64_t now_us);
 /* OPEN and its delay is over: HALF_OPEN now. True when the state changed. */
 bool flood_probe(struct flood *flood, int64_t now_us);
