@@ -199,7 +199,7 @@ static enum outcome bad_value(const struct setting *setting, struct text text, c
     return outcome;
 }
 
-/* Texts may be empty, which takes them away again; nothing else may. */
+/* Those that may be empty are taken away by it (setting.c says which); durations are then none. */
 static bool empties(const struct setting *setting)
 {
     return setting->kind == SETTING_TEXT || setting->kind == SETTING_URL || setting->kind == SETTING_SECRET;

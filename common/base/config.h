@@ -5,7 +5,8 @@
  * KAFKA_BOOTSTRAP_SERVERS is also --kafka-bootstrap-servers (or --kafka-bootstrap-servers=…) and
  * "kafka.bootstrap.servers = …" in --config FILE. The flag wins, then the environment (or the file
  * named by KAFKA_BOOTSTRAP_SERVERS_FILE, for secrets), then the file, then the default. An empty
- * environment variable is one that is not set; an empty flag or line takes a text away again.
+ * environment variable is one that is not set; an empty flag or line takes a text or a URL without a default away
+ * again. No other setting may be empty: what has a default needs a value, and an empty secret would be a door left open.
  *
  * A file has one setting a line; blank lines and those that begin with # or ; are skipped, a value is what
  * stands behind the first = without the blanks around it. NAME_FILE is "….file = PATH" there and
@@ -31,6 +32,7 @@ enum setting_kind {
     SETTING_BOOL,      /* true, false, on, off, yes, no, 1, 0                                 */
     SETTING_CHOICE,    /* one of choices, "a|b|c"                                             */
     SETTING_LISTEN,    /* host:port, [v6]:port, port 0 picks one                              */
+    SETTING_SERVERS,   /* host:port,… to connect to; each may bear a protocol and lack its port */
 };
 
 struct setting {

@@ -142,6 +142,41 @@ static bool parse_listen(struct text text)
     return bracketed || !memchr(host.at, ':', host.length); /* which colon would be the port's? */
 }
 
+/* [protocol://]host[:port], with commas between, as librdkafka reads it. */
+static bool parse_servers(struct text text)
+{
+    enum { PORT_MAX = 65535 };
+    while (text.at) {
+        const char *comma = text.length ? memchr(text.at, ',', text.length) : NULL;
+        struct text one = {text.at, comma ? (size_t)(comma - text.at) : text.length};
+        text = comma ? (struct text){comma + 1, text.length - one.length - 1} : (struct text){NULL, 0};
+        while (one.length && one.at[0] == ' ')
+            one = (struct text){one.at + 1, one.length - 1};
+        while (one.length && one.at[one.length - 1] == ' ')
+            one.length--;
+        const char *scheme = memmem(one.at, one.length, "://", 3);
+        if (scheme)
+            one = (struct text){scheme + 3, (size_t)(one.at + one.length - scheme - 3)};
+        if (one.length == 0 || !is_clean(one) || memchr(one.at, ' ', one.length))
+            return false;
+        const char *bracket = memrchr(one.at, ']', one.length), *colon = memrchr(one.at, ':', one.length);
+        if (!colon || (bracket && colon < bracket))
+            continue;
+        struct text port = {colon + 1, (size_t)(one.at + one.length - colon - 1)};
+        int64_t number;
+        if (colon == one.at || port.length == 0 || !is_digit(port.at[0]) || !text_to_int64(port, &number) ||
+            number == 0 || number > PORT_MAX)
+            return false;
+    }
+    return true;
+}
+
+/* A text without a default can be taken away by an empty one. */
+static bool may_be_empty(const struct setting *setting)
+{
+    return !setting->fallback && (setting->kind == SETTING_TEXT || setting->kind == SETTING_URL);
+}
+
 bool setting_parse(const struct setting *setting, struct text text, struct setting_value *ret)
 {
     struct setting_value value = {0};
@@ -149,10 +184,10 @@ bool setting_parse(const struct setting *setting, struct text text, struct setti
     switch (setting->kind) {
     case SETTING_TEXT:
     case SETTING_SECRET:
-        valid = is_clean(text);
+        valid = text.length ? is_clean(text) : may_be_empty(setting);
         break;
     case SETTING_URL:
-        valid = text.length == 0 || parse_url(setting, text);
+        valid = text.length ? parse_url(setting, text) : may_be_empty(setting);
         break;
     case SETTING_INT:
         valid = text_to_int64(text, &value.number) && within(setting, value.number);
@@ -178,6 +213,9 @@ bool setting_parse(const struct setting *setting, struct text text, struct setti
         break;
     case SETTING_LISTEN:
         valid = parse_listen(text);
+        break;
+    case SETTING_SERVERS:
+        valid = text.length && parse_servers(text);
         break;
     }
     if (valid)
@@ -220,7 +258,8 @@ void setting_allowed(const struct setting *setting, char *into, size_t bytes)
     switch (setting->kind) {
     case SETTING_TEXT:
     case SETTING_SECRET:
-        snprintf(into, bytes, "text without control characters");
+        snprintf(into, bytes, "text without control characters%s",
+                 may_be_empty(setting) ? "" : ", not empty");
         break;
     case SETTING_URL:
         if (setting->choices)
@@ -257,6 +296,9 @@ void setting_allowed(const struct setting *setting, char *into, size_t bytes)
         break;
     case SETTING_LISTEN:
         snprintf(into, bytes, "host:port or [v6]:port, port 0 to 65535");
+        break;
+    case SETTING_SERVERS:
+        snprintf(into, bytes, "host:port, or several with commas between");
         break;
     }
 }
@@ -343,6 +385,8 @@ const char *setting_form(const struct setting *setting)
         return setting->choices;
     case SETTING_LISTEN:
         return "HOST:PORT";
+    case SETTING_SERVERS:
+        return "HOST:PORT,…";
     }
     return "";
 }

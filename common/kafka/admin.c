@@ -34,6 +34,24 @@ out:
     return outcome;
 }
 
+enum outcome admin_check_settings(const struct client_settings *client, struct error *error)
+{
+    static const enum handle_kind kinds[] = {HANDLE_PRODUCER, HANDLE_CONSUMER, HANDLE_ADMIN};
+    struct client_settings silent = *client;
+    silent.log = NULL; /* what is to be said is said when they are made */
+    struct handle handle;
+    handle_init(&handle, &silent);
+    enum outcome outcome = OK;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]) && outcome == OK; i++) {
+        rd_kafka_conf_t *conf;
+        outcome = handle_conf(&handle, &silent, kinds[i], NULL, &conf, error);
+        if (outcome == OK)
+            rd_kafka_conf_destroy(conf);
+    }
+    pthread_mutex_destroy(&handle.log_lock);
+    return outcome;
+}
+
 void admin_close(struct admin *admin)
 {
     if (!admin)

@@ -12,6 +12,9 @@ struct admin;
 MUST_CHECK enum outcome admin_open(const struct client_settings *client, struct admin **ret,
                                    struct error *error);
 void admin_close(struct admin *admin);
+/* Would producer, consumer and admin be made of these settings? REJECT (exit 78) as theirs. Talks to nobody.
+ */
+MUST_CHECK enum outcome admin_check_settings(const struct client_settings *client, struct error *error);
 
 struct admin_topic {
     char name[256];

@@ -11,7 +11,7 @@
 
 const struct setting kafka_settings[] = {
     {.name = "KAFKA_BOOTSTRAP_SERVERS",
-     .kind = SETTING_TEXT,
+     .kind = SETTING_SERVERS,
      .fallback = "127.0.0.1:9092",
      .help = "Brokers to start from, host:port,host:port."},
     {.name = "KAFKA_GROUP_ID", .kind = SETTING_TEXT, .help = "Consumer group; weir-<service> where not set."},

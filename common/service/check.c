@@ -12,13 +12,34 @@
 enum { LINE_BYTES = 1024, URL_BYTES = 512 };
 
 /* service->check() is given a function without an owner. One check a process. */
-static bool failed;
+static int exit_code;
+
+/* The first failure's, as `serve` would end with it; what only a person can put right goes before all. */
+static void fail(int code)
+{
+    if (exit_code == 0 || code == EXIT_CONFIG)
+        exit_code = code;
+}
+
+static void print(const char *part, enum outcome outcome, const char *text)
+{
+    printf("%-4s %-9s %s\n", outcome == OK ? "ok" : "FAIL", part, text);
+    fflush(stdout);
+}
+
+/* text: what is said where the outcome is OK; else the error's. */
+static void tell(const char *part, enum outcome outcome, const char *text, const struct error *error)
+{
+    if (outcome != OK)
+        fail(error->exit_code ? error->exit_code : EXIT_UNREACHABLE);
+    print(part, outcome, outcome == OK ? text : error->text);
+}
 
 static void say(const char *part, enum outcome outcome, const char *text)
 {
-    failed |= outcome != OK;
-    printf("%-4s %-9s %s\n", outcome == OK ? "ok" : "FAIL", part, text);
-    fflush(stdout);
+    if (outcome != OK)
+        fail(outcome == FATAL ? EXIT_CONFIG : EXIT_UNREACHABLE);
+    print(part, outcome, text);
 }
 
 static int partitions_of(const struct admin_topic *topics, size_t count, const char *name)
@@ -63,36 +84,38 @@ static void check_kafka(const struct service *service, const struct client_setti
     size_t count = 0;
     struct error error;
     char line[LINE_BYTES];
-    enum outcome outcome = admin_open(client, &admin, &error);
+    enum outcome outcome = admin_check_settings(client, &error);
     if (outcome == OK)
-        outcome = admin_topics(admin, CHECK_TIMEOUT_MS, &topics, &count, &error);
+        outcome = admin_open(client, &admin, &error);
+    if (outcome != OK) {
+        tell("kafka", outcome, NULL, &error);
+        return;
+    }
+    outcome = admin_topics(admin, CHECK_TIMEOUT_MS, &topics, &count, &error);
     if (outcome == OK)
         snprintf(line, sizeof(line), "%s answers", client->bootstrap_servers);
     else
         snprintf(line, sizeof(line), "%s: %s; is the broker up, and KAFKA_BOOTSTRAP_SERVERS right?",
                  client->bootstrap_servers, error.text);
-    say("kafka", outcome, line);
+    say("kafka", outcome == OK ? OK : OUTAGE, line);
     if (outcome == OK)
         check_topics(service, topics, count);
     free(topics);
-    if (admin)
-        admin_close(admin);
+    admin_close(admin);
 }
 
 static void check_database(const struct service *service, const struct config *config)
 {
-    struct store *store = NULL;
     struct error error;
+    char line[LINE_BYTES];
+    bool there = false;
     const char *url = config_text(config, "DATABASE_URL");
-    enum outcome outcome = store_open(url, service->name, &store, &error);
-    if (outcome == OK)
-        outcome = store_probe(store, &error);
-    /* The URL itself may hold a password. */
-    say("database", outcome,
-        outcome != OK                     ? error.text
-        : strncmp(url, "sqlite:", 7) == 0 ? url
-                                          : "answers, and can be written to");
-    store_close(store);
+    enum outcome outcome = store_check(url, service->name, &there, &error);
+    if (strncmp(url, "sqlite:", 7) == 0)
+        snprintf(line, sizeof(line), "%s%s", url, there ? "" : " (not there yet, and can be made)");
+    else /* the URL itself may hold a password */
+        snprintf(line, sizeof(line), "answers, and can be written to");
+    tell("database", outcome, line, &error);
 }
 
 static void check_port(const struct config *config)
@@ -103,7 +126,7 @@ static void check_port(const struct config *config)
     const struct server_settings settings = {.listen = config_text(config, "HTTP_LISTEN")};
     enum outcome outcome = http_open(&settings, &server, &error);
     snprintf(line, sizeof(line), "%s is free", settings.listen);
-    say("http", outcome, outcome == OK ? line : error.text);
+    tell("http", outcome, line, &error);
     http_close(server);
 }
 
@@ -162,14 +185,13 @@ int check_run(const struct service *service, const struct config *config,
               const struct client_settings *client)
 {
     struct error error;
-    failed = false;
+    exit_code = 0;
     check_kafka(service, client);
     check_database(service, config);
     check_registry(config);
     check_port(config);
-    bool failed_before = failed;
-    failed = false;
-    if (service->check && service->check(config, say, &error) != OK && !failed)
-        say(service->name, OUTAGE, error.text);
-    return failed || failed_before ? EXIT_UNREACHABLE : 0;
+    enum outcome outcome = service->check ? service->check(config, say, &error) : OK;
+    if (outcome != OK)
+        tell(service->name, outcome, NULL, &error);
+    return exit_code;
 }

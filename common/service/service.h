@@ -38,7 +38,8 @@ struct service {
      * with defaults in. */
     enum outcome (*start)(void *state, const struct service_start *start, struct error *error);
     void (*stop)(void *state); /* after the drain */
-    /* For `check`: can I reach what only I need? One line a part through say(). Optional. */
+    /* For `check`: can I reach what only I need, and would start() take the settings? One line a part through
+     * say(): OUTAGE where it cannot be reached, FATAL where a setting is wrong. Optional. */
     enum outcome (*check)(const struct config *config,
                           void (*say)(const char *part, enum outcome outcome, const char *text),
                           struct error *error);

@@ -135,5 +135,7 @@ struct backend {
 /* path: without "sqlite:". */
 MUST_CHECK enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret,
                                     struct error *error);
+/* Is there something at path? Where not (or only an empty file): could a database be made there? */
+MUST_CHECK enum outcome sqlite_look(const char *path, bool *ret_there, struct error *error);
 
 #endif

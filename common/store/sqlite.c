@@ -1074,6 +1074,34 @@ out:
     return outcome;
 }
 
+enum outcome sqlite_look(const char *path, bool *ret_there, struct error *error)
+{
+    struct stat about;
+    char *real = NULL;
+    enum outcome outcome = real_path(path, &real, error);
+    if (outcome != OK)
+        return outcome;
+    bool there = stat(real, &about) == 0 && about.st_size > 0;
+    if (!there && access(real, F_OK) == 0) {
+        if (access(real, R_OK | W_OK) != 0) {
+            error_set(error, FATAL, "store-open", "%s: cannot be opened: %s", real, strerror(errno));
+            outcome = config_error(error);
+        }
+    } else if (!there) {
+        char *name = strrchr(real, '/');
+        name[name == real] = '\0'; /* its folder */
+        if (access(real, W_OK | X_OK) != 0) {
+            error_set(error, FATAL, "store-open", "%s: no file can be made in %s: %s", path, real,
+                      strerror(errno));
+            outcome = config_error(error);
+        }
+    }
+    if (outcome == OK)
+        *ret_there = there;
+    free(real);
+    return outcome;
+}
+
 /* A file of its own: SQLite's locks are lost when another descriptor of the same file is closed in this
  * process. It is never deleted, so that all who come agree on it. */
 static enum outcome lock_take(struct sqlite *sqlite, struct error *error)

@@ -11,11 +11,18 @@ enum { DDL_BYTES_MAX = 64 << 10, OWNER_BYTES_MAX = 64 };
 
 /* ---- opening ---- */
 
-static enum outcome backend_open(const char *url, bool read_only, struct backend **ret, struct error *error)
+/* What follows "sqlite:"; NULL: another kind of database. */
+static const char *sqlite_path(const char *url)
 {
     static const char sqlite[] = "sqlite:";
-    if (strncmp(url, sqlite, sizeof(sqlite) - 1) == 0 && url[sizeof(sqlite) - 1])
-        return sqlite_open(url + sizeof(sqlite) - 1, read_only, ret, error);
+    bool is = strncmp(url, sqlite, sizeof(sqlite) - 1) == 0 && url[sizeof(sqlite) - 1];
+    return is ? url + sizeof(sqlite) - 1 : NULL;
+}
+
+static enum outcome backend_open(const char *url, bool read_only, struct backend **ret, struct error *error)
+{
+    if (sqlite_path(url))
+        return sqlite_open(sqlite_path(url), read_only, ret, error);
     bool postgres = strncmp(url, "postgresql://", 13) == 0 || strncmp(url, "postgres://", 11) == 0;
     if (postgres) /* not repeated: it may hold a password */
         error_set(error, FATAL, "database-url",
@@ -101,6 +108,21 @@ void store_close(struct store *store)
     if (store->backend)
         store->backend->ops->close(store->backend);
     free(store);
+}
+
+enum outcome store_check(const char *url, const char *service, bool *ret_there, struct error *error)
+{
+    struct store *store = NULL;
+    bool there = true;
+    enum outcome outcome = sqlite_path(url) ? sqlite_look(sqlite_path(url), &there, error) : OK;
+    if (outcome == OK && there)
+        outcome = store_open(url, service, &store, error);
+    if (outcome == OK && there)
+        outcome = store_probe(store, error);
+    if (outcome == OK)
+        *ret_there = there;
+    store_close(store);
+    return outcome;
 }
 
 enum outcome store_probe(struct store *store, struct error *error)

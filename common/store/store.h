@@ -37,6 +37,11 @@ MUST_CHECK enum outcome store_open(const char *url, const char *service, struct 
                                    struct error *error);
 void store_close(struct store *store); /* accepts NULL; checkpoints */
 
+/* Would store_open() succeed, and could it be written to? With the same outcomes. Makes no file: where there is
+ * none, *ret_there is false and one could be made. For `check`. */
+MUST_CHECK enum outcome store_check(const char *url, const char *service, bool *ret_there,
+                                    struct error *error);
+
 /* Makes the tables that are missing (the store's own: inbox, outbox, …, and those given) from their
  * descriptions, then applies migrations. Safe where several instances start at once. */
 MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_table *const *tables,

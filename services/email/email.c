@@ -273,22 +273,28 @@ static const struct metric_family email_metrics[] = {
     {0},
 };
 
+static enum outcome settings_check(const struct config *config, struct error *error)
+{
+    const char *from = config_text(config, "EMAIL_FROM");
+    if (config_text(config, "SMTP_URL") && strchr(from, '@') && net_address_valid(text_of(from)))
+        return OK;
+    if (config_text(config, "SMTP_URL"))
+        error_set(error, FATAL, "setting", "EMAIL_FROM: %s is no mail address", from);
+    else
+        error_set(error, FATAL, "setting", "SMTP_URL is not set; weir mail is a mail server to try with");
+    error->exit_code = EXIT_CONFIG;
+    return FATAL;
+}
+
 static enum outcome email_start(void *state, const struct service_start *start, struct error *error)
 {
     struct email_state *email = state;
+    if (settings_check(start->config, error) != OK)
+        return FATAL;
     email->smtp_url = config_text(start->config, "SMTP_URL");
     email->from = config_text(start->config, "EMAIL_FROM");
     email->resend = strcmp(config_text(start->config, "EMAIL_AMBIGUOUS"), "resend") == 0;
-    const char *at = strrchr(email->from, '@');
-    if (!email->smtp_url || !at || !net_address_valid(text_of(email->from))) {
-        if (email->smtp_url)
-            error_set(error, FATAL, "setting", "EMAIL_FROM: %s is no mail address", email->from);
-        else
-            error_set(error, FATAL, "setting", "SMTP_URL is not set; weir mail is a mail server to try with");
-        error->exit_code = EXIT_CONFIG;
-        return FATAL;
-    }
-    email->domain = text_of(at + 1);
+    email->domain = text_of(strrchr(email->from, '@') + 1);
     email->ok = metrics_get(start->metrics, &email_metrics[0], "ok", NULL);
     email->retry = metrics_get(start->metrics, &email_metrics[0], "retry", NULL);
     email->failed = metrics_get(start->metrics, &email_metrics[0], "failed", NULL);
@@ -306,13 +312,10 @@ static enum outcome email_check(const struct config *config,
 {
     enum { PATIENCE_MS = 5000 };
     (void)error;
-    const char *url = config_text(config, "SMTP_URL");
     struct error why;
-    enum outcome outcome;
-    if (url)
-        outcome = net_reach(url, PATIENCE_MS, &why);
-    else
-        outcome = error_fatal(&why, "setting", "SMTP_URL is not set");
+    enum outcome outcome = settings_check(config, &why);
+    if (outcome == OK)
+        outcome = net_reach(config_text(config, "SMTP_URL"), PATIENCE_MS, &why);
     say("smtp", outcome, outcome == OK ? "answers" : why.text);
     return OK;
 }

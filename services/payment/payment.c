@@ -61,17 +61,26 @@ static const struct setting payment_settings[] = {
     SETTINGS_END,
 };
 
-static enum outcome payment_start(void *state, const struct service_start *start, struct error *error)
+static enum outcome gateway_url(const struct config *config, const char **ret, struct error *error)
 {
-    struct payment_service_state *payment = state;
-    const char *url = config_text(start->config, "PAYMENT_GATEWAY_URL");
-    if (!url || strlen(url) >= sizeof(payment->gateway_url)) {
+    const char *url = config_text(config, "PAYMENT_GATEWAY_URL");
+    if (!url || strlen(url) >= sizeof(((struct payment_service_state *)NULL)->gateway_url)) {
         error_set(error, FATAL, "setting",
                   "PAYMENT_GATEWAY_URL is %s; weir gateway is a stand-in to try with",
                   url ? "too long" : "not set");
         error->exit_code = EXIT_CONFIG;
         return FATAL;
     }
+    *ret = url;
+    return OK;
+}
+
+static enum outcome payment_start(void *state, const struct service_start *start, struct error *error)
+{
+    struct payment_service_state *payment = state;
+    const char *url;
+    if (gateway_url(start->config, &url, error) != OK)
+        return FATAL;
     size_t length = strlen(url);
     while (length && url[length - 1] == '/')
         length--;
@@ -90,13 +99,11 @@ static enum outcome payment_check(const struct config *config,
 {
     enum { PATIENCE_MS = 5000 };
     (void)error;
-    const char *url = config_text(config, "PAYMENT_GATEWAY_URL");
+    const char *url;
     struct error why;
-    enum outcome outcome;
-    if (url)
+    enum outcome outcome = gateway_url(config, &url, &why);
+    if (outcome == OK)
         outcome = net_reach(url, PATIENCE_MS, &why);
-    else
-        outcome = error_fatal(&why, "setting", "PAYMENT_GATEWAY_URL is not set");
     say("gateway", outcome, outcome == OK ? "answers" : why.text);
     return OK;
 }

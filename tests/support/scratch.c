@@ -19,6 +19,18 @@ void scratch_make(struct scratch *scratch)
     snprintf(scratch->url, sizeof(scratch->url), "sqlite:%s", scratch->path);
 }
 
+size_t scratch_files(const struct scratch *scratch)
+{
+    size_t count = 0;
+    DIR *folder = opendir(scratch->folder);
+    if (!folder)
+        abort();
+    for (struct dirent *entry; (entry = readdir(folder));)
+        count += entry->d_name[0] != '.';
+    closedir(folder);
+    return count;
+}
+
 void scratch_remove(struct scratch *scratch)
 {
     DIR *folder = opendir(scratch->folder);

@@ -10,7 +10,8 @@ struct scratch {
     char url[176];
 };
 
-void scratch_make(struct scratch *scratch);   /* under TMPDIR, else /dev/shm or /tmp; aborts on failure */
-void scratch_remove(struct scratch *scratch); /* with all that is in it          */
+void scratch_make(struct scratch *scratch); /* under TMPDIR, else /dev/shm or /tmp; aborts on failure */
+size_t scratch_files(const struct scratch *scratch); /* how many are in it */
+void scratch_remove(struct scratch *scratch);        /* with all that is in it          */
 
 #endif

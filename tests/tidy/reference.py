@@ -17,7 +17,7 @@ PAGE = "common/reference.md"
 
 KINDS = {
     "TEXT": "text", "URL": "URL", "SECRET": "secret", "INT": "number", "DURATION": "duration", "DURATIONS": "durations",
-    "BYTES": "bytes", "RATE": "rate", "BOOL": "true or false", "CHOICE": "", "LISTEN": "host:port",
+    "BYTES": "bytes", "RATE": "rate", "BOOL": "true or false", "CHOICE": "", "LISTEN": "host:port", "SERVERS": "host:port,…",
 }
 # Whose a table is, by the folder or file that it stands in; the first that fits.
 OWNERS = [

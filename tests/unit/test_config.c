@@ -12,7 +12,9 @@
 #include <unistd.h>
 
 static const struct setting common[] = {
-    {"KAFKA_BOOTSTRAP_SERVERS", SETTING_TEXT, "localhost:9092", 0, 0, NULL, "Brokers to start from."},
+    {"KAFKA_BOOTSTRAP_SERVERS", SETTING_SERVERS, "localhost:9092", 0, 0, NULL, "Brokers to start from."},
+    {"EMAIL_FROM", SETTING_TEXT, "orders@weir.example", 0, 0, NULL, "Who writes."},
+    {"GATEWAY_URL", SETTING_URL, "http://localhost:1", 0, 0, NULL, "Who pays."},
     {"DATABASE_URL", SETTING_URL, NULL, 0, 0, "sqlite|postgresql", "Where the rows are."},
     {"WEBHOOK_SECRET", SETTING_SECRET, NULL, 0, 0, NULL, "Signs webhooks."},
     {"EMAIL_CONCURRENCY", SETTING_INT, "8", 1, 1000, NULL, "Calls in flight."},
@@ -280,6 +282,15 @@ static void values_of_each_kind_are_read(void **state)
         assert_string_equal(config_text(config, "HTTP_LISTEN"), strchr(listens[i], '=') + 1);
         config_destroy(config);
     }
+    static const char *const servers[] = {
+        "--kafka-bootstrap-servers=a", "--kafka-bootstrap-servers=a:1, b:65535",
+        "--kafka-bootstrap-servers=[::1]:9092,[::1]", "--kafka-bootstrap-servers=SASL_SSL://a:9092"};
+    for (size_t i = 0; i < sizeof(servers) / sizeof(servers[0]); i++) {
+        struct config *config = NULL;
+        READ_WELL(config, servers[i]);
+        assert_string_equal(config_text(config, "KAFKA_BOOTSTRAP_SERVERS"), strchr(servers[i], '=') + 1);
+        config_destroy(config);
+    }
     static const char *const bad[] = {
         "--http-listen=::1:80",
         "--http-listen=h:65536",
@@ -296,6 +307,20 @@ static void values_of_each_kind_are_read(void **state)
         "--email-concurrency=",
         "--database-url=sqlite:",
         "--retry-delays=1s,",
+        "--kafka-bootstrap-servers=",
+        "--kafka-bootstrap-servers= ",
+        "--kafka-bootstrap-servers=a:9092,",
+        "--kafka-bootstrap-servers=a:9092,,b:9092",
+        "--kafka-bootstrap-servers=a b:9092",
+        "--kafka-bootstrap-servers=a:0",
+        "--kafka-bootstrap-servers=a:65536",
+        "--kafka-bootstrap-servers=a:",
+        "--kafka-bootstrap-servers=:9092",
+        "--email-from=",
+        "--gateway-url=",
+        "--webhook-secret=",
+        "--http-listen=",
+        "--email-ambiguous=",
         "--retry-delays=1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
@@ -477,9 +502,9 @@ static void help_names_every_flag_once_with_its_default(void **state)
     struct buffer help = buffer_of(1 << 16);
     config_help(tables, TABLES, &help);
     buffer_add_char(&help, '\0');
-    assert_non_null(
-        strstr(help.at,
-               "  --kafka-bootstrap-servers TEXT\n      Brokers to start from. Default: localhost:9092.\n"));
+    assert_non_null(strstr(
+        help.at,
+        "  --kafka-bootstrap-servers HOST:PORT,…\n      Brokers to start from. Default: localhost:9092.\n"));
     assert_non_null(strstr(help.at, "  --[no-]access-log\n"));
     assert_non_null(strstr(help.at, "Default: 127.0.0.1:8082."));
     assert_null(strstr(help.at, "Default: 127.0.0.1:8080."));

@@ -447,9 +447,29 @@ static void the_log_is_bounded_and_shrinks_again_after_a_long_reader(void **stat
     assert_int_equal(things(), id - 1);
 }
 
+static void a_check_makes_nothing_and_says_what_opening_would(void **state)
+{
+    (void)state;
+    bool there = true;
+    assert_int_equal(store_check(scratch.url, "test", &there, &error), OK);
+    assert_false(there);
+    assert_int_equal(scratch_files(&scratch), 0);
+    assert_int_equal(store_check("sqlite:/no/such/folder/x.db", "test", &there, &error), FATAL);
+    assert_int_equal(error_exit_code(&error), EXIT_CONFIG);
+    open_things();
+    assert_int_equal(store_check(scratch.url, "test", &there, &error), FATAL); /* in use */
+    assert_int_equal(error_exit_code(&error), EXIT_TRY_AGAIN);
+    close_things();
+    assert_int_equal(store_check(scratch.url, "test", &there, &error), OK);
+    assert_true(there);
+    assert_int_equal(store_check(scratch.url, "other", &there, &error), FATAL);
+    assert_int_equal(error_exit_code(&error), EXIT_CONFIG);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_check_makes_nothing_and_says_what_opening_would, setup, teardown),
         cmocka_unit_test_setup_teardown(reopening_keeps_what_was_committed, setup, teardown),
         cmocka_unit_test_setup_teardown(what_only_a_person_can_put_right_is_a_configuration_error, setup,
                                         teardown),
