@@ -2,11 +2,16 @@
 #include "base/clock.h"
 #include "kafka/handle.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { READER_CLOSE_MS = 2000, READER_TOPICS_MAX = 256 };
+enum {
+    READER_CLOSE_MS = 2000,
+    READER_TOPICS_MAX = 256,
+    READER_AGAIN_MS = 100, /* between two tries to open, while brokers start or elect */
+};
 
 struct reader_partition {
     int topic_index;
@@ -45,13 +50,18 @@ static enum outcome find_partitions(struct reader *reader, int timeout_ms, size_
     for (int i = 0; i < reader->topic_count; i++) {
         int partitions = 0;
         for (int j = 0; j < metadata->topic_cnt; j++)
-            if (strcmp(metadata->topics[j].topic, reader->topics[i]) == 0)
+            if (strcmp(metadata->topics[j].topic, reader->topics[i]) == 0) {
                 partitions = metadata->topics[j].partition_cnt;
+                if (partitions == 0) /* it may be there: this broker cannot say yet */
+                    err = metadata->topics[j].err;
+            }
         missing += partitions == 0;
         for (int32_t number = 0; number < partitions; number++)
             rd_kafka_topic_partition_list_add(list, reader->topics[i], number);
     }
     rd_kafka_metadata_destroy(metadata);
+    if (err && err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        return handle_error(error, err, "topics", NULL);
     if (ret_missing)
         *ret_missing = missing;
     return OK;
@@ -62,13 +72,56 @@ static enum outcome find_partitions(struct reader *reader, int timeout_ms, size_
 static enum outcome find_offsets(struct reader *reader, rd_kafka_topic_partition_list_t *list, int64_t at,
                                  int timeout_ms, struct error *error)
 {
-    for (int i = 0; i < list->cnt; i++)
+    for (int i = 0; i < list->cnt; i++) {
         list->elems[i].offset = at;
+        list->elems[i].err = RD_KAFKA_RESP_ERR_NO_ERROR;
+    }
     rd_kafka_resp_err_t err =
         list->cnt ? rd_kafka_offsets_for_times(reader->handle.rk, list, timeout_ms > 1 ? timeout_ms : 1) : 0;
     for (int i = 0; i < list->cnt && !err; i++)
         err = list->elems[i].err;
     return handle_error(error, err, "offsets", NULL);
+}
+
+/* Where to begin and where to stop, once. */
+static enum outcome find_once(struct reader *reader, enum reader_from from, int64_t from_ms, int64_t until_us,
+                              size_t *ret_missing, rd_kafka_topic_partition_list_t **ret_starts,
+                              rd_kafka_topic_partition_list_t **ret_ends, struct error *error)
+{
+#define LEFT_MS (int)((until_us - clock_monotonic_us()) / 1000)
+    rd_kafka_topic_partition_list_t *starts = rd_kafka_topic_partition_list_new(16), *ends = NULL;
+    enum outcome outcome = find_partitions(reader, LEFT_MS, ret_missing, starts, error);
+    if (outcome == OK) {
+        ends = rd_kafka_topic_partition_list_copy(starts);
+        outcome = find_offsets(reader, ends, RD_KAFKA_OFFSET_END, LEFT_MS, error);
+    }
+    if (outcome == OK && from != READER_END)
+        outcome = find_offsets(reader, starts, from == READER_TIME ? from_ms : RD_KAFKA_OFFSET_BEGINNING,
+                               LEFT_MS, error);
+#undef LEFT_MS
+    if (outcome == OK) {
+        *ret_starts = starts;
+        *ret_ends = ends;
+        return OK;
+    }
+    rd_kafka_topic_partition_list_destroy(starts);
+    if (ends)
+        rd_kafka_topic_partition_list_destroy(ends);
+    return outcome;
+}
+
+/* A broker that has just started answers, and does not lead yet what it is asked for. */
+static enum outcome find(struct reader *reader, enum reader_from from, int64_t from_ms, int64_t until_us,
+                         size_t *ret_missing, rd_kafka_topic_partition_list_t **ret_starts,
+                         rd_kafka_topic_partition_list_t **ret_ends, struct error *error)
+{
+    for (;;) {
+        enum outcome outcome =
+            find_once(reader, from, from_ms, until_us, ret_missing, ret_starts, ret_ends, error);
+        if (outcome != OUTAGE || clock_monotonic_us() + READER_AGAIN_MS * 1000 >= until_us)
+            return outcome;
+        poll(NULL, 0, READER_AGAIN_MS);
+    }
 }
 
 static int topic_index_of(const struct reader *reader, const char *name)
@@ -84,12 +137,10 @@ enum outcome reader_open(const struct client_settings *client, const char *const
                          size_t *ret_missing, struct reader **ret, struct error *error)
 {
     int64_t until_us = clock_monotonic_us() + (int64_t)timeout_ms * 1000;
-    rd_kafka_topic_partition_list_t *starts = rd_kafka_topic_partition_list_new(16), *ends = NULL;
+    rd_kafka_topic_partition_list_t *starts = NULL, *ends = NULL;
     struct reader *reader = calloc(1, sizeof(*reader));
-    if (!reader) {
-        rd_kafka_topic_partition_list_destroy(starts);
+    if (!reader)
         return error_fatal(error, "memory", "reader: out of memory");
-    }
     handle_init(&reader->handle, client);
     reader->until_ends = until_ends;
     enum outcome outcome = OK;
@@ -113,18 +164,8 @@ enum outcome reader_open(const struct client_settings *client, const char *const
     if ((outcome = handle_open(&reader->handle, HANDLE_READER, conf, error)) != OK)
         goto out;
     rd_kafka_poll_set_consumer(reader->handle.rk);
-    if ((outcome = find_partitions(reader, timeout_ms, ret_missing, starts, error)) != OK)
+    if ((outcome = find(reader, from, from_ms, until_us, ret_missing, &starts, &ends, error)) != OK)
         goto out;
-
-    ends = rd_kafka_topic_partition_list_copy(starts);
-#define LEFT_MS (int)((until_us - clock_monotonic_us()) / 1000)
-    if ((outcome = find_offsets(reader, ends, RD_KAFKA_OFFSET_END, LEFT_MS, error)) != OK)
-        goto out;
-    if (from != READER_END &&
-        (outcome = find_offsets(reader, starts, from == READER_TIME ? from_ms : RD_KAFKA_OFFSET_BEGINNING,
-                                LEFT_MS, error)) != OK)
-        goto out;
-#undef LEFT_MS
     reader->partitions = calloc(ends->cnt ? (size_t)ends->cnt : 1, sizeof(*reader->partitions));
     if (!reader->partitions) {
         outcome = error_fatal(error, "memory", "reader: out of memory");
@@ -142,7 +183,8 @@ enum outcome reader_open(const struct client_settings *client, const char *const
     }
     outcome = handle_error(error, rd_kafka_assign(reader->handle.rk, starts), "assign", NULL);
 out:
-    rd_kafka_topic_partition_list_destroy(starts);
+    if (starts)
+        rd_kafka_topic_partition_list_destroy(starts);
     if (ends)
         rd_kafka_topic_partition_list_destroy(ends);
     if (outcome == OK)

@@ -10,7 +10,8 @@ struct reader;
 enum reader_from { READER_BEGINNING, READER_END, READER_TIME };
 
 /* Topics that do not exist are left out (ret_missing counts them, may be NULL). until_ends: reader_read()
- * ends at the ends that the topics had now. OUTAGE when no broker answers within timeout_ms. */
+ * ends at the ends that the topics had now. OUTAGE when no broker answers within timeout_ms; one
+ * that answers but does not lead what is asked for (it has just started) is asked again until then. */
 MUST_CHECK enum outcome reader_open(const struct client_settings *client, const char *const *topics,
                                     enum reader_from from, int64_t from_ms, bool until_ends, int timeout_ms,
                                     size_t *ret_missing, struct reader **ret, struct error *error);

@@ -440,6 +440,31 @@ static void headers_are_bounded(void **state)
     arena_destroy(arena);
 }
 
+/* NOT_LEADER, as a broker says that has just been started. */
+static void a_reader_asks_again_where_no_leader_is_known_yet(void **state)
+{
+    (void)state;
+    enum { LEADER_NOT_AVAILABLE = 5, NOT_LEADER = 6, TIMES = 12, OPEN_MS = 30000 };
+    static const char *const topics[] = {"leaderless", NULL};
+    broker_add_topic(broker, "leaderless", 1);
+    broker_write(broker, "leaderless", 0, 0, 3);
+    const struct client_settings client = {.bootstrap_servers = broker_bootstrap(broker)};
+    static const int errors[] = {LEADER_NOT_AVAILABLE, NOT_LEADER};
+    for (size_t i = 0; i < 2; i++) {
+        struct reader *reader;
+        struct error error;
+        struct record record;
+        bool got, end;
+        broker_fail(broker, BROKER_LIST_OFFSETS, errors[i], TIMES);
+        assert_int_equal(
+            reader_open(&client, topics, READER_BEGINNING, 0, true, OPEN_MS, NULL, &reader, &error), OK);
+        assert_int_equal(reader_read(reader, WAIT_MS, &record, &got, &end, &error), OK);
+        assert_true(got);
+        reader_release(&record);
+        reader_close(reader);
+    }
+}
+
 static void a_reader_without_a_broker_says_so_in_its_time(void **state)
 {
     (void)state;
@@ -550,6 +575,7 @@ int main(void)
         cmocka_unit_test(errors_of_every_request_of_the_group_are_survived),
         cmocka_unit_test(a_fatal_error_is_said),
         cmocka_unit_test(headers_are_bounded),
+        cmocka_unit_test(a_reader_asks_again_where_no_leader_is_known_yet),
         cmocka_unit_test(a_reader_without_a_broker_says_so_in_its_time),
         cmocka_unit_test(close_ends_in_its_bound_where_brokers_hang),
         cmocka_unit_test(close_ends_in_its_bound_where_brokers_are_down),
