@@ -1,6 +1,6 @@
 /*
  * setting: one value of the table in base/config.h: what its text means, what would be allowed, and how it is
- * shown. For config.c; everybody else asks a struct config.
+ * shown. For config.c, and for lists that have such values in them; everybody else asks a struct config.
  */
 #ifndef BASE_SETTING_H
 #define BASE_SETTING_H

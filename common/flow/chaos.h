@@ -1,7 +1,7 @@
 /*
  * chaos: failures on purpose in front of the handlers, for show and for tests; off unless CHAOS says so.
  *
- * CHAOS is a comma-separated list of what fails:
+ * CHAOS is a comma-separated list of what fails, each at most once:
  *
  *   keys=P%[:N]     handlers of P per cent of the keys (by a hash of the key: the same ones every time) say
  *                   RETRY for the first N deliveries (default 2) of each record
@@ -11,13 +11,17 @@
  *   crash=P%        handling of P per cent of the event ids kills the process (abort)
  *   seed=N          other keys and ids
  *
- * Pure but for slow and crash, which chaos_strike does.
+ * A share is a percentage with up to four fraction digits, a duration as in all settings. Where several meet,
+ * an outage comes first, then slow, crash, poison, keys. The same list chooses the same keys and ids in every
+ * process. Pure but for slow and crash, which chaos_strike() does.
  */
 #ifndef FLOW_CHAOS_H
 #define FLOW_CHAOS_H
 
 #include "base/ids.h"
 #include "base/text.h"
+
+enum { CHAOS_DELIVERIES_MAX = 1000, CHAOS_SLOW_MS_MAX = 10000 };
 
 struct chaos {
     bool on;
@@ -27,7 +31,7 @@ struct chaos {
     int64_t outage_us, outage_every_us, slow_us;
 };
 
-/* REJECT: text is not a list as above, the error says what is allowed. Empty: off. */
+/* REJECT: text is not a list as above, the error says what is allowed. Empty: off. *ret is set whole. */
 MUST_CHECK enum outcome chaos_parse(struct text text, struct chaos *ret, struct error *error);
 /* Before a handler: OK, or what happens instead of it. delivery: 1 for the first. */
 enum outcome chaos_strike(const struct chaos *chaos, struct text key, struct id id, int delivery,
