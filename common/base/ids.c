@@ -1,5 +1,6 @@
 #include "base/ids.h"
 
+#include "base/arena.h"
 #include "base/clock.h"
 #include "base/digest.h"
 
@@ -151,6 +152,21 @@ bool id_parse(struct text text, struct id *ret)
         if (!digest_from_hex((struct text){text.at + digits_at[i], 2}, &id.bytes[i], 1))
             return false;
     *ret = id;
+    return true;
+}
+
+bool id_lower(struct arena *arena, struct text *text)
+{
+    struct id id;
+    bool capitals = false;
+    for (size_t i = 0; i < text->length && text->length == ID_TEXT_BYTES; i++)
+        capitals |= text->at[i] >= 'A' && text->at[i] <= 'F';
+    if (!capitals || !id_parse(*text, &id))
+        return true;
+    char *into = arena_take(arena, ID_TEXT_BYTES);
+    if (!into)
+        return false;
+    *text = id_to_text(id, into);
     return true;
 }
 

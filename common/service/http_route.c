@@ -137,6 +137,23 @@ static struct text origin_form(struct text target)
     return target;
 }
 
+/* A parameter that is an id by its name: what is no UUID stays as it is, and a SKU that looks like one too.
+ */
+static void lower_ids(const char *path, struct text *parameters)
+{
+    struct text rest = text_of(path + 1), segment;
+    while (cut(&rest, '/', &segment)) {
+        if (!is_parameter(segment))
+            continue;
+        struct text *parameter = parameters++, name = {segment.at + 1, segment.length - 2};
+        struct id id;
+        bool names_id = name.length >= 2 && memcmp(name.at + name.length - 2, "id", 2) == 0 &&
+                        (name.length == 2 || name.at[name.length - 3] == '_');
+        if (names_id && id_parse(*parameter, &id)) /* the text lies in the caller's room */
+            *parameter = id_to_text(id, (char *)(uintptr_t)parameter->at);
+    }
+}
+
 enum path_match path_find(const struct path_entry *entries, size_t count, const char *method,
                           struct text target, char *room, struct path_found *ret)
 {
@@ -177,6 +194,7 @@ enum path_match path_find(const struct path_entry *entries, size_t count, const 
         return PATH_UNKNOWN;
     if (!ret->entry)
         return PATH_METHOD;
+    lower_ids(ret->entry->path, ret->parameters);
     return query_parse(query, room, ret) ? PATH_FOUND : PATH_MALFORMED;
 }
 

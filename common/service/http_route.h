@@ -33,8 +33,9 @@ struct path_found {
 
 /*
  * target: of the request's line, origin form or absolute form, with its query. A literal segment goes before
- * a {parameter}; a parameter is one segment, not empty, in which an encoded slash stays a byte of it. room:
- * at least target.length bytes, in which the decoded text then lies.
+ * a {parameter}; a parameter is one segment, not empty, in which an encoded slash stays a byte of it. A UUID
+ * in an {id} or {…_id} is given in lower case: capitals name the same thing. room: at least target.length
+ * bytes, in which the decoded text then lies.
  */
 enum path_match path_find(const struct path_entry *entries, size_t count, const char *method,
                           struct text target, char *room, struct path_found *ret);

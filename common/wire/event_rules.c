@@ -22,6 +22,12 @@ static void check_payment(const struct event_type *type, const void *data, struc
         check_printable(((const struct payment_refunded *)data)->payment_id, false, "payment_id", faults);
 }
 
+bool event_lower_id(const struct event_type *type, const void *data, struct arena *arena)
+{
+    struct text *key = (struct text *)((uintptr_t)data + type->key_offset);
+    return type->topic == TOPIC_STOCK || id_lower(arena, key);
+}
+
 bool event_valid(const struct event_type *type, const void *data, struct codec_faults *faults)
 {
     size_t before = faults->count;

@@ -244,6 +244,10 @@ enum outcome order_events_take(struct work *work, const struct request *request,
     outcome = read_data(&reading, &envelope, &type, &data, error);
     if (outcome != OK)
         goto out;
+    if (data && !event_lower_id(type, data, work_arena(work))) {
+        outcome = error_retry(error, "memory", "out of memory");
+        goto out;
+    }
     if (data)
         (void)event_valid(type, data, &reading.faults);
     if (reading.faults.count || !data) {

@@ -13,7 +13,7 @@ void order_http_keys(struct work *work, const struct request *request)
 void order_http_place_keys(struct work *work, const struct request *request)
 {
     struct text order_id = json_text(request->json, "order_id");
-    if (order_id.length)
+    if (order_id.length && id_lower(work_arena(work), &order_id))
         order_want(work, order_id);
 }
 
@@ -53,6 +53,8 @@ static enum outcome order_read(struct work *work, const json_t *body, struct ord
     if (outcome != OK)
         return outcome;
     struct order_placed *order = data;
+    if (!event_lower_id(&order_placed_type, order, work_arena(work)))
+        return error_retry(error, "memory", "out of memory");
     order->total_minor = order_total(order);
     if (!order_placed_valid(order, faults) || faults->count)
         return error_reject(error, "order-invalid", "%s: %s", faults->fault[0].path, faults->fault[0].reason);

@@ -93,7 +93,9 @@ static struct notice notice_read(const struct request *request, struct codec_fau
 
 static void webhook_keys(struct work *work, const struct request *request)
 {
-    payment_want(work, json_text(request->json, "order_id"), json_text(request->json, "payment_id"));
+    struct text order_id = json_text(request->json, "order_id");
+    if (id_lower(work_arena(work), &order_id))
+        payment_want(work, order_id, json_text(request->json, "payment_id"));
 }
 
 /* What is told a second time finds the row so and has no effect: that is the deduplication by type and
@@ -122,11 +124,12 @@ static enum outcome webhook(struct work *work, const struct request *request, st
 {
     struct codec_faults faults = {0};
     struct notice notice = notice_read(request, &faults);
-    (void)error;
     if (faults.count) {
         answer_faults(work, answer, &faults);
         return OK;
     }
+    if (!id_lower(work_arena(work), &notice.order_id))
+        return error_retry(error, "memory", "out of memory");
     struct payment *payment = rows_get(work, &payments_table, &(struct payment){.order_id = notice.order_id});
     if (!payment || !payment->placed) {
         answer_problem(work, answer, 404, "there is no order %.*s", TEXT_ARG(notice.order_id));

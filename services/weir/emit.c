@@ -127,6 +127,8 @@ static enum outcome cloudevent_read(struct emit *emit, const json_t *json, struc
         codec_from_json(ret->type->codec, json_object_get(json, "data"), emit->arena, &data, &faults, error);
     if (outcome != OK)
         return outcome;
+    if (!event_lower_id(ret->type, data, emit->arena))
+        return error_fatal(error, "memory", "out of memory");
     ret->data = data;
     if (!event_valid(ret->type, data, &faults))
         return error_reject(error, "invalid", "%s: %s", faults.fault[0].path, faults.fault[0].reason);

@@ -32,6 +32,24 @@ static void event_types_are_in_the_order_of_their_numbers(void **state)
     assert_ptr_equal(EVENT_TYPE_OF((const struct email_sent *)NULL), &email_sent_type);
 }
 
+static void an_order_id_in_capitals_is_lowered_and_a_sku_is_not(void **state)
+{
+    (void)state;
+    struct arena *arena = arena_new(1 << 16);
+    const struct text capitals = TEXT("0190AB6C-1D2E-7F30-8A1B-C2D3E4F50617");
+    struct order_cancelled order = {.order_id = capitals};
+    struct stock_level stock = {.sku = capitals};
+    assert_true(event_lower_id(&order_cancelled_type, &order, arena));
+    assert_true(text_is(order.order_id, "0190ab6c-1d2e-7f30-8a1b-c2d3e4f50617"));
+    assert_true(text_is(capitals, "0190AB6C-1D2E-7F30-8A1B-C2D3E4F50617")); /* bytes of others stay theirs */
+    assert_true(event_lower_id(&stock_level_type, &stock, arena));
+    assert_ptr_equal(stock.sku.at, capitals.at);
+    order.order_id = TEXT("NOT-A-UUID");
+    assert_true(event_lower_id(&order_cancelled_type, &order, arena));
+    assert_true(text_is(order.order_id, "NOT-A-UUID"));
+    arena_destroy(arena);
+}
+
 static void last_header_of_a_name_counts(void **state)
 {
     (void)state;
@@ -172,6 +190,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(event_types_are_found_by_both_names),
         cmocka_unit_test(event_types_are_in_the_order_of_their_numbers),
+        cmocka_unit_test(an_order_id_in_capitals_is_lowered_and_a_sku_is_not),
         cmocka_unit_test(last_header_of_a_name_counts),
         cmocka_unit_test(traceparent_is_checked_as_w3c_says),
         cmocka_unit_test(next_span_is_of_its_parents_trace),

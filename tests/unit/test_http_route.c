@@ -100,6 +100,19 @@ static void parameters_are_decoded_one_segment_each(void **state)
     assert_text(found.parameters[0], "a/b +\xc3\xa9");
 }
 
+static void an_id_in_capitals_is_the_same_id(void **state)
+{
+    (void)state;
+    assert_int_equal(find("GET", "/v1/orders/0190AB6C-1D2E-7F30-8A1B-C2D3E4F50617"), PATH_FOUND);
+    assert_text(found.parameters[0], "0190ab6c-1d2e-7f30-8a1b-c2d3e4f50617");
+    assert_int_equal(find("GET", "/v1/orders/%30190AB6C-1D2E-7F30-8A1B-C2D3E4F50617"), PATH_FOUND);
+    assert_text(found.parameters[0], "0190ab6c-1d2e-7f30-8a1b-c2d3e4f50617");
+    assert_int_equal(find("GET", "/v1/orders/NO-UUID"), PATH_FOUND);
+    assert_text(found.parameters[0], "NO-UUID");
+    assert_int_equal(find("GET", "/v1/stock/0190AB6C-1D2E-7F30-8A1B-C2D3E4F50617"), PATH_FOUND);
+    assert_text(found.parameters[0], "0190AB6C-1D2E-7F30-8A1B-C2D3E4F50617");
+}
+
 static void bad_escapes_are_malformed(void **state)
 {
     (void)state;
@@ -192,6 +205,7 @@ int main(void)
         cmocka_unit_test(unknown_paths_are_unknown),
         cmocka_unit_test(absolute_form_is_taken),
         cmocka_unit_test(parameters_are_decoded_one_segment_each),
+        cmocka_unit_test(an_id_in_capitals_is_the_same_id),
         cmocka_unit_test(bad_escapes_are_malformed),
         cmocka_unit_test(query_is_split_and_decoded),
         cmocka_unit_test(more_query_than_there_is_room_for_is_malformed),

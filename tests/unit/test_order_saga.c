@@ -395,6 +395,33 @@ static void an_order_by_http_is_placed_once_and_told(void **nothing)
     handlers_close(handlers);
 }
 
+#define CAPITALS "0193AAAA-0000-7000-8000-00000000000C"
+
+static void an_order_id_in_capitals_is_the_same_order(void **nothing)
+{
+    (void)nothing;
+    struct order_state state = {0};
+    struct handlers *handlers = handlers_open(&order_service, &state);
+    struct text body;
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL,
+                                      "{\"order_id\":\"" CAPITALS "\"," ORDER_BODY ITEMS_BODY "}", &body),
+                     202);
+    assert_non_null(strstr(body.at, "0193aaaa-0000-7000-8000-00000000000c"));
+    const struct order_placed *said = handlers->said[0].data;
+    assert_true(text_is(said->order_id, "0193aaaa-0000-7000-8000-00000000000c"));
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL,
+                                      "{\"order_id\":\"" CAPITALS "\"," ORDER_BODY ITEMS_BODY "}", NULL),
+                     409);
+    const struct text event =
+        TEXT("{\"specversion\":\"1.0\",\"id\":\"e-1\",\"source\":\"/shop\",\"type\":\"weir.OrderCancelled\","
+             "\"data\":{\"order_id\":\"" CAPITALS "\",\"reason\":\"r\",\"cancelled_at\":1}}");
+    assert_int_equal(
+        handlers_post(handlers, "/v1/events", "application/cloudevents+json", NULL, 0, event, NULL), 202);
+    const struct order_cancelled *cancelled = handlers->said[1].data;
+    assert_true(text_is(cancelled->order_id, "0193aaaa-0000-7000-8000-00000000000c"));
+    handlers_close(handlers);
+}
+
 static void what_is_wrong_with_an_order_is_named_by_its_path(void **nothing)
 {
     static const struct {
@@ -534,6 +561,7 @@ int main(void)
         cmocka_unit_test(a_reservation_that_ran_out_rejects_the_order),
         cmocka_unit_test(an_upstream_order_that_is_not_valid_is_rejected_with_the_field),
         cmocka_unit_test(an_order_by_http_is_placed_once_and_told),
+        cmocka_unit_test(an_order_id_in_capitals_is_the_same_order),
         cmocka_unit_test(what_is_wrong_with_an_order_is_named_by_its_path),
         cmocka_unit_test(cancelling_says_so_once_and_stands),
         cmocka_unit_test(an_event_keeps_its_id_and_source_in_every_mode),
