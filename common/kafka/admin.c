@@ -10,7 +10,6 @@ enum { ADMIN_CLOSE_MS = 2000 };
 
 struct admin {
     struct handle handle; /* librdkafka's opaque: first */
-    rd_kafka_queue_t *queue;
 };
 
 enum outcome admin_open(const struct client_settings *client, struct admin **ret, struct error *error)
@@ -19,13 +18,16 @@ enum outcome admin_open(const struct client_settings *client, struct admin **ret
     if (!admin)
         return error_fatal(error, "memory", "admin: out of memory");
     handle_init(&admin->handle, client);
+    /* A consumer, which joins nothing: where a broker says that it is not a group's coordinator (it has just
+     * been started), librdkafka sends the handle's own group to look for one, and dies where there is none,
+     * as in a producer (seen on 2.0.2; confluent-kafka-javascript 374 on 2.11). */
+    const char *more[] = {"group.id", "weir-admin", NULL};
     rd_kafka_conf_t *conf;
-    enum outcome outcome = handle_conf(&admin->handle, client, HANDLE_ADMIN, NULL, &conf, error);
+    enum outcome outcome = handle_conf(&admin->handle, client, HANDLE_READER, more, &conf, error);
     if (outcome != OK)
         goto out;
-    if ((outcome = handle_open(&admin->handle, HANDLE_ADMIN, conf, error)) != OK)
+    if ((outcome = handle_open(&admin->handle, HANDLE_READER, conf, error)) != OK)
         goto out;
-    admin->queue = rd_kafka_queue_new(admin->handle.rk);
     *ret = admin;
     return OK;
 out:
@@ -36,7 +38,7 @@ out:
 
 enum outcome admin_check_settings(const struct client_settings *client, struct error *error)
 {
-    static const enum handle_kind kinds[] = {HANDLE_PRODUCER, HANDLE_CONSUMER, HANDLE_ADMIN};
+    static const enum handle_kind kinds[] = {HANDLE_PRODUCER, HANDLE_CONSUMER, HANDLE_READER};
     struct client_settings silent = *client;
     silent.log = NULL; /* what is to be said is said when they are made */
     struct handle handle;
@@ -56,7 +58,6 @@ void admin_close(struct admin *admin)
 {
     if (!admin)
         return;
-    rd_kafka_queue_destroy(admin->queue);
     handle_destroy(&admin->handle, ADMIN_CLOSE_MS, free, admin);
 }
 
@@ -91,28 +92,23 @@ enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topi
     return OK;
 }
 
-/* The answer to what was just asked; those of earlier calls that came too late are thrown away. */
-static enum outcome answer(struct admin *admin, rd_kafka_event_type_t type, int timeout_ms, const char *what,
-                           rd_kafka_event_t **ret, struct error *error)
+/* The answer to what was just asked on a queue of its own, so that one that comes too late finds none any
+ * more and is not taken for another's. Takes the queue. */
+static enum outcome answer(rd_kafka_queue_t *queue, int timeout_ms, const char *what, rd_kafka_event_t **ret,
+                           struct error *error)
 {
-    int64_t until_us = clock_monotonic_us() + (int64_t)timeout_ms * 1000;
-    for (;;) {
-        int64_t left_ms = (until_us - clock_monotonic_us()) / 1000;
-        rd_kafka_event_t *event = rd_kafka_queue_poll(admin->queue, left_ms > 0 ? (int)left_ms : 0);
-        if (!event)
-            return error_outage(error, "kafka", "%s: no broker answered within %d ms", what, timeout_ms);
-        rd_kafka_resp_err_t err = rd_kafka_event_error(event);
-        if (rd_kafka_event_type(event) == type && !err) {
-            *ret = event;
-            return OK;
-        }
-        enum outcome outcome = OK;
-        if (rd_kafka_event_type(event) == type)
-            outcome = failed(error, err, what, rd_kafka_event_error_string(event));
-        rd_kafka_event_destroy(event);
-        if (outcome != OK)
-            return outcome;
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms);
+    rd_kafka_queue_destroy(queue);
+    if (!event)
+        return error_outage(error, "kafka", "%s: no broker answered within %d ms", what, timeout_ms);
+    rd_kafka_resp_err_t err = rd_kafka_event_error(event);
+    if (!err) {
+        *ret = event;
+        return OK;
     }
+    enum outcome outcome = failed(error, err, what, rd_kafka_event_error_string(event));
+    rd_kafka_event_destroy(event);
+    return outcome;
 }
 
 static rd_kafka_AdminOptions_t *options_new(struct admin *admin, rd_kafka_admin_op_t operation,
@@ -155,8 +151,9 @@ enum outcome admin_create(struct admin *admin, const struct admin_new_topic *top
         }
     }
     options = options_new(admin, RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout_ms);
-    rd_kafka_CreateTopics(admin->handle.rk, asked, count, options, admin->queue);
-    outcome = answer(admin, RD_KAFKA_EVENT_CREATETOPICS_RESULT, timeout_ms, "create topics", &event, error);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
+    rd_kafka_CreateTopics(admin->handle.rk, asked, count, options, queue);
+    outcome = answer(queue, timeout_ms, "create topics", &event, error);
     if (outcome != OK)
         goto out;
     size_t result_count;
@@ -188,9 +185,9 @@ enum outcome admin_topic_config(struct admin *admin, const char *topic, const ch
     rd_kafka_ConfigResource_t *resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
     rd_kafka_AdminOptions_t *options = options_new(admin, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout_ms);
     rd_kafka_event_t *event = NULL;
-    rd_kafka_DescribeConfigs(admin->handle.rk, &resource, 1, options, admin->queue);
-    enum outcome outcome =
-        answer(admin, RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT, timeout_ms, "describe topic", &event, error);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
+    rd_kafka_DescribeConfigs(admin->handle.rk, &resource, 1, options, queue);
+    enum outcome outcome = answer(queue, timeout_ms, "describe topic", &event, error);
     if (outcome != OK)
         goto out;
     size_t count, entry_count;
@@ -229,9 +226,9 @@ enum outcome admin_group_offset(struct admin *admin, const char *group, const ch
     rd_kafka_AdminOptions_t *options =
         options_new(admin, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout_ms);
     rd_kafka_event_t *event = NULL;
-    rd_kafka_ListConsumerGroupOffsets(admin->handle.rk, &ask, 1, options, admin->queue);
-    enum outcome outcome = answer(admin, RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT, timeout_ms,
-                                  "group offsets", &event, error);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
+    rd_kafka_ListConsumerGroupOffsets(admin->handle.rk, &ask, 1, options, queue);
+    enum outcome outcome = answer(queue, timeout_ms, "group offsets", &event, error);
     if (outcome != OK)
         goto out;
     size_t count;
