@@ -11,8 +11,7 @@ enum { PPM_PER_PERCENT = 10000, DAY_MS = 86400000 };
 
 /* ---- the list */
 
-/* "0.1%" in parts per million. */
-static bool parse_share(struct text text, uint32_t *ret_ppm)
+bool chaos_parse_share(struct text text, uint32_t *ret_ppm)
 {
     uint32_t ppm = 0, unit = PPM_PER_PERCENT;
     size_t i = 0;
@@ -65,6 +64,13 @@ static struct text part(struct text text, char mark, struct text *ret_rest)
     return (struct text){text.at, length};
 }
 
+bool chaos_parse_window(struct text text, int64_t *ret_away_us, int64_t *ret_every_us)
+{
+    struct text rest, away = part(text, '/', &rest);
+    return parse_duration(away, DAY_MS, ret_away_us) && parse_duration(rest, DAY_MS, ret_every_us) &&
+           *ret_away_us < *ret_every_us;
+}
+
 static bool parse_keys(struct text value, struct chaos *chaos)
 {
     struct text rest, share = part(value, ':', &rest);
@@ -72,30 +78,29 @@ static bool parse_keys(struct text value, struct chaos *chaos)
     if (rest.at && !parse_int(rest, 1, CHAOS_DELIVERIES_MAX, &deliveries))
         return false;
     chaos->keys_deliveries = (int)deliveries;
-    return parse_share(share, &chaos->keys_ppm);
+    return chaos_parse_share(share, &chaos->keys_ppm);
 }
 
 static bool parse_poison(struct text value, struct chaos *chaos)
 {
-    return parse_share(value, &chaos->poison_ppm);
+    return chaos_parse_share(value, &chaos->poison_ppm);
 }
 
 static bool parse_outage(struct text value, struct chaos *chaos)
 {
-    struct text rest, away = part(value, '/', &rest);
-    return parse_duration(away, DAY_MS, &chaos->outage_us) &&
-           parse_duration(rest, DAY_MS, &chaos->outage_every_us) && chaos->outage_us < chaos->outage_every_us;
+    return chaos_parse_window(value, &chaos->outage_us, &chaos->outage_every_us);
 }
 
 static bool parse_slow(struct text value, struct chaos *chaos)
 {
     struct text rest, share = part(value, ':', &rest);
-    return parse_share(share, &chaos->slow_ppm) && parse_duration(rest, CHAOS_SLOW_MS_MAX, &chaos->slow_us);
+    return chaos_parse_share(share, &chaos->slow_ppm) &&
+           parse_duration(rest, CHAOS_SLOW_MS_MAX, &chaos->slow_us);
 }
 
 static bool parse_crash(struct text value, struct chaos *chaos)
 {
-    return parse_share(value, &chaos->crash_ppm);
+    return chaos_parse_share(value, &chaos->crash_ppm);
 }
 
 static bool parse_seed(struct text value, struct chaos *chaos)

@@ -33,6 +33,10 @@ struct chaos {
 
 /* REJECT: text is not a list as above, the error says what is allowed. Empty: off. *ret is set whole. */
 MUST_CHECK enum outcome chaos_parse(struct text text, struct chaos *ret, struct error *error);
+/* For other lists of the same kind (what the stand-ins of `weir up` do): "0.1%" in parts per million; "T/U",
+ * T shorter than U, at most a day. */
+bool chaos_parse_share(struct text text, uint32_t *ret_ppm);
+bool chaos_parse_window(struct text text, int64_t *ret_away_us, int64_t *ret_every_us);
 /* Before a handler: OK, or what happens instead of it. delivery: 1 for the first. */
 enum outcome chaos_strike(const struct chaos *chaos, struct text key, struct id id, int delivery,
                           int64_t now_us, struct error *error);

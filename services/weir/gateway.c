@@ -19,10 +19,19 @@ static const struct setting gateway_settings_table[] = {
     {"GATEWAY_LOST_PERCENT", SETTING_INT, "0", 0, 100, NULL,
      "Requests that are done, but whose answer is lost."},
     {"GATEWAY_ERROR_PERCENT", SETTING_INT, "0", 0, 100, NULL, "Requests answered with 503."},
+    {"GATEWAY_CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
+     "More of these, and outages: 5xx=0.5%, timeout=0.1%, lost=0.1%, outage=8s/45s (connections refused for "
+     "the "
+     "last 8 s of every 45)."},
     {"GATEWAY_LATENCY_MIN", SETTING_DURATION, "0s", 0, 600000, NULL, "Shortest time to an answer."},
     {"GATEWAY_LATENCY_MAX", SETTING_DURATION, "0s", 0, 600000, NULL, "Longest time to an answer."},
     SETTINGS_END,
 };
+
+static uint32_t percent(const struct config *config, const char *name)
+{
+    return (uint32_t)config_int(config, name) * FAILURES_PPM_PER_PERCENT;
+}
 
 int gateway_main(int argc, char **argv)
 {
@@ -31,19 +40,24 @@ int gateway_main(int argc, char **argv)
     int exit_code = 0;
     if (!cli_read(verb, gateway_settings_table, argc, argv, 0, &config, &exit_code))
         return exit_code;
-    const struct gateway_settings settings = {
+    struct gateway_settings settings = {
         .listen = config_text(config, "GATEWAY_LISTEN"),
         .directory = config_text(config, "GATEWAY_DIR"),
         .decline_percent = (int)config_int(config, "GATEWAY_DECLINE_PERCENT"),
-        .timeout_percent = (int)config_int(config, "GATEWAY_TIMEOUT_PERCENT"),
-        .lost_percent = (int)config_int(config, "GATEWAY_LOST_PERCENT"),
-        .error_percent = (int)config_int(config, "GATEWAY_ERROR_PERCENT"),
         .latency_min_ms = config_ms(config, "GATEWAY_LATENCY_MIN"),
         .latency_max_ms = config_ms(config, "GATEWAY_LATENCY_MAX"),
     };
     struct gateway *gateway = NULL;
     struct error error;
-    enum outcome outcome = stop_open(DRAIN_MS, &error);
+    struct failures *failures = &settings.failures;
+    enum outcome outcome = failures_parse("GATEWAY_CHAOS", config_text(config, "GATEWAY_CHAOS"),
+                                          FAILURES_GATEWAY, failures, &error);
+    if (outcome == OK) {
+        failures->refuse_ppm += percent(config, "GATEWAY_ERROR_PERCENT");
+        failures->timeout_ppm += percent(config, "GATEWAY_TIMEOUT_PERCENT");
+        failures->lost_ppm += percent(config, "GATEWAY_LOST_PERCENT");
+        outcome = stop_open(DRAIN_MS, &error);
+    }
     if (outcome == OK)
         outcome = gateway_open(&settings, &gateway, &error);
     if (outcome == OK) {

@@ -66,9 +66,9 @@ static uint64_t draw(struct gateway *gateway)
     return gateway->random;
 }
 
-static bool happens(struct gateway *gateway, int percent)
+static bool happens(struct gateway *gateway, uint32_t ppm)
 {
-    return (int)(draw(gateway) % 100) < percent;
+    return draw(gateway) % FAILURES_PPM < ppm;
 }
 
 /* ---- ledger */
@@ -441,12 +441,12 @@ static void on_post(struct gateway *gateway, struct visitor *visitor, enum entry
         say_problem(visitor, 409, "the first request with this Idempotency-Key is still under way");
         return;
     }
-    if (happens(gateway, gateway->settings.timeout_percent)) {
+    if (happens(gateway, gateway->settings.failures.timeout_ppm)) {
         atomic_fetch_add(&gateway->timeouts, 1);
         visitor->busy = true; /* until the caller has enough */
         return;
     }
-    if (happens(gateway, gateway->settings.error_percent)) {
+    if (happens(gateway, gateway->settings.failures.refuse_ppm)) {
         say_problem(visitor, 503, "not now, as asked for");
         return;
     }
@@ -460,8 +460,9 @@ static void on_post(struct gateway *gateway, struct visitor *visitor, enum entry
         }
         if (kind == ENTRY_CHARGE) {
             name_payment(&asked);
-            asked.declined = strncmp(asked.customer_id, "declined-", 9) == 0 ||
-                             happens(gateway, gateway->settings.decline_percent);
+            asked.declined =
+                strncmp(asked.customer_id, "declined-", 9) == 0 ||
+                happens(gateway, (uint32_t)gateway->settings.decline_percent * FAILURES_PPM_PER_PERCENT);
         }
         entry = enter(gateway, &asked);
         if (!entry) {
@@ -472,7 +473,7 @@ static void on_post(struct gateway *gateway, struct visitor *visitor, enum entry
         write_entry(&writer, entry);
         buffer_add_char(&gateway->lines, '\n');
     }
-    if (happens(gateway, gateway->settings.lost_percent)) {
+    if (happens(gateway, gateway->settings.failures.lost_ppm)) {
         atomic_fetch_add(&gateway->lost, 1);
         visitor->cut = true;
         return;
@@ -712,6 +713,8 @@ enum outcome gateway_open(const struct gateway_settings *settings, struct gatewa
         .connections_max = GATEWAY_CONNECTIONS_MAX,
         .in_bytes_max = GATEWAY_HEADER_BYTES_MAX * 2 + GATEWAY_BODY_BYTES_MAX,
         .state_bytes = sizeof(struct caller),
+        .away_us = settings->failures.away_us,
+        .every_us = settings->failures.every_us,
         .owner = gateway,
         .data = on_data,
         .due = on_due,

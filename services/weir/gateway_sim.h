@@ -13,7 +13,7 @@
 #ifndef WEIR_GATEWAY_SIM_H
 #define WEIR_GATEWAY_SIM_H
 
-#include "base/text.h"
+#include "weir/failures.h"
 
 enum {
     GATEWAY_CONNECTIONS_MAX = 1024,
@@ -27,9 +27,7 @@ struct gateway_settings {
     const char *listen;    /* host:port, port 0 picks one           */
     const char *directory; /* made where missing; NULL: in memory only */
     int decline_percent;
-    int timeout_percent; /* of the requests: nothing is done, and never answered                */
-    int lost_percent;    /* of the requests: done, then the connection is closed without answer */
-    int error_percent;   /* of the requests: 503, nothing is done                               */
+    struct failures failures;
     int64_t latency_min_ms, latency_max_ms;
 };
 

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 64 << 10, LISTEN_QUEUE = 1024, ADDRESS_BYTES_MAX = 300 };
+enum { READ_BYTES = 64 << 10, LISTEN_QUEUE = 1024, ADDRESS_BYTES_MAX = 300, RETURN_US = 100000 };
 
 struct seat {
     struct visitor visitor; /* first */
@@ -26,7 +26,8 @@ struct seat {
 
 struct listener {
     struct listener_settings settings;
-    int fd, wake_fd;
+    int fd, wake_fd; /* fd -1: away */
+    int64_t begun_us;
     int port;
     char address[ADDRESS_BYTES_MAX];
     struct seat **seats;
@@ -54,7 +55,8 @@ static enum outcome bind_to(struct listener *listener, struct error *error)
 {
     char host[256], service[16];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
-    const char *listen_on = listener->settings.listen;
+    const char *listen_on =
+        listener->port ? listener->address : listener->settings.listen; /* again: as it was */
     if (!split(listen_on, host, sizeof(host), service, sizeof(service)) ||
         getaddrinfo(*host ? host : NULL, service, &hints, &found) != 0)
         return error_outage(error, "listen", "%s is not an address of this machine", listen_on);
@@ -64,6 +66,9 @@ static enum outcome bind_to(struct listener *listener, struct error *error)
         bind(listener->fd, found->ai_addr, found->ai_addrlen) || listen(listener->fd, LISTEN_QUEUE)) {
         int failed = errno;
         freeaddrinfo(found);
+        if (listener->fd >= 0)
+            close(listener->fd);
+        listener->fd = -1;
         return error_outage(error, "listen", "cannot listen on %s: %s%s", listen_on, strerror(failed),
                             failed == EADDRINUSE ? "; give another port, or 0 to have one picked" : "");
     }
@@ -232,10 +237,35 @@ static void speak(struct seat *seat)
     }
 }
 
+/* Goes away and comes back when it is time to; returns when to look again. */
+static int64_t be_there_or_not(struct listener *listener, int64_t now_us)
+{
+    const struct listener_settings *settings = &listener->settings;
+    if (!settings->every_us)
+        return INT64_MAX;
+    int64_t at_us = (now_us - listener->begun_us) % settings->every_us;
+    int64_t leaves_us = settings->every_us - settings->away_us;
+    struct error ignored;
+    if (at_us < leaves_us) {
+        if (listener->fd < 0 && bind_to(listener, &ignored) != OK)
+            return now_us + RETURN_US; /* somebody has taken the port */
+        return now_us - at_us + leaves_us;
+    }
+    if (listener->fd >= 0) {
+        close(listener->fd);
+        listener->fd = -1;
+        while (listener->seat_count)
+            leave(listener, listener->seat_count - 1);
+    }
+    return now_us - at_us + settings->every_us;
+}
+
 /* Fills polls; returns how long to wait. */
 static int prepare(struct listener *listener, int stop_fd, int64_t now_us)
 {
-    int64_t until_us = now_us + INT64_C(1000) * 1000;
+    int64_t until_us = now_us + INT64_C(1000) * 1000, look_us = be_there_or_not(listener, now_us);
+    if (look_us < until_us)
+        until_us = look_us;
     bool room = listener->seat_count < listener->settings.connections_max;
     listener->polls[POLL_STOP] = (struct pollfd){.fd = stop_fd, .events = POLLIN};
     listener->polls[POLL_WAKE] = (struct pollfd){.fd = listener->wake_fd, .events = POLLIN};
@@ -254,6 +284,7 @@ static int prepare(struct listener *listener, int stop_fd, int64_t now_us)
 
 enum outcome listener_run(struct listener *listener, int stop_fd, struct error *error)
 {
+    listener->begun_us = clock_monotonic_us();
     for (;;) {
         int wait_ms = prepare(listener, stop_fd, clock_monotonic_us());
         int known = listener->seat_count;

@@ -30,6 +30,8 @@ struct listener_settings {
     int connections_max; /* more wait in the listen queue */
     size_t in_bytes_max; /* a visitor that fills it without data() taking any is cut */
     size_t state_bytes;
+    int64_t away_us, every_us; /* away for the last away_us of every every_us since listener_run():
+                                * connections are cut and refused; 0: never */
     void *owner;
     void (*opened)(void *owner, struct visitor *visitor); /* may be NULL */
     void (*data)(void *owner, struct visitor *visitor);   /* takes what is whole */

@@ -20,6 +20,10 @@ static const struct setting mail_settings[] = {
     {"MAIL_REPLY", SETTING_CHOICE, "451", 0, 0, "451|550|421", "How they are refused; 421 also closes."},
     {"MAIL_DROP_PERCENT", SETTING_INT, "0", 0, 100, NULL,
      "Mails kept, but whose connection is closed instead of an answer."},
+    {"MAIL_CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
+     "More of these, and outages: 4yz=1%, 421=0.2%, lost=0.1%, outage=6s/35s (connections refused for the "
+     "last 6 s "
+     "of every 35)."},
     {"MAIL_DELAY", SETTING_DURATION, "0s", 0, 600000, NULL, "Pause before the answer to each mail."},
     SETTINGS_END,
 };
@@ -33,19 +37,23 @@ int mail_main(int argc, char **argv)
         return exit_code;
     int64_t reply = 0; /* one of the setting's choices: a number */
     text_to_int64(text_of(config_text(config, "MAIL_REPLY")), &reply);
-    const struct mail_sink_settings settings = {
+    struct mail_sink_settings settings = {
         .listen = config_text(config, "MAIL_LISTEN"),
         .directory = config_text(config, "MAIL_DIR"),
         .sync = config_bool(config, "MAIL_SYNC"),
         .keep_max = config_int(config, "MAIL_KEEP_MAX"),
         .refuse_percent = (int)config_int(config, "MAIL_FAIL_PERCENT"),
         .refuse_reply = (int)reply,
-        .drop_percent = (int)config_int(config, "MAIL_DROP_PERCENT"),
         .delay_ms = config_ms(config, "MAIL_DELAY"),
     };
     struct mail_sink *sink = NULL;
     struct error error;
-    enum outcome outcome = stop_open(DRAIN_MS, &error);
+    enum outcome outcome = failures_parse("MAIL_CHAOS", config_text(config, "MAIL_CHAOS"), FAILURES_MAIL,
+                                          &settings.failures, &error);
+    settings.failures.lost_ppm +=
+        (uint32_t)config_int(config, "MAIL_DROP_PERCENT") * FAILURES_PPM_PER_PERCENT;
+    if (outcome == OK)
+        outcome = stop_open(DRAIN_MS, &error);
     if (outcome == OK)
         outcome = mail_sink_open(&settings, &sink, &error);
     if (outcome == OK) {

@@ -41,12 +41,12 @@ struct session {
     size_t scanned; /* of visitor->in, while in data: no end before */
 };
 
-static bool happens(struct mail_sink *sink, int percent)
+static bool happens(struct mail_sink *sink, uint32_t ppm)
 {
     sink->random ^= sink->random << 13;
     sink->random ^= sink->random >> 7;
     sink->random ^= sink->random << 17;
-    return (int)(sink->random % 100) < percent;
+    return sink->random % FAILURES_PPM < ppm;
 }
 
 static void reply(struct visitor *visitor, const char *text)
@@ -186,9 +186,21 @@ static bool read_path(struct text line, const char *prefix, char into[ADDRESS_BY
     return true;
 }
 
+/* 0: taken. */
+static int refusal_of(struct mail_sink *sink)
+{
+    const struct mail_sink_settings *settings = &sink->settings;
+    if (happens(sink, (uint32_t)settings->refuse_percent * FAILURES_PPM_PER_PERCENT))
+        return settings->refuse_reply;
+    if (happens(sink, settings->failures.closing_ppm))
+        return 421;
+    return happens(sink, settings->failures.refuse_ppm) ? 451 : 0;
+}
+
 static void on_recipient(struct mail_sink *sink, struct visitor *visitor, struct session *session,
                          struct text line)
 {
+    int refusal;
     char address[ADDRESS_BYTES_MAX];
     if (!session->has_from) {
         reply(visitor, "503 5.5.1 MAIL first");
@@ -196,12 +208,12 @@ static void on_recipient(struct mail_sink *sink, struct visitor *visitor, struct
         reply(visitor, "501 5.1.3 RCPT TO:<address>");
     } else if (session->recipient_count == MAIL_SINK_RECIPIENTS_MAX) {
         reply(visitor, "452 4.5.3 too many recipients");
-    } else if (happens(sink, sink->settings.refuse_percent)) {
+    } else if ((refusal = refusal_of(sink)) != 0) {
         atomic_fetch_add(&sink->refused, 1);
-        reply(visitor, sink->settings.refuse_reply == 550   ? "550 5.1.1 no such mailbox, as asked for"
-                       : sink->settings.refuse_reply == 421 ? "421 4.3.2 closing, as asked for"
-                                                            : "451 4.3.0 not now, as asked for");
-        visitor->close = sink->settings.refuse_reply == 421;
+        reply(visitor, refusal == 550   ? "550 5.1.1 no such mailbox, as asked for"
+                       : refusal == 421 ? "421 4.3.2 closing, as asked for"
+                                        : "451 4.3.0 not now, as asked for");
+        visitor->close = refusal == 421;
     } else {
         memcpy(session->recipients[session->recipient_count++], address, sizeof(address));
         reply(visitor, "250 2.1.5 ok");
@@ -298,7 +310,7 @@ static bool on_message(struct mail_sink *sink, struct visitor *visitor, struct s
     } else if (!keep(sink, session,
                      (struct text){visitor->in.at, unstuff_dots(visitor->in.at, message_bytes)})) {
         reply(visitor, "451 4.3.1 cannot be kept");
-    } else if (happens(sink, sink->settings.drop_percent)) {
+    } else if (happens(sink, sink->settings.failures.lost_ppm)) {
         atomic_fetch_add(&sink->dropped, 1);
         buffer_clear(&visitor->out);
         visitor->cut = true;
@@ -418,6 +430,8 @@ enum outcome mail_sink_open(const struct mail_sink_settings *settings, struct ma
         .connections_max = MAIL_SINK_CONNECTIONS_MAX,
         .in_bytes_max = MAIL_SINK_MESSAGE_BYTES_MAX + (64 << 10),
         .state_bytes = sizeof(struct session),
+        .away_us = settings->failures.away_us,
+        .every_us = settings->failures.every_us,
         .owner = sink,
         .opened = on_opened,
         .data = on_data,

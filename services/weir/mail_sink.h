@@ -9,7 +9,7 @@
 #ifndef WEIR_MAIL_SINK_H
 #define WEIR_MAIL_SINK_H
 
-#include "base/text.h"
+#include "weir/failures.h"
 
 enum {
     MAIL_SINK_CONNECTIONS_MAX = 256,
@@ -25,12 +25,12 @@ struct mail_sink_settings {
     int64_t keep_max;      /* files; past it only the line is written (file: "") */
     int refuse_percent;    /* of the recipients, with refuse_reply */
     int refuse_reply;      /* 451, 550 or 421 (closes) */
-    int drop_percent;      /* of the messages: kept, then the connection is closed without an answer */
-    int64_t delay_ms;      /* before each answer to a message */
+    struct failures failures;
+    int64_t delay_ms; /* before each answer to a message */
 };
 
 struct mail_sink_counts {
-    int64_t kept, refused, dropped; /* a dropped one is among the kept */
+    int64_t kept, refused, dropped; /* a dropped one is among the kept, its answer is lost */
 };
 
 struct mail_sink;

@@ -253,13 +253,13 @@ static void lost_answer_has_charged_once(void **state)
 {
     (void)state;
     char folder[64];
-    struct gateway_settings settings = {.directory = folder_new(folder), .lost_percent = 100};
+    struct gateway_settings settings = {.directory = folder_new(folder), .failures.lost_ppm = FAILURES_PPM};
     struct till till = till_open(settings);
     struct answer answer = charge(&till, "k1", CHARGE);
     assert_int_equal(answer.result.outcome, RETRY);
     assert_true(answer.result.ambiguous);
     till_close(&till);
-    settings.lost_percent = 0;
+    settings.failures.lost_ppm = 0;
     till = till_open(settings);
     assert_int_equal(charge(&till, "k1", CHARGE).result.status, 200);
     assert_int_equal(gateway_counts(till.gateway).charges, 1);
@@ -271,7 +271,7 @@ static void lost_answer_has_charged_once(void **state)
 static void time_out_does_nothing(void **state)
 {
     (void)state;
-    struct till till = till_open((struct gateway_settings){.timeout_percent = 100});
+    struct till till = till_open((struct gateway_settings){.failures.timeout_ppm = FAILURES_PPM});
     struct answer answer = ask(&till, "POST", "/v1/charges", "k1", CHARGE, SHORT_MS);
     assert_int_equal(answer.result.outcome, RETRY);
     assert_true(answer.result.ambiguous);
@@ -426,13 +426,112 @@ static void refusals_come_as_asked_for(void **state)
 static void dropped_mail_is_kept_and_ambiguous(void **state)
 {
     (void)state;
-    struct box box = box_open((struct mail_sink_settings){.drop_percent = 100});
+    struct box box = box_open((struct mail_sink_settings){.failures.lost_ppm = FAILURES_PPM});
     struct net_result result = send_mail(&box, "<a@example.org>", "hello");
     assert_int_equal(result.outcome, RETRY);
     assert_true(result.ambiguous);
     assert_int_equal(mail_sink_counts(box.sink).kept, 1);
     assert_int_equal(mail_sink_counts(box.sink).dropped, 1);
     box_close(&box);
+}
+
+static struct failures failures_of(const char *list, enum failures_of of)
+{
+    struct failures failures;
+    struct error error;
+    if (failures_parse("CHAOS", list, of, &failures, &error) != OK)
+        fail_msg("%s: %s", list, error.text);
+    return failures;
+}
+
+static void lists_of_failures_are_read_or_refused(void **state)
+{
+    (void)state;
+    struct failures read = failures_of(" 5xx=2% ,timeout=0.1%,lost=0.0001%, outage=8s/45s", FAILURES_GATEWAY);
+    assert_int_equal(read.refuse_ppm, 20000);
+    assert_int_equal(read.timeout_ppm, 1000);
+    assert_int_equal(read.lost_ppm, 1);
+    assert_int_equal(read.away_us, 8000000);
+    assert_int_equal(read.every_us, 45000000);
+    read = failures_of("421=100%,4yz=1%", FAILURES_MAIL);
+    assert_int_equal(read.closing_ppm, FAILURES_PPM);
+    assert_int_equal(read.refuse_ppm, 10000);
+    assert_int_equal(failures_of("", FAILURES_MAIL).every_us, 0);
+    assert_int_equal(failures_of(NULL, FAILURES_MAIL).every_us, 0);
+    static const struct {
+        const char *list;
+        enum failures_of of;
+    } wrong[] = {{"4yz=1%", FAILURES_GATEWAY},    {"5xx=1%", FAILURES_MAIL},
+                 {"5xx=1%,", FAILURES_GATEWAY},   {",", FAILURES_GATEWAY},
+                 {"5xx", FAILURES_GATEWAY},       {"5xx=1", FAILURES_GATEWAY},
+                 {"5xx=101%", FAILURES_GATEWAY},  {"outage=5s", FAILURES_MAIL},
+                 {"outage=5s/4s", FAILURES_MAIL}, {"lost=1%,lost=1%", FAILURES_MAIL}};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct error error;
+        if (failures_parse("CHAOS", wrong[i].list, wrong[i].of, &read, &error) != REJECT)
+            fail_msg("%s is taken", wrong[i].list);
+        assert_int_equal(error.exit_code, EXIT_CONFIG);
+        assert_non_null(strstr(error.text, wrong[i].of == FAILURES_MAIL ? "4yz=P%" : "5xx=P%"));
+    }
+}
+
+static void chaos_is_dealt_out_to_handlers_gateway_and_mail(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *list, *handlers, *gateway, *mail;
+    } rows[] = {
+        {NULL, "", "", ""},
+        {"", "", "", ""},
+        {"lively", CHAOS_LIVELY_HANDLERS, CHAOS_LIVELY_GATEWAY, CHAOS_LIVELY_SMTP},
+        {"handlers", CHAOS_LIVELY_HANDLERS, "", ""},
+        {"smtp,gateway", "", CHAOS_LIVELY_GATEWAY, CHAOS_LIVELY_SMTP},
+        {"handlers,seed=4,smtp-lost=1%", CHAOS_LIVELY_HANDLERS ",seed=4", "", "lost=1%"},
+        {"keys=1%:3, gateway-5xx=5%,gateway-outage=1s/9s,smtp-421=2%,poison=1%", "keys=1%:3,poison=1%",
+         "5xx=5%,outage=1s/9s", "421=2%"},
+    };
+    struct chaos_list list;
+    struct error error;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (chaos_list_parse(rows[i].list, &list, &error) != OK)
+            fail_msg("%s: %s", rows[i].list, error.text);
+        assert_string_equal(list.handlers, rows[i].handlers);
+        assert_string_equal(list.gateway, rows[i].gateway);
+        assert_string_equal(list.mail, rows[i].mail);
+    }
+    static const char *const wrong[] = {
+        "keys",      "gateway-",          "gateway-4yz=1%",   "smtp-5xx=1%",       "on",
+        "keys=1%,,", "smtp-421=1%,smtp,", "handlers,keys=2%", "lively,smtp-421=1%"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        if (chaos_list_parse(wrong[i], &list, &error) != REJECT)
+            fail_msg("%s is taken", wrong[i]);
+        assert_int_equal(error.exit_code, EXIT_CONFIG);
+        assert_non_null(strstr(error.text, "CHAOS"));
+    }
+    char large[2 * CHAOS_LIST_BYTES_MAX];
+    memset(large, 'x', sizeof(large) - 1);
+    large[sizeof(large) - 1] = '\0';
+    assert_int_equal(chaos_list_parse(large, &list, &error), REJECT);
+}
+
+static void in_an_outage_connections_are_refused_and_then_taken_again(void **state)
+{
+    (void)state;
+    struct till till =
+        till_open((struct gateway_settings){.failures = failures_of("outage=150ms/400ms", FAILURES_GATEWAY)});
+    static const enum outcome wanted[] = {OK, OUTAGE, OK, OUTAGE, OK};
+    int64_t done = 0, lost = 0;
+    int asked = 0;
+    for (size_t seen = 0; seen < sizeof(wanted) / sizeof(wanted[0]);) {
+        char key[16];
+        snprintf(key, sizeof(key), "k%d", asked++);
+        struct answer answer = charge(&till, key, CHARGE);
+        done += answer.result.outcome == OK;
+        lost += answer.result.outcome == RETRY; /* on its way when the outage began */
+        seen += answer.result.outcome == wanted[seen];
+    }
+    assert_in_range(gateway_counts(till.gateway).charges, done, done + lost);
+    till_close(&till);
 }
 
 static void delayed_answer_comes(void **state)
@@ -459,6 +558,9 @@ int main(void)
         cmocka_unit_test(refusals_come_as_asked_for),
         cmocka_unit_test(dropped_mail_is_kept_and_ambiguous),
         cmocka_unit_test(delayed_answer_comes),
+        cmocka_unit_test(lists_of_failures_are_read_or_refused),
+        cmocka_unit_test(chaos_is_dealt_out_to_handlers_gateway_and_mail),
+        cmocka_unit_test(in_an_outage_connections_are_refused_and_then_taken_again),
     };
     return cmocka_run_group_tests(tests, open_net, close_net);
 }
