@@ -10,8 +10,10 @@ packages_build=(gcc libc6-dev cmake ninja-build pkgconf ca-certificates
     libssl-dev)
 # What fetches and runs Kafka.
 packages_kafka=(maven default-jre-headless)
-# What only the tests need. prometheus is there for promtool, the JDK for the sample producer in Java.
-packages_tests=(clang libclang-rt-dev llvm libcmocka-dev python3 python3-venv default-jdk-headless prometheus)
+# What only the tests need. prometheus is there for promtool, the JDK for the sample producer in Java; of postgresql the
+# programs are used, the cluster that comes with it stays as it is.
+packages_tests=(clang libclang-rt-dev llvm libcmocka-dev python3 python3-venv default-jdk-headless prometheus
+    postgresql pgbouncer)
 
 packages_say()
 {

@@ -90,14 +90,25 @@ struct backend_apply {
 
 struct backend;
 
+/* A row of a query. What an int column of another type holds is converted; NULL is 0 and the empty text. */
+struct store_row {
+    int64_t (*get_int)(const struct store_row *row, size_t column);
+    struct text (*get_text)(const struct store_row *row, size_t column);
+};
+
 struct backend_ops {
     void (*close)(struct backend *backend);
 
-    /* For DDL: types by enum rows_type, what follows a table's ")", and the store's own tables. */
+    /* For DDL: types by enum rows_type, and what follows a table's ")". */
     const char *type_names[4];
     const char *table_suffix;
-    const char *own_tables;
+    const char *(*migration_sql)(const struct migration *migration);
 
+    /* The store's own tables, where they are missing. Several instances may come at once. */
+    enum outcome (*own_tables)(struct backend *backend, struct error *error);
+    /* A transaction that changes tables: one at a time, whatever instances start. script() and query() run in it
+     * until the script "COMMIT" or rollback(). */
+    enum outcome (*begin_ddl)(struct backend *backend, struct error *error);
     enum outcome (*script)(struct backend *backend, const char *sql, struct error *error);
     enum outcome (*query)(struct backend *backend, const char *sql, const struct store_value *parameters,
                           size_t parameter_count, bool (*each)(void *owner, const struct store_row *row),
@@ -135,6 +146,12 @@ struct backend {
 /* path: without "sqlite:". */
 MUST_CHECK enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret,
                                     struct error *error);
+/* url: postgresql:// or postgres://. */
+MUST_CHECK enum outcome postgres_open(const char *url, const char *service, bool read_only,
+                                      struct backend **ret, struct error *error);
+/* Whether the service's schema is there; where not, whether it could be made. Makes nothing. */
+MUST_CHECK enum outcome postgres_look(const char *url, const char *service, bool *ret_there,
+                                      struct error *error);
 /* Is there something at path? Where not (or only an empty file): could a database be made there? */
 MUST_CHECK enum outcome sqlite_look(const char *path, bool *ret_there, struct error *error);
 

@@ -127,13 +127,14 @@ struct sqlite {
     struct id prune_after;       /* where inbox_prune goes on */
 };
 
-struct store_row {
+struct sqlite_row {
+    struct store_row row;
     sqlite3_stmt *statement;
 };
 
-int64_t store_row_int(const struct store_row *row, size_t column)
+static int64_t row_int(const struct store_row *row, size_t column)
 {
-    return sqlite3_column_int64(row->statement, (int)column);
+    return sqlite3_column_int64(((const struct sqlite_row *)row)->statement, (int)column);
 }
 
 static struct text column_bytes(sqlite3_stmt *statement, int column)
@@ -142,9 +143,9 @@ static struct text column_bytes(sqlite3_stmt *statement, int column)
     return (struct text){at, (size_t)sqlite3_column_bytes(statement, column)};
 }
 
-struct text store_row_text(const struct store_row *row, size_t column)
+static struct text row_text(const struct store_row *row, size_t column)
 {
-    return column_bytes(row->statement, (int)column);
+    return column_bytes(((const struct sqlite_row *)row)->statement, (int)column);
 }
 
 /* ---- errors ---- */
@@ -513,14 +514,27 @@ static enum outcome find_of(struct sqlite *sqlite, const struct rows_table *tabl
 static enum outcome sqlite_script(struct backend *backend, const char *sql, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
-    if (strcmp(sql, "BEGIN") == 0)
-        sql = FIXED[FIXED_BEGIN];
     if (sqlite3_exec(sqlite->db, sql, NULL, NULL, NULL) == SQLITE_OK)
         return OK;
     enum outcome outcome = failed(sqlite, error);
     if (!sqlite3_get_autocommit(sqlite->db))
         sqlite3_exec(sqlite->db, "ROLLBACK", NULL, NULL, NULL);
     return outcome;
+}
+
+static enum outcome sqlite_begin_ddl(struct backend *backend, struct error *error)
+{
+    return sqlite_script(backend, FIXED[FIXED_BEGIN], error);
+}
+
+static enum outcome sqlite_own_tables(struct backend *backend, struct error *error)
+{
+    return sqlite_script(backend, OWN_TABLES, error);
+}
+
+static const char *sqlite_migration(const struct migration *migration)
+{
+    return migration->sqlite;
 }
 
 static enum outcome sqlite_query(struct backend *backend, const char *sql,
@@ -538,9 +552,9 @@ static enum outcome sqlite_query(struct backend *backend, const char *sql,
     if (outcome != OK)
         goto out;
     int code;
-    struct store_row row = {statement};
+    struct sqlite_row row = {{row_int, row_text}, statement};
     while ((code = sqlite3_step(statement)) == SQLITE_ROW)
-        if (!each || !each(owner, &row))
+        if (!each || !each(owner, &row.row))
             break;
     if (code != SQLITE_DONE && code != SQLITE_ROW)
         outcome = failed(sqlite, error);
@@ -1166,7 +1180,9 @@ static const struct backend_ops SQLITE_OPS = {
     .close = sqlite_close,
     .type_names = {[ROWS_INT] = "INTEGER", [ROWS_TEXT] = "TEXT", [ROWS_BYTES] = "BLOB", [ROWS_ID] = "BLOB"},
     .table_suffix = " WITHOUT ROWID",
-    .own_tables = OWN_TABLES,
+    .migration_sql = sqlite_migration,
+    .own_tables = sqlite_own_tables,
+    .begin_ddl = sqlite_begin_ddl,
     .script = sqlite_script,
     .query = sqlite_query,
     .check_table = sqlite_check_table,

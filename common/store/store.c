@@ -19,17 +19,30 @@ static const char *sqlite_path(const char *url)
     return is ? url + sizeof(sqlite) - 1 : NULL;
 }
 
-static enum outcome backend_open(const char *url, bool read_only, struct backend **ret, struct error *error)
+static bool is_postgres(const char *url)
+{
+    return strncmp(url, "postgresql://", 13) == 0 || strncmp(url, "postgres://", 11) == 0;
+}
+
+int64_t store_row_int(const struct store_row *row, size_t column)
+{
+    return row->get_int(row, column);
+}
+
+struct text store_row_text(const struct store_row *row, size_t column)
+{
+    return row->get_text(row, column);
+}
+
+static enum outcome backend_open(const char *url, const char *service, bool read_only, struct backend **ret,
+                                 struct error *error)
 {
     if (sqlite_path(url))
         return sqlite_open(sqlite_path(url), read_only, ret, error);
-    bool postgres = strncmp(url, "postgresql://", 13) == 0 || strncmp(url, "postgres://", 11) == 0;
-    if (postgres) /* not repeated: it may hold a password */
-        error_set(error, FATAL, "database-url",
-                  "DATABASE_URL: postgresql:// is not supported by this version; "
-                  "use sqlite:PATH");
-    else
-        error_set(error, FATAL, "database-url", "DATABASE_URL: expected sqlite:PATH");
+    if (is_postgres(url))
+        return postgres_open(url, service, read_only, ret, error);
+    /* Not repeated: it may hold a password. */
+    error_set(error, FATAL, "database-url", "DATABASE_URL: expected sqlite:PATH or postgresql://…");
     if (error)
         error->exit_code = EXIT_CONFIG;
     return FATAL;
@@ -79,11 +92,11 @@ enum outcome store_open(const char *url, const char *service, struct store **ret
     struct store *store = calloc(1, sizeof(*store));
     if (!store)
         return error_retry(error, "memory", "out of memory");
-    enum outcome outcome = backend_open(url, false, &store->backend, error);
+    enum outcome outcome = backend_open(url, service, false, &store->backend, error);
     if (outcome != OK)
         goto out;
     struct backend *backend = store->backend;
-    outcome = backend->ops->script(backend, backend->ops->own_tables, error);
+    outcome = backend->ops->own_tables(backend, error);
     if (outcome == OK)
         outcome = owner_check(backend, service, true, error);
     int64_t rows = 0, oldest_us = 0;
@@ -114,7 +127,9 @@ enum outcome store_check(const char *url, const char *service, bool *ret_there, 
 {
     struct store *store = NULL;
     bool there = true;
-    enum outcome outcome = sqlite_path(url) ? sqlite_look(sqlite_path(url), &there, error) : OK;
+    enum outcome outcome = sqlite_path(url)   ? sqlite_look(sqlite_path(url), &there, error)
+                           : is_postgres(url) ? postgres_look(url, service, &there, error)
+                                              : OK; /* store_open() says what is wrong with it */
     if (outcome == OK && there)
         outcome = store_open(url, service, &store, error);
     if (outcome == OK && there)
@@ -182,11 +197,64 @@ static enum outcome tables_there(struct backend *backend, const struct rows_tabl
     return outcome;
 }
 
-static enum outcome script_in_transaction(struct backend *backend, const char *sql, struct error *error)
+#define MIGRATION_NOTE                                                                                       \
+    "INSERT INTO weir (name, value) VALUES ('migration', '%d') ON CONFLICT (name) DO UPDATE SET value = "    \
+    "'%d';\n"
+
+static enum outcome applied_read(struct backend *backend, int64_t *ret, struct error *error)
 {
-    enum outcome outcome = backend->ops->script(backend, "BEGIN", error);
+    *ret = 0;
+    return backend->ops->query(backend, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'migration'",
+                               NULL, 0, keep_int, ret, error);
+}
+
+static enum outcome script_of(struct backend *backend, struct buffer *sql, struct error *error)
+{
+    buffer_add_char(sql, '\0');
+    if (sql->failed)
+        return error_fatal(error, "memory", "no room for the statements");
+    return backend->ops->script(backend, sql->at, error);
+}
+
+/* Of what is there already, whoever made it. Tables come first, so that a migration may fill a new one from an
+ * old one. */
+static enum outcome tables_make(struct backend *backend, const struct rows_table *const *tables,
+                                size_t table_count, const struct migration *migrations,
+                                size_t migration_count, struct buffer *sql, struct error *error)
+{
+    int64_t there = 0, applied = 0;
+    enum outcome outcome = tables_there(backend, tables, table_count, &there, error);
     if (outcome == OK)
-        outcome = backend->ops->script(backend, sql, error);
+        outcome = applied_read(backend, &applied, error);
+    if (outcome != OK)
+        return outcome;
+    for (size_t i = 0; i < table_count; i++) {
+        table_ddl(backend->ops, tables[i], sql);
+        buffer_print(sql, "INSERT INTO weir (name, value) VALUES ('table:%s', '') ON CONFLICT DO NOTHING;\n",
+                     tables[i]->name);
+    }
+    if (there == 0 && applied == 0 && migration_count > 0) {
+        int newest = migrations[migration_count - 1].number;
+        buffer_print(sql, MIGRATION_NOTE, newest, newest);
+    }
+    return script_of(backend, sql, error);
+}
+
+static enum outcome migration_apply(struct backend *backend, const struct migration *migration,
+                                    struct buffer *sql, struct error *error)
+{
+    int64_t applied = 0;
+    enum outcome outcome = applied_read(backend, &applied, error);
+    if (outcome != OK || migration->number <= applied)
+        return outcome;
+    buffer_print(sql, "%s;\n" MIGRATION_NOTE, backend->ops->migration_sql(migration), migration->number,
+                 migration->number);
+    return script_of(backend, sql, error);
+}
+
+/* Each step in a transaction of its own. */
+static enum outcome step_end(struct backend *backend, enum outcome outcome, struct error *error)
+{
     if (outcome == OK)
         outcome = backend->ops->script(backend, "COMMIT", error);
     if (outcome != OK)
@@ -194,65 +262,29 @@ static enum outcome script_in_transaction(struct backend *backend, const char *s
     return outcome;
 }
 
-#define MIGRATION_NOTE                                                                                       \
-    "INSERT INTO weir (name, value) VALUES ('migration', '%d') ON CONFLICT (name) DO UPDATE SET value = "    \
-    "'%d';\n"
-
 enum outcome store_migrate(struct store *store, const struct rows_table *const *tables, size_t table_count,
                            const struct migration *migrations, size_t migration_count, struct error *error)
 {
     struct backend *backend = store->backend;
     struct buffer sql = buffer_of(DDL_BYTES_MAX);
-    int64_t there = 0, applied = 0;
-    enum outcome outcome = tables_there(backend, tables, table_count, &there, error);
+    enum outcome outcome = backend->ops->begin_ddl(backend, error);
     if (outcome == OK)
-        outcome =
-            backend->ops->query(backend, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'migration'",
-                                NULL, 0, keep_int, &applied, error);
+        outcome = tables_make(backend, tables, table_count, migrations, migration_count, &sql, error);
+    outcome = step_end(backend, outcome, error);
     if (outcome != OK)
-        goto out;
-
-    /* Tables first, so that a migration may fill a new one from an old one. */
-    for (size_t i = 0; i < table_count; i++) {
-        table_ddl(backend->ops, tables[i], &sql);
-        buffer_print(&sql, "INSERT INTO weir (name, value) VALUES ('table:%s', '') ON CONFLICT DO NOTHING;\n",
-                     tables[i]->name);
-    }
-    if (there == 0 && applied == 0 && migration_count > 0) {
-        applied = migrations[migration_count - 1].number;
-        buffer_print(&sql, MIGRATION_NOTE, (int)applied, (int)applied);
-    }
-    buffer_add_char(&sql, '\0');
-    if (sql.failed) {
-        outcome = error_fatal(error, "memory", "no room for the statements that make the tables");
-        goto out;
-    }
-    outcome = script_in_transaction(backend, sql.at, error);
-    if (outcome != OK) {
         error_prefix(error, "making the tables");
-        goto out;
-    }
-    for (size_t i = 0; i < migration_count; i++) {
-        const struct migration *migration = &migrations[i];
-        assert(migration->number > (i ? migrations[i - 1].number : 0));
-        if (migration->number <= applied)
-            continue;
+    for (size_t i = 0; i < migration_count && outcome == OK; i++) {
+        assert(migrations[i].number > (i ? migrations[i - 1].number : 0));
         buffer_clear(&sql);
-        buffer_print(&sql, "%s;\n" MIGRATION_NOTE, migration->sqlite, migration->number, migration->number);
-        buffer_add_char(&sql, '\0');
-        if (sql.failed)
-            outcome = error_fatal(error, "memory", "no room for its statements");
-        else
-            outcome = script_in_transaction(backend, sql.at, error);
-        if (outcome != OK) {
-            error_prefix(error, "migration %d", migration->number);
-            goto out;
-        }
+        outcome = backend->ops->begin_ddl(backend, error);
+        if (outcome == OK)
+            outcome = migration_apply(backend, &migrations[i], &sql, error);
+        outcome = step_end(backend, outcome, error);
+        if (outcome != OK)
+            error_prefix(error, "migration %d", migrations[i].number);
     }
     for (size_t i = 0; i < table_count && outcome == OK; i++)
         outcome = backend->ops->check_table(backend, tables[i], error);
-
-out:
     buffer_free(&sql);
     return outcome;
 }
@@ -269,7 +301,7 @@ enum outcome store_reader_open(const char *url, const char *service, struct stor
     struct store_reader *reader = calloc(1, sizeof(*reader));
     if (!reader)
         return error_retry(error, "memory", "out of memory");
-    enum outcome outcome = backend_open(url, true, &reader->backend, error);
+    enum outcome outcome = backend_open(url, service, true, &reader->backend, error);
     if (outcome == OK)
         outcome = owner_check(reader->backend, service, false, error);
     if (outcome != OK) {

@@ -30,8 +30,11 @@ struct migration {
  * in the file, so that another service's file is refused. SQLite: WAL, synchronous=FULL,
  * foreign_keys, one connection that writes and checkpoints, all read back; a second process on the
  * file is refused ("in use by process N", FATAL with exit code 75) by a lock on PATH.lock kept for the life
- * of the store. What only a person can put right (no such directory, no permission, not a database, another
- * service's) is FATAL with exit code 78.
+ * of the store. PostgreSQL (14 or newer): all in the schema weir_<service>, made where it is missing; TLS, time-outs,
+ * several hosts as libpq's URL says them; a batch has a statement_timeout of 30 s and a lock_timeout of 5 s, and asks
+ * nothing of a session beyond its transaction, so that pgbouncer in transaction mode may stand between.
+ * What only a person can put right (no such directory or database, no permission, wrong
+ * password, not a database, another service's) is FATAL with exit code 78.
  */
 MUST_CHECK enum outcome store_open(const char *url, const char *service, struct store **ret,
                                    struct error *error);

@@ -1,9 +1,33 @@
 #include "support/scratch.h"
 
+#include "support/cluster.h"
+
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+static struct cluster cluster;
+static bool on_postgres;
+
+static void cluster_end(void)
+{
+    cluster_remove(&cluster);
+}
+
+void scratch_choose(int argc, char **argv)
+{
+    if (argc < 2 || strcmp(argv[1], "postgres") != 0)
+        return;
+    on_postgres = true;
+    cluster_start(&cluster);
+    atexit(cluster_end);
+}
+
+struct cluster *scratch_cluster(void)
+{
+    return on_postgres ? &cluster : NULL;
+}
 
 void scratch_make(struct scratch *scratch)
 {
@@ -14,6 +38,11 @@ void scratch_make(struct scratch *scratch)
     if (!mkdtemp(scratch->folder)) {
         perror(scratch->folder);
         abort();
+    }
+    if (on_postgres) {
+        scratch->path[0] = '\0';
+        cluster_make(&cluster, scratch->url);
+        return;
     }
     snprintf(scratch->path, sizeof(scratch->path), "%s/test.db", scratch->folder);
     snprintf(scratch->url, sizeof(scratch->url), "sqlite:%s", scratch->path);

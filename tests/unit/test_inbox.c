@@ -196,8 +196,9 @@ static void prune_takes_the_old_ones_only_and_goes_on_where_it_stopped(void **st
     commit(fixture);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_id_is_seen_after_its_commit_and_not_after_a_rollback, setup,
                                         teardown),

@@ -216,8 +216,9 @@ static void a_refused_row_is_set_aside_and_not_read_again(void **state)
     work_rollback(fixture->work);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_row_comes_back_byte_for_byte, setup, teardown),
         cmocka_unit_test_setup_teardown(numbers_go_up_over_rollback_emptying_and_restart, setup, teardown),

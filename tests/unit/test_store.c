@@ -49,8 +49,10 @@ static const struct rows_table GROWN = {.name = "things",
                                         .row_bytes = sizeof(struct grown)};
 static const struct rows_table *const GROWN_TABLES[] = {&GROWN};
 static const struct migration MIGRATIONS[] = {
-    {1, "ALTER TABLE things ADD COLUMN weight INTEGER NOT NULL DEFAULT 7", ""},
-    {2, "UPDATE things SET weight = weight + 1; CREATE INDEX things_by_weight ON things (weight)", ""},
+    {1, "ALTER TABLE things ADD COLUMN weight INTEGER NOT NULL DEFAULT 7",
+     "ALTER TABLE things ADD COLUMN weight BIGINT NOT NULL DEFAULT 7"},
+    {2, "UPDATE things SET weight = weight + 1; CREATE INDEX things_by_weight ON things (weight)",
+     "UPDATE things SET weight = weight + 1; CREATE INDEX things_by_weight ON things (weight)"},
 };
 
 static struct scratch scratch;
@@ -129,9 +131,12 @@ static void reopening_keeps_what_was_committed(void **state)
 static void what_only_a_person_can_put_right_is_a_configuration_error(void **state)
 {
     (void)state;
-    static const char *const urls[] = {
-        "",        "sqlite:", "mysql://x", "postgresql://user:secret@host/db", "sqlite:/nowhere/at/all/x.db",
-        "sqlite:/"};
+    static const char *const urls[] = {"",
+                                       "sqlite:",
+                                       "mysql://x",
+                                       "postgresql://user:secret@host/db?secret=1",
+                                       "sqlite:/nowhere/at/all/x.db",
+                                       "sqlite:/"};
     for (size_t i = 0; i < sizeof(urls) / sizeof(*urls); i++) {
         assert_int_equal(store_open(urls[i], "test", &store, &error), FATAL);
         assert_int_equal(error.exit_code, EXIT_CONFIG);
@@ -245,7 +250,8 @@ static void a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named(
     (void)state;
     open_things();
     assert_int_equal(add_thing(1), OK);
-    static const struct migration broken[] = {{1, "DELETE FROM things; DELETE FROM nothing_there", ""}};
+    static const struct migration broken[] = {{1, "DELETE FROM things; DELETE FROM nothing_there",
+                                               "DELETE FROM things; DELETE FROM nothing_there"}};
     assert_int_equal(store_migrate(store, TABLES, 1, broken, 1, &error), FATAL);
     assert_non_null(strstr(error.text, "migration 1"));
     assert_int_equal(things(), 1);
@@ -304,7 +310,7 @@ static void a_full_disk_is_an_outage_that_says_so_and_ends(void **state)
     assert_int_equal(add_thing(2), OK);
     close_things();
     disk_is_full = true;
-    char other[200];
+    char other[300];
     snprintf(other, sizeof(other), "%s.new", scratch.url);
     assert_int_equal(store_open(other, "test", &store, &error), OUTAGE);
     assert_non_null(strstr(error.text, "the disk is full"));
@@ -466,30 +472,35 @@ static void a_check_makes_nothing_and_says_what_opening_would(void **state)
     assert_int_equal(error_exit_code(&error), EXIT_CONFIG);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_check_makes_nothing_and_says_what_opening_would, setup, teardown),
+    const struct CMUnitTest both[] = {
         cmocka_unit_test_setup_teardown(reopening_keeps_what_was_committed, setup, teardown),
+        cmocka_unit_test_setup_teardown(migrations_are_applied_once_and_in_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_new_database_has_the_newest_state_without_migrations, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(a_reader_sees_what_was_committed_while_the_writer_goes_on, setup,
+                                        teardown),
+    };
+    const struct CMUnitTest sqlite_only[] = {
+        /* files, and what SQLite makes of them */
+        cmocka_unit_test_setup_teardown(a_check_makes_nothing_and_says_what_opening_would, setup, teardown),
         cmocka_unit_test_setup_teardown(what_only_a_person_can_put_right_is_a_configuration_error, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(the_file_of_another_service_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_second_process_is_refused_by_number_until_the_first_ends, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(the_file_is_in_wal_mode, setup, teardown),
-        cmocka_unit_test_setup_teardown(migrations_are_applied_once_and_in_order, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_new_database_has_the_newest_state_without_migrations, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named,
-                                        setup, teardown),
         cmocka_unit_test_setup_teardown(a_database_locked_by_a_tool_is_an_outage_that_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_disk_is_an_outage_that_says_so_and_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(a_file_that_was_taken_away_is_noticed_by_the_probe, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_file_is_fatal, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_reader_sees_what_was_committed_while_the_writer_goes_on, setup,
-                                        teardown),
         cmocka_unit_test_setup_teardown(the_log_is_bounded_and_shrinks_again_after_a_long_reader, setup,
                                         teardown),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    scratch_choose(argc, argv);
+    int failed = cmocka_run_group_tests(both, NULL, NULL);
+    return failed || scratch_cluster() ? failed : cmocka_run_group_tests(sqlite_only, NULL, NULL);
 }

@@ -1,0 +1,838 @@
+/* postgres_batch: the two flights of a batch. Everything is a set; nothing is asked for twice. */
+#include "store/postgres.h"
+
+#include "base/clock.h"
+
+#include <assert.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const struct postgres_step PLAIN = {.expected = -1};
+
+/* ---- keys in order: two instances that lock or add the same rows do so in the same order, and cannot wait
+ * for each other */
+
+static int bytes_compare(const void *a, size_t a_length, const void *b, size_t b_length)
+{
+    size_t length = a_length < b_length ? a_length : b_length;
+    int sign = length ? memcmp(a, b, length) : 0;
+    return sign ? sign : (a_length > b_length) - (a_length < b_length);
+}
+
+static int key_compare(const struct rows_table *table, const void *a, const void *b)
+{
+    for (size_t i = 0; i < table->key_count; i++) {
+        const struct rows_column *column = &table->columns[i];
+        const char *x = (const char *)a + column->offset, *y = (const char *)b + column->offset;
+        int sign = 0;
+        switch (column->type) {
+        case ROWS_INT: {
+            int64_t m, n;
+            memcpy(&m, x, sizeof(m));
+            memcpy(&n, y, sizeof(n));
+            sign = (m > n) - (m < n);
+            break;
+        }
+        case ROWS_TEXT:
+        case ROWS_BYTES: {
+            const struct text *m = (const struct text *)(const void *)x,
+                              *n = (const struct text *)(const void *)y;
+            sign = bytes_compare(m->at, m->length, n->at, n->length);
+            break;
+        }
+        case ROWS_ID:
+            sign = memcmp(x, y, sizeof(struct id));
+            break;
+        }
+        if (sign)
+            return sign;
+    }
+    return 0;
+}
+
+static int entry_compare(const void *a, const void *b)
+{
+    const struct rows_entry *x = *(struct rows_entry *const *)a, *y = *(struct rows_entry *const *)b;
+    return key_compare(x->table, x->row, y->row);
+}
+
+static void entries_sort(struct rows_entry **entries, size_t count)
+{
+    for (size_t i = 1; i < count; i++)
+        if (entry_compare(&entries[i - 1], &entries[i]) > 0) { /* ids of version 7 come sorted */
+            qsort(entries, count, sizeof(struct rows_entry *), entry_compare);
+            return;
+        }
+}
+
+/* ---- the statements of a table */
+
+void postgres_list_columns(struct buffer *sql, const char *prefix, const struct rows_table *table,
+                           size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++)
+        buffer_print(sql, "%s%s%s", i > from ? ", " : "", prefix, table->columns[i].name);
+}
+
+/* "unnest($1, $2)" as rows; arrays are sent with their types. */
+static void list_arrays(struct buffer *sql, size_t count)
+{
+    buffer_add_string(sql, "unnest(");
+    for (size_t i = 0; i < count; i++)
+        buffer_print(sql, "%s$%zu", i ? ", " : "", i + 1);
+    buffer_add_string(sql, ")");
+}
+
+static void where_keys(struct buffer *sql, const struct rows_table *table)
+{
+    for (size_t i = 0; i < table->key_count; i++)
+        buffer_print(sql, "%st.%s = v.%s", i ? " AND " : "", table->columns[i].name, table->columns[i].name);
+}
+
+static char *built(struct postgres *postgres)
+{
+    const char *sql = postgres_sql_end(postgres);
+    char *copy = sql ? strdup(sql) : NULL;
+    buffer_clear(&postgres->sql);
+    return copy;
+}
+
+static void build(struct postgres *postgres, const struct rows_table *table, struct postgres_tables *made)
+{
+    struct buffer *sql = &postgres->sql;
+    const char *schema = postgres->schema;
+    size_t keys = table->key_count, columns = table->column_count;
+
+    /* Sorted before it locks; the place in the array comes back with the row. */
+    buffer_clear(sql);
+    buffer_add_string(sql, "SELECT v.place");
+    if (keys < columns)
+        buffer_add_string(sql, ", ");
+    postgres_list_columns(sql, "t.", table, keys, columns);
+    buffer_add_string(sql, " FROM ");
+    list_arrays(sql, keys);
+    buffer_add_string(sql, " WITH ORDINALITY AS v (");
+    postgres_list_columns(sql, "", table, 0, keys);
+    buffer_print(sql, ", place) JOIN \"%s\".%s t ON ", schema, table->name);
+    where_keys(sql, table);
+    buffer_add_string(sql, " ORDER BY v.place FOR UPDATE OF t");
+    made->select = built(postgres);
+
+    buffer_print(sql, "INSERT INTO \"%s\".%s (", schema, table->name);
+    postgres_list_columns(sql, "", table, 0, columns);
+    buffer_add_string(sql, ") SELECT * FROM ");
+    list_arrays(sql, columns);
+    made->insert = built(postgres);
+
+    buffer_print(sql, "UPDATE \"%s\".%s t SET ", schema, table->name);
+    for (size_t i = keys; i < columns; i++)
+        buffer_print(sql, "%s%s = v.%s", i > keys ? ", " : "", table->columns[i].name,
+                     table->columns[i].name);
+    buffer_add_string(sql, " FROM ");
+    list_arrays(sql, columns);
+    buffer_add_string(sql, " AS v (");
+    postgres_list_columns(sql, "", table, 0, columns);
+    buffer_add_string(sql, ") WHERE ");
+    where_keys(sql, table);
+    made->update = built(postgres);
+
+    buffer_print(sql, "DELETE FROM \"%s\".%s t USING ", schema, table->name);
+    list_arrays(sql, keys);
+    buffer_add_string(sql, " AS v (");
+    postgres_list_columns(sql, "", table, 0, keys);
+    buffer_add_string(sql, ") WHERE ");
+    where_keys(sql, table);
+    made->delete = built(postgres);
+}
+
+static struct postgres_tables *statements_of(struct postgres *postgres, const struct rows_table *table)
+{
+    for (size_t i = 0; i < postgres->table_count; i++)
+        if (postgres->tables[i].table == table)
+            return &postgres->tables[i];
+    assert(postgres->table_count < ROWS_TABLES_MAX);
+    struct postgres_tables *made = &postgres->tables[postgres->table_count];
+    *made = (struct postgres_tables){.table = table};
+    build(postgres, table, made);
+    if (!made->select || !made->insert || !made->update || !made->delete) {
+        free(made->select);
+        free(made->insert);
+        free(made->update);
+        free(made->delete);
+        return NULL;
+    }
+    postgres->table_count++;
+    return made;
+}
+
+/* All of a table's statements with no rows: are its columns there, and of the right types? */
+enum outcome postgres_check_table(struct backend *backend, const struct rows_table *table,
+                                  struct error *error)
+{
+    struct postgres *postgres = (struct postgres *)backend;
+    size_t keys = table->key_count, columns = table->column_count;
+    const struct postgres_tables *statements = statements_of(postgres, table);
+    if (!statements)
+        return postgres_memory(error);
+    enum outcome outcome = postgres_connect(postgres, error);
+    if (outcome != OK)
+        return outcome;
+    postgres->transaction = TRANSACTION_WANTED;
+    postgres_parameters_clear(&postgres->parameters);
+    postgres_put_columns(&postgres->parameters, table, 0, keys, NULL, 0, false);
+    postgres_add(postgres, statements->select, &PLAIN);
+    postgres_put_columns(&postgres->parameters, table, 0, columns, NULL, 0, false);
+    postgres_add(postgres, statements->insert, &PLAIN);
+    if (keys < columns) {
+        postgres_put_columns(&postgres->parameters, table, 0, columns, NULL, 0, false);
+        postgres_add(postgres, statements->update, &PLAIN);
+    }
+    postgres_put_columns(&postgres->parameters, table, 0, keys, NULL, 0, false);
+    postgres_add(postgres, statements->delete, &PLAIN);
+    outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+    postgres_rollback(backend);
+    if (outcome == FATAL)
+        error_prefix(error, "table %s is not as this version needs it (is a migration missing?)",
+                     table->name);
+    return outcome;
+}
+
+/* ---- the first flight: inbox and rows */
+
+static enum outcome take_xid(void *owner, const PGresult *result, struct error *error)
+{
+    struct postgres *postgres = owner;
+    (void)error;
+    snprintf(postgres->xid, sizeof(postgres->xid), "%.*s", TEXT_ARG(postgres_text(result, 0, 0)));
+    postgres->pid = postgres_int(result, 0, 1);
+    return OK;
+}
+
+static void add_xid(struct postgres *postgres)
+{
+    postgres_add(postgres, "SELECT CAST(pg_current_xact_id() AS text), pg_backend_pid()",
+                 &(struct postgres_step){.take = take_xid, .owner = postgres, .expected = -1});
+}
+
+/* The notes by id, each id once. */
+struct notes {
+    struct backend_note **sorted; /* by id, then by place */
+    size_t count;
+    size_t id_count;
+    int64_t inserted;
+    int32_t *priors; /* of each id, where not all are new */
+};
+
+static int note_compare(const void *a, const void *b)
+{
+    const struct backend_note *x = *(struct backend_note *const *)a, *y = *(struct backend_note *const *)b;
+    int sign = memcmp(x->note->id.bytes, y->note->id.bytes, sizeof(x->note->id.bytes));
+    return sign ? sign : (x > y) - (x < y);
+}
+
+static bool same_id(const struct notes *notes, size_t i)
+{
+    return i > 0 && id_equal(notes->sorted[i]->note->id, notes->sorted[i - 1]->note->id);
+}
+
+static bool notes_sort(struct arena *arena, struct backend_fetch *fetch, struct notes *notes)
+{
+    *notes = (struct notes){.count = fetch->note_count};
+    if (!notes->count)
+        return true;
+    notes->sorted = arena_take(arena, notes->count * sizeof(struct backend_note *));
+    if (!notes->sorted)
+        return false;
+    bool sorted = true;
+    for (size_t i = 0; i < notes->count; i++) {
+        notes->sorted[i] = &fetch->notes[i];
+        sorted = sorted && (i == 0 || note_compare(&notes->sorted[i - 1], &notes->sorted[i]) < 0);
+    }
+    if (!sorted)
+        qsort(notes->sorted, notes->count, sizeof(struct backend_note *), note_compare);
+    for (size_t i = 0; i < notes->count; i++)
+        notes->id_count += !same_id(notes, i);
+    return true;
+}
+
+static void put_ids(struct postgres *postgres, const struct notes *notes)
+{
+    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY, notes->id_count);
+    for (size_t i = 0; i < notes->count; i++)
+        if (!same_id(notes, i))
+            postgres_array_bytes(&postgres->parameters, notes->sorted[i]->note->id.bytes, sizeof(struct id));
+    postgres_array_end(&postgres->parameters);
+}
+
+static const char *print_sql(struct postgres *postgres, const char *format)
+{
+    buffer_clear(&postgres->sql);
+    for (; *format; format++) {
+        if (*format == '@')
+            buffer_print(&postgres->sql, "\"%s\"", postgres->schema);
+        else
+            buffer_add_char(&postgres->sql, *format);
+    }
+    const char *sql = postgres_sql_end(postgres);
+    return sql ? sql : "";
+}
+
+static enum outcome take_inserted(void *owner, const PGresult *result, struct error *error)
+{
+    struct notes *notes = owner;
+    (void)error;
+    notes->inserted = strtoll(PQcmdTuples((PGresult *)(uintptr_t)result), NULL, 10);
+    return OK;
+}
+
+static enum outcome take_priors(void *owner, const PGresult *result, struct error *error)
+{
+    struct notes *notes = owner;
+    (void)error;
+    for (int row = 0; row < PQntuples(result); row++) {
+        int64_t place = postgres_int(result, row, 0);
+        if (place >= 1 && place <= (int64_t)notes->id_count)
+            notes->priors[place - 1] = (int32_t)postgres_int(result, row, 1);
+    }
+    return OK;
+}
+
+/* Rare, and a flight of its own: some were there before. Those that this transaction has added bear its
+ * number. */
+static enum outcome notes_ask(struct postgres *postgres, struct arena *arena, struct notes *notes,
+                              struct error *error)
+{
+    notes->priors = arena_take(arena, notes->id_count * sizeof(int32_t));
+    if (!notes->priors)
+        return postgres_memory(error);
+    for (size_t i = 0; i < notes->id_count; i++)
+        notes->priors[i] = INBOX_ABSENT;
+    postgres_parameters_clear(&postgres->parameters);
+    put_ids(postgres, notes);
+    postgres_add(
+        postgres,
+        print_sql(postgres, "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) "
+                            "JOIN @.inbox i ON i.id = v.id WHERE i.xmin <> CAST(pg_current_xact_id() AS xid) "
+                            "ORDER BY v.place FOR UPDATE OF i"),
+        &(struct postgres_step){.take = take_priors, .owner = notes, .expected = -1, .what = "inbox"});
+    return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+}
+
+/* Every note by what was there, in the order of their places; of what was moved and is handled now, the row
+ * is set anew by the second flight. */
+static bool notes_settle(struct postgres *postgres, struct arena *arena, const struct notes *notes)
+{
+    size_t id = 0;
+    int32_t attempt = INBOX_ABSENT;
+    for (size_t i = 0; i < notes->count; i++) {
+        struct backend_note *place = notes->sorted[i];
+        struct inbox_note *note = place->note;
+        if (!same_id(notes, i))
+            attempt = notes->priors ? notes->priors[id++] : INBOX_ABSENT;
+        place->prior = attempt;
+        place->now = 0;
+        note->seen = attempt == 0 || (attempt != INBOX_ABSENT && note->attempt <= attempt);
+        if (note->seen)
+            continue;
+        if (attempt != INBOX_ABSENT) {
+            if (!postgres->resets || postgres->reset_count == 0)
+                postgres->resets = arena_take(arena, notes->id_count * sizeof(struct id));
+            if (!postgres->resets)
+                return false;
+            postgres->resets[postgres->reset_count++] = note->id;
+        }
+        attempt = 0;
+    }
+    return true;
+}
+
+struct wanting {
+    struct backend_wanted *wanted;
+    struct rows_entry **sorted;
+    struct arena *arena;
+};
+
+static enum outcome take_wanted(void *owner, const PGresult *result, struct error *error)
+{
+    struct wanting *wanting = owner;
+    const struct rows_table *table = wanting->wanted->table;
+    for (int row = 0; row < PQntuples(result); row++) {
+        int64_t place = postgres_int(result, row, 0);
+        assert(place >= 1 && place <= (int64_t)wanting->wanted->count);
+        struct rows_entry *entry = wanting->sorted[place - 1];
+        enum outcome outcome = postgres_columns(result, row, 1, table, table->key_count, table->column_count,
+                                                wanting->arena, entry->row, error);
+        if (outcome != OK)
+            return outcome;
+        entry->known = true; /* for wanted->found, below */
+    }
+    return OK;
+}
+
+static int wanted_compare(const void *a, const void *b)
+{
+    const struct wanting *x = a, *y = b;
+    return strcmp(x->wanted->table->name, y->wanted->table->name);
+}
+
+static bool wanted_sort(struct backend_fetch *fetch, struct wanting *wanting)
+{
+    for (size_t i = 0; i < fetch->wanted_count; i++) {
+        struct backend_wanted *wanted = &fetch->wanted[i];
+        struct rows_entry **sorted =
+            arena_copy(fetch->arena, wanted->entries, wanted->count * sizeof(struct rows_entry *));
+        if (!sorted)
+            return false;
+        entries_sort(sorted, wanted->count);
+        wanting[i] = (struct wanting){wanted, sorted, fetch->arena};
+    }
+    qsort(wanting, fetch->wanted_count, sizeof(*wanting), wanted_compare);
+    return true;
+}
+
+static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *fetch, struct notes *notes,
+                               struct wanting *wanting, struct error *error)
+{
+    struct postgres_parameters *parameters = &postgres->parameters;
+    postgres_parameters_clear(parameters);
+    if (!postgres->xid[0] || postgres->transaction == TRANSACTION_WANTED)
+        add_xid(postgres);
+    if (notes->count) {
+        put_ids(postgres, notes);
+        postgres_put_int(parameters, fetch->noted_us);
+        postgres_add(
+            postgres,
+            print_sql(postgres, "INSERT INTO @.inbox (id, attempt, at) SELECT v.id, 0, $2 FROM unnest($1) "
+                                "AS v (id) ON CONFLICT DO NOTHING"),
+            &(struct postgres_step){.take = take_inserted, .owner = notes, .expected = -1, .what = "inbox"});
+    }
+    for (size_t i = 0; i < fetch->wanted_count; i++) {
+        const struct rows_table *table = wanting[i].wanted->table;
+        const struct postgres_tables *statements = statements_of(postgres, table);
+        if (!statements)
+            return postgres_memory(error);
+        postgres_put_columns(parameters, table, 0, table->key_count, wanting[i].sorted,
+                             wanting[i].wanted->count, false);
+        postgres_add(postgres, statements->select,
+                     &(struct postgres_step){
+                         .take = take_wanted, .owner = &wanting[i], .expected = -1, .what = table->name});
+    }
+    return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+}
+
+enum outcome postgres_fetch(struct backend *backend, struct backend_fetch *fetch, struct error *error)
+{
+    struct postgres *postgres = (struct postgres *)backend;
+    struct notes notes;
+    struct wanting wanting[ROWS_TABLES_MAX];
+    bool tried = false;
+    enum outcome outcome;
+    assert(fetch->wanted_count <= ROWS_TABLES_MAX);
+    if (!notes_sort(fetch->arena, fetch, &notes) || !wanted_sort(fetch, wanting))
+        return postgres_memory(error);
+    do
+        outcome = fetch_send(postgres, fetch, &notes, wanting, error);
+    while (outcome != OK && postgres_again(postgres, &tried));
+    if (outcome == OK && notes.inserted != (int64_t)notes.id_count)
+        outcome = notes_ask(postgres, fetch->arena, &notes, error);
+    if (outcome == OK && !notes_settle(postgres, fetch->arena, &notes))
+        outcome = postgres_memory(error);
+    for (size_t i = 0; i < fetch->wanted_count && outcome == OK; i++)
+        for (size_t at = 0; at < fetch->wanted[i].count; at++)
+            fetch->wanted[i].found[at] = fetch->wanted[i].entries[at]->known;
+#ifdef WEIR_MUTANT_INBOX_OFF
+    for (size_t i = 0; i < fetch->note_count; i++)
+        fetch->notes[i].note->seen = false;
+#endif
+    return outcome;
+}
+
+/* ---- the second flight: writes and COMMIT */
+
+static void add_ids(struct postgres *postgres, const char *format, const struct id *ids, size_t count)
+{
+    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY, count);
+    for (size_t i = 0; i < count; i++)
+        postgres_array_bytes(&postgres->parameters, ids[i].bytes, sizeof(struct id));
+    postgres_array_end(&postgres->parameters);
+    postgres_add(postgres, print_sql(postgres, format),
+                 &(struct postgres_step){.expected = -1, .what = "inbox"});
+}
+
+static void add_notes(struct postgres *postgres, const struct backend_apply *apply)
+{
+    struct postgres_parameters *parameters = &postgres->parameters;
+    if (postgres->reset_count)
+        add_ids(postgres, "UPDATE @.inbox SET attempt = 0 WHERE id = ANY ($1)", postgres->resets,
+                postgres->reset_count);
+    size_t set = 0, absent = 0;
+    for (size_t i = 0; i < apply->note_count; i++)
+        *(apply->notes[i].attempt == INBOX_ABSENT ? &absent : &set) += 1;
+    if (set) {
+        postgres_array_begin(parameters, OID_UUID_ARRAY, set);
+        for (size_t i = 0; i < apply->note_count; i++)
+            if (apply->notes[i].attempt != INBOX_ABSENT)
+                postgres_array_bytes(parameters, apply->notes[i].id.bytes, sizeof(struct id));
+        postgres_array_end(parameters);
+        postgres_array_begin(parameters, OID_INT8_ARRAY, set);
+        for (size_t i = 0; i < apply->note_count; i++)
+            if (apply->notes[i].attempt != INBOX_ABSENT)
+                postgres_array_int(parameters, apply->notes[i].attempt);
+        postgres_array_end(parameters);
+        postgres_add(postgres,
+                     print_sql(postgres,
+                               "UPDATE @.inbox t SET attempt = v.attempt FROM unnest($1, $2) AS v (id, "
+                               "attempt) WHERE t.id = v.id"),
+                     &(struct postgres_step){.expected = -1, .what = "inbox"});
+    }
+    if (absent) {
+        postgres_array_begin(parameters, OID_UUID_ARRAY, absent);
+        for (size_t i = 0; i < apply->note_count; i++)
+            if (apply->notes[i].attempt == INBOX_ABSENT)
+                postgres_array_bytes(parameters, apply->notes[i].id.bytes, sizeof(struct id));
+        postgres_array_end(parameters);
+        postgres_add(postgres, print_sql(postgres, "DELETE FROM @.inbox WHERE id = ANY ($1)"),
+                     &(struct postgres_step){.expected = -1, .what = "inbox"});
+    }
+}
+
+static bool add_table(struct postgres *postgres, const struct backend_table_writes *writes)
+{
+    const struct rows_table *table = writes->table;
+    size_t keys = table->key_count, columns = table->column_count;
+    const struct postgres_tables *statements = statements_of(postgres, table);
+    struct postgres_step step = {.what = table->name};
+    if (!statements)
+        return false;
+    if (writes->delete_count) {
+        step.expected = (int64_t)writes->delete_count;
+        postgres_put_columns(&postgres->parameters, table, 0, keys, writes->deletes, writes->delete_count,
+                             true);
+        postgres_add(postgres, statements->delete, &step);
+    }
+    if (writes->update_count) {
+        step.expected = (int64_t)writes->update_count;
+        postgres_put_columns(&postgres->parameters, table, 0, columns, writes->updates, writes->update_count,
+                             false);
+        postgres_add(postgres, statements->update, &step);
+    }
+    if (writes->insert_count) {
+        /* All were looked for and were not there: who is there now came from another instance. */
+        step.may_race = true;
+        for (size_t i = 0; i < writes->insert_count; i++)
+            step.may_race = step.may_race && writes->inserts[i]->known;
+        step.expected = (int64_t)writes->insert_count;
+        entries_sort(writes->inserts, writes->insert_count);
+        postgres_put_columns(&postgres->parameters, table, 0, columns, writes->inserts, writes->insert_count,
+                             false);
+        postgres_add(postgres, statements->insert, &step);
+    }
+    return true;
+}
+
+static int writes_compare(const void *a, const void *b)
+{
+    const struct backend_table_writes *x = a, *y = b;
+    return strcmp(x->table->name, y->table->name);
+}
+
+struct outbox_numbers {
+    struct postgres *postgres;
+    struct backend_apply *apply;
+    int64_t gone;
+    int64_t floor;
+    int64_t last;
+};
+
+static enum outcome take_gone(void *owner, const PGresult *result, struct error *error)
+{
+    struct outbox_numbers *numbers = owner;
+    (void)error;
+    numbers->gone += strtoll(PQcmdTuples((PGresult *)(uintptr_t)result), NULL, 10);
+    return OK;
+}
+
+static enum outcome take_numbers(void *owner, const PGresult *result, struct error *error)
+{
+    struct outbox_numbers *numbers = owner;
+    struct backend_apply *apply = numbers->apply;
+    if (PQntuples(result) != (int)apply->added_count)
+        return error_fatal(error, "store", "outbox: %d rows were added, not %zu", PQntuples(result),
+                           apply->added_count);
+    for (size_t i = 0; i < apply->added_count; i++) {
+        apply->added[i].seq = postgres_int(result, (int)i, 0);
+        if (i > 0 && apply->added[i].seq <= apply->added[i - 1].seq)
+            return error_fatal(error, "store", "outbox: its numbers are not in the order of its rows");
+        numbers->last = apply->added[i].seq;
+    }
+    return OK;
+}
+
+static enum outcome take_oldest(void *owner, const PGresult *result, struct error *error)
+{
+    struct outbox_numbers *numbers = owner;
+    (void)error;
+    numbers->apply->outbox_oldest_us = PQntuples(result) ? postgres_int(result, 0, 1) : 0;
+    if (PQntuples(result))
+        numbers->floor = postgres_int(result, 0, 0);
+    return OK;
+}
+
+/* Rows of one key are written under that key's row lock, and get their number here, at the end of the
+ * transaction: in the order of their numbers they are in the order of their commits, whichever instance wrote
+ * them. */
+static void add_added(struct postgres *postgres, const struct backend_apply *apply,
+                      struct outbox_numbers *numbers)
+{
+    struct postgres_parameters *parameters = &postgres->parameters;
+    const struct outbox_row *rows = apply->added;
+    size_t count = apply->added_count;
+    postgres_array_begin(parameters, OID_TEXT_ARRAY, count);
+    for (size_t i = 0; i < count; i++)
+        postgres_array_bytes(parameters, rows[i].topic.at, rows[i].topic.length);
+    postgres_array_end(parameters);
+    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
+    for (size_t i = 0; i < count; i++)
+        postgres_array_int(parameters, rows[i].partition);
+    postgres_array_end(parameters);
+    for (int which = 0; which < 3; which++) {
+        postgres_array_begin(parameters, OID_BYTEA_ARRAY, count);
+        for (size_t i = 0; i < count; i++) {
+            struct text text = which == 0   ? rows[i].key
+                               : which == 1 ? rows[i].value
+                                            : apply->added_headers[i];
+            if ((which == 0 && rows[i].key_null) || (which == 1 && rows[i].value_null))
+                postgres_array_null(parameters);
+            else
+                postgres_array_bytes(parameters, text.at, text.length);
+        }
+        postgres_array_end(parameters);
+    }
+    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
+    for (size_t i = 0; i < count; i++)
+        postgres_array_int(parameters, rows[i].created_us);
+    postgres_array_end(parameters);
+    postgres_add(
+        postgres,
+        print_sql(postgres, "INSERT INTO @.outbox (topic, partition, key, value, headers, created_us) "
+                            "SELECT * FROM unnest($1, $2, $3, $4, $5, $6) RETURNING seq"),
+        &(struct postgres_step){.take = take_numbers, .owner = numbers, .expected = -1, .what = "outbox"});
+}
+
+static void add_outbox(struct postgres *postgres, const struct backend_apply *apply,
+                       struct outbox_numbers *numbers)
+{
+    struct postgres_parameters *parameters = &postgres->parameters;
+    const struct postgres_step gone = {.take = take_gone, .owner = numbers, .expected = -1, .what = "outbox"};
+    if (apply->done_count) {
+        for (int end = 0; end < 2; end++) {
+            postgres_array_begin(parameters, OID_INT8_ARRAY, apply->done_count);
+            for (size_t i = 0; i < apply->done_count; i++)
+                postgres_array_int(parameters, end ? apply->done[i].last : apply->done[i].first);
+            postgres_array_end(parameters);
+        }
+        postgres_add(postgres,
+                     print_sql(postgres, "DELETE FROM @.outbox t USING unnest($1, $2) AS v (first, last) "
+                                         "WHERE t.seq BETWEEN v.first AND v.last"),
+                     &gone);
+    }
+    if (apply->refused_count) {
+        postgres_array_begin(parameters, OID_INT8_ARRAY, apply->refused_count);
+        for (size_t i = 0; i < apply->refused_count; i++)
+            postgres_array_int(parameters, apply->refused[i].seq);
+        postgres_array_end(parameters);
+        postgres_array_begin(parameters, OID_TEXT_ARRAY, apply->refused_count);
+        for (size_t i = 0; i < apply->refused_count; i++)
+            postgres_array_text(parameters, apply->refused[i].reason);
+        postgres_array_end(parameters);
+        postgres_add(
+            postgres,
+            print_sql(postgres,
+                      "WITH gone AS (DELETE FROM @.outbox t USING unnest($1, $2) AS v (seq, reason) "
+                      "WHERE t.seq = v.seq RETURNING t.*, v.reason) INSERT INTO @.outbox_refused "
+                      "(seq, topic, partition, key, value, headers, created_us, reason) "
+                      "SELECT seq, topic, partition, key, value, headers, created_us, reason FROM gone"),
+            &gone);
+    }
+    if (apply->added_count)
+        add_added(postgres, apply, numbers);
+    /* From the last oldest on: what was deleted since may be dead in the index and not yet vacuumed away. */
+    postgres_put_int(parameters, postgres->outbox_floor);
+    postgres_add(
+        postgres,
+        print_sql(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
+        &(struct postgres_step){.take = take_oldest, .owner = numbers, .expected = -1, .what = "outbox"});
+}
+
+static enum outcome take_committed(void *owner, const PGresult *result, struct error *error)
+{
+    (void)owner;
+    if (strcmp(PQcmdStatus((PGresult *)(uintptr_t)result), "COMMIT") != 0)
+        return error_retry(error, "store", "the transaction was rolled back: %s",
+                           PQcmdStatus((PGresult *)(uintptr_t)result));
+    return OK;
+}
+
+static void add_commit(struct postgres *postgres)
+{
+    postgres_add(postgres, "COMMIT", &(struct postgres_step){.take = take_committed, .expected = -1});
+}
+
+static enum outcome apply_send(struct postgres *postgres, struct backend_apply *apply,
+                               struct outbox_numbers *numbers, struct error *error)
+{
+    postgres_parameters_clear(&postgres->parameters);
+    bool known = postgres->xid[0] && postgres->transaction != TRANSACTION_WANTED;
+    if (!known)
+        add_xid(postgres);
+    add_notes(postgres, apply);
+    for (size_t i = 0; i < apply->table_count; i++)
+        if (!add_table(postgres, &apply->tables[i]))
+            return postgres_memory(error);
+    if (apply->added_count || apply->done_count || apply->refused_count)
+        add_outbox(postgres, apply, numbers);
+    /* A commit is only sent when it could be asked for later on: ticks and the like come without a fetch. */
+    if (known)
+        add_commit(postgres);
+    return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+}
+
+/* ---- a commit without an answer */
+
+static enum outcome take_lost_numbers(void *owner, const PGresult *result, struct error *error)
+{
+    struct outbox_numbers *numbers = owner;
+    if (numbers->apply->added_count && PQntuples(result) != (int)numbers->apply->added_count) {
+        error_set(error, FATAL, "store-doubt",
+                  "a batch was committed and cannot be told apart; starting anew takes it up");
+        error->exit_code = EXIT_TRY_AGAIN;
+        return FATAL;
+    }
+    return numbers->apply->added_count ? take_numbers(owner, result, error) : OK;
+}
+
+static enum outcome take_state(void *owner, const PGresult *result, struct error *error)
+{
+    struct outbox_numbers *numbers = owner;
+    (void)error;
+    int64_t rows = postgres_int(result, 0, 0);
+    numbers->gone = numbers->postgres->outbox_rows + (int64_t)numbers->apply->added_count - rows;
+    return OK;
+}
+
+/* It was committed: what its answer would have said. */
+static enum outcome committed_read(struct postgres *postgres, const char *xid, struct outbox_numbers *numbers,
+                                   struct error *error)
+{
+    struct postgres_parameters *parameters = &postgres->parameters;
+    postgres->transaction = TRANSACTION_WANTED;
+    postgres_parameters_clear(parameters);
+    postgres_put_int(parameters, postgres->outbox_last);
+    postgres_put_text(parameters, text_of(xid));
+    postgres_add(postgres,
+                 print_sql(postgres,
+                           "SELECT seq FROM @.outbox WHERE seq > $1 AND xmin = CAST(CAST($2 AS xid8) AS "
+                           "xid) ORDER BY seq"),
+                 &(struct postgres_step){.take = take_lost_numbers, .owner = numbers, .expected = -1});
+    postgres_add(postgres, print_sql(postgres, "SELECT count(*) FROM @.outbox"),
+                 &(struct postgres_step){.take = take_state, .owner = numbers, .expected = -1});
+    postgres_put_int(parameters, 0);
+    postgres_add(
+        postgres,
+        print_sql(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
+        &(struct postgres_step){.take = take_oldest, .owner = numbers, .expected = -1});
+    enum outcome outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+    postgres_rollback(&postgres->backend);
+    return outcome;
+}
+
+/* The answer to COMMIT was lost with the connection. For a while it is looked up here; where the server stays
+ * away, the next begin() looks it up. */
+static enum outcome commit_lookup(struct postgres *postgres, struct outbox_numbers *numbers,
+                                  struct error *error)
+{
+    int64_t until_us = clock_monotonic_us() + POSTGRES_DOUBT_MS * INT64_C(1000);
+    char xid[sizeof(postgres->xid)];
+    memcpy(xid, postgres->xid, sizeof(xid));
+    memcpy(postgres->doubt_xid, xid, sizeof(xid));
+    postgres->doubt_pid = postgres->pid;
+    postgres->transaction = TRANSACTION_NONE;
+    for (int wait_ms = 20;; wait_ms = wait_ms < 320 ? wait_ms * 2 : wait_ms) {
+        bool committed = false;
+        struct error why;
+        enum outcome outcome = postgres_doubt(postgres, &committed, &why);
+        if (outcome == OK && committed)
+            return committed_read(postgres, xid, numbers, error);
+        if (outcome == OK)
+            return OUTAGE; /* error says how the connection went; nothing was written */
+        if (outcome == FATAL) {
+            if (error)
+                *error = why;
+            return FATAL;
+        }
+        if (clock_monotonic_us() > until_us)
+            return OUTAGE;
+        poll(NULL, 0, wait_ms);
+    }
+}
+
+enum outcome postgres_apply(struct backend *backend, struct backend_apply *apply, struct error *error)
+{
+    struct postgres *postgres = (struct postgres *)backend;
+    struct outbox_numbers numbers = {
+        .postgres = postgres, .apply = apply, .floor = postgres->outbox_floor, .last = postgres->outbox_last};
+    bool known = postgres->xid[0] && postgres->transaction != TRANSACTION_WANTED, tried = false;
+    qsort(apply->tables, apply->table_count, sizeof(*apply->tables), writes_compare);
+    enum outcome outcome;
+    do
+        outcome = apply_send(postgres, apply, &numbers, error);
+    while (outcome != OK && !known && postgres_again(postgres, &tried));
+    if (outcome == OK && !known) {
+        add_commit(postgres);
+        outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+        known = true;
+    }
+    if (outcome != OK && known && !postgres->conn)
+        outcome = commit_lookup(postgres, &numbers, error);
+    if (outcome != OK)
+        return outcome;
+    postgres->transaction = TRANSACTION_NONE;
+    postgres->xid[0] = '\0';
+    postgres->outbox_floor = numbers.floor;
+    postgres->outbox_last = numbers.last;
+    apply->outbox_gone = numbers.gone;
+    postgres->outbox_rows += (int64_t)apply->added_count - numbers.gone;
+    return OK;
+}
+
+/* ---- at the start */
+
+static bool keep_state(void *owner, const struct store_row *row)
+{
+    int64_t *numbers = owner;
+    for (size_t i = 0; i < 4; i++)
+        numbers[i] = store_row_int(row, i);
+    return false;
+}
+
+enum outcome postgres_start(struct backend *backend, int64_t *ret_outbox_rows, int64_t *ret_outbox_oldest_us,
+                            struct error *error)
+{
+    struct postgres *postgres = (struct postgres *)backend;
+    int64_t numbers[4] = {0};
+    enum outcome outcome = backend->ops->query(
+        backend,
+        "SELECT (SELECT count(*) FROM outbox), coalesce((SELECT min(seq) FROM outbox), 0), "
+        "coalesce((SELECT max(seq) FROM outbox), 0), "
+        "coalesce((SELECT created_us FROM outbox ORDER BY seq LIMIT 1), 0)",
+        NULL, 0, keep_state, numbers, error);
+    if (outcome != OK)
+        return outcome;
+    postgres->outbox_rows = numbers[0];
+    postgres->outbox_floor = numbers[1];
+    postgres->outbox_last = numbers[2];
+    *ret_outbox_rows = numbers[0];
+    *ret_outbox_oldest_us = numbers[3];
+    return OK;
+}
