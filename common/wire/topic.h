@@ -13,7 +13,16 @@ enum topic_id {
     TOPIC_COUNT
 };
 
-enum { TOPIC_NAME_BYTES_MAX = 64, TOPIC_DLQ_DAYS = 30, TOPIC_RETRY_DAYS = 7, TOPIC_PARTITIONS = 6 };
+enum {
+    TOPIC_NAME_BYTES_MAX = 64,
+    TOPIC_DLQ_DAYS = 30,
+    TOPIC_RETRY_DAYS = 7,
+    TOPIC_AUDIT_DAYS = 90,
+    TOPIC_PARTITIONS = 6
+};
+
+/* What people did with dead letters, one JSON object a record (flow/audit.h); key: the dead letter's. */
+#define TOPIC_AUDIT "audit"
 
 struct topic {
     const char *name;

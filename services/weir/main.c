@@ -2,9 +2,8 @@
 #include "cli.h"
 
 #include "base/clock.h"
-#include "base/digest.h"
 #include "base/log.h"
-#include "kafka/consumer.h"
+#include "flow/record_json.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -19,7 +18,7 @@ const struct verb verbs[] = {
     {"order", "ID", "tell the life of one order across all topics", order_main},
     {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main},
     {"schemas", "list|check|register", "the event schemas", schemas_main},
-    {"dlq", "list|show", "dead letters: by cause, or whole", dlq_main},
+    {"dlq", "list|show|redrive|drop", "dead letters: by cause, or whole; send them back, or drop them", dlq_main},
     {"broker", "[flags]", "librdkafka's mock cluster as a process: for a look without Java", broker_main},
     {"mail", "[flags]", "an SMTP server that keeps what it gets", mail_main},
     {"gateway", "[flags]", "a stand-in for a payment gateway", gateway_main},
@@ -171,98 +170,10 @@ bool cli_contradicts(const struct record *record, const struct event_type *type,
     return named && !text_is(named->value, type->full_name) && !text_is(named->value, type->name);
 }
 
-/* ---- a record as JSON */
-
-static void data_json(struct registry *registry, const struct record *record, struct arena *arena,
-                      struct json_writer *writer, const struct event_type **ret_type)
-{
-    struct error error;
-    struct text datum;
-    int32_t schema_id;
-    const struct codec_plan *plan;
-    const void *data;
-    *ret_type = NULL;
-    if (record->value_null) {
-        json_key(writer, "data");
-        json_put_null(writer);
-        return;
-    }
-    enum outcome outcome = frame_read(record->value, &schema_id, &datum, &error);
-    if (outcome == OK)
-        outcome = registry_plan(registry, schema_id, ret_type, &plan, &error);
-    if (outcome == OK)
-        outcome = codec_decode(plan, datum, arena, &data, &error);
-    if (outcome == OK) {
-        json_key(writer, "data");
-        codec_to_json((*ret_type)->codec, data, writer);
-        return;
-    }
-    struct buffer raw = buffer_of(4 << 20);
-    digest_to_base64(&raw, record->value.at, record->value.length);
-    json_member_string(writer, "error", error.text);
-    json_member_text(writer, "raw", buffer_text(&raw));
-    buffer_free(&raw);
-}
-
 void cli_record_json(struct registry *registry, const struct record *record, struct arena *arena,
                      struct buffer *into, void (*extra)(void *owner, struct json_writer *writer), void *owner)
 {
-    struct json_writer writer = json_writer(into);
-    struct buffer data = buffer_of(8 << 20);
-    struct json_writer data_writer = json_writer(&data);
-    const struct header *headers = NULL;
-    const struct event_type *type;
-    size_t header_count = 0;
-    struct error error;
-    if (record_headers(record, arena, &headers, &header_count, &error) != OK)
-        header_count = 0;
-    /* Decoded first: the type stands before the data in the object. */
-    json_object_begin(&data_writer);
-    data_json(registry, record, arena, &data_writer, &type);
-    const struct header *named = header_find(headers, header_count, HEADER_TYPE);
-    const struct header *id = header_find(headers, header_count, HEADER_ID);
-
-    json_object_begin(&writer);
-    json_member_text(&writer, "topic", record->topic);
-    json_member_int(&writer, "partition", record->partition);
-    json_member_int(&writer, "offset", record->offset);
-    json_member_int(&writer, "timestamp", record->timestamp_ms);
-    json_key(&writer, "key");
-    if (record->key_null)
-        json_put_null(&writer);
-    else
-        json_put_text(&writer, record->key);
-    json_key(&writer, "type");
-    if (type)
-        json_put_text(&writer, text_of(type->full_name));
-    else if (named)
-        json_put_text(&writer, named->value);
-    else
-        json_put_null(&writer);
-    json_key(&writer, "id");
-    if (id)
-        json_put_text(&writer, id->value);
-    else
-        json_put_null(&writer);
-    json_key(&writer, "headers");
-    json_array_begin(&writer);
-    for (size_t i = 0; i < header_count; i++) {
-        json_array_begin(&writer);
-        json_put_text(&writer, headers[i].name);
-        if (headers[i].value.at)
-            json_put_text(&writer, headers[i].value);
-        else
-            json_put_null(&writer);
-        json_array_end(&writer);
-    }
-    json_array_end(&writer);
-    /* The members of data_writer's open object: everything after its brace. */
-    buffer_add_char(into, ',');
-    buffer_add_text(into, (struct text){data.at + 1, data.length - 1});
-    if (extra)
-        extra(owner, &writer);
-    json_object_end(&writer);
-    buffer_free(&data);
+    record_to_json(registry, record, arena, into, extra, owner);
 }
 
 /* ---- main */

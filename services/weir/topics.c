@@ -47,6 +47,7 @@ size_t topics_declared(const struct topics_wanted *wanted, struct declared list[
                     copy_bytes_max, partitions);
         declare(list, &count, topic_dlq(*service, name), false, TOPIC_DLQ_DAYS, copy_bytes_max, partitions);
     }
+    declare(list, &count, TOPIC_AUDIT, false, TOPIC_AUDIT_DAYS, copy_bytes_max, partitions);
     return count;
 }
 
