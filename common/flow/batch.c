@@ -7,24 +7,11 @@
 
 #include <stdio.h>
 
-/* The delay before a record is tried again, growing while the same one fails. */
-static struct hold *hold_of(struct dispatch *dispatch, const struct record *record)
-{
-    struct hold *oldest = &dispatch->holds[0];
-    for (size_t i = 0; i < dispatch->hold_count; i++) {
-        struct hold *hold = &dispatch->holds[i];
-        if (hold->topic_index == record->topic_index && hold->partition == record->partition)
-            return hold;
-    }
-    struct hold *hold = dispatch->hold_count < HOLDS_MAX ? &dispatch->holds[dispatch->hold_count++] : oldest;
-    *hold = (struct hold){.topic_index = record->topic_index, .partition = record->partition, .offset = -1};
-    return hold;
-}
-
-void batch_hold(struct dispatch *dispatch, struct item *item)
+void batch_hold(struct dispatch *dispatch, struct item *item, enum hold_reason reason)
 {
     dispatch->held[dispatch->held_count++] = (struct held){item->record.topic_index, item->record.partition};
     item->state = ITEM_HELD;
+    item->hold = reason;
 }
 
 bool batch_holds(const struct dispatch *dispatch, const struct record *record)
@@ -36,30 +23,40 @@ bool batch_holds(const struct dispatch *dispatch, const struct record *record)
     return false;
 }
 
-/* After the commit: the partition comes again from this record on, later each time. */
-static void hold(struct dispatch *dispatch, struct item *item)
+/* Said once a while: every partition that has a record of a held key comes here again and again. */
+static void room_full(struct dispatch *dispatch, const struct item *item)
 {
-    struct hold *hold = hold_of(dispatch, &item->record);
-    if (hold->offset != item->record.offset)
-        *hold = (struct hold){
-            .topic_index = item->record.topic_index,
-            .partition = item->record.partition,
-            .offset = item->record.offset,
-        };
-    hold->attempts++;
-    hold->delay_ms = hold->delay_ms ? hold->delay_ms * 2 : DISPATCH_HOLD_MS_MIN;
-    if (hold->delay_ms > DISPATCH_HOLD_MS_MAX)
-        hold->delay_ms = DISPATCH_HOLD_MS_MAX;
-    log_warn("retry", "a record failed; its partition waits and tries it again",
+    int64_t now_us = clock_monotonic_us();
+    if (now_us < dispatch->full_said_us + ROOM_FULL_SAID_MS * 1000 && dispatch->full_said_us)
+        return;
+    dispatch->full_said_us = now_us;
+    log_warn("waiting", "the waiting room is full: partitions with records of held keys wait",
+             LOG_INT("records", dispatch->room.records), LOG_INT("keys", dispatch->room.keys),
              LOG_TEXT("topic", item->record.topic), LOG_INT("partition", item->record.partition),
-             LOG_INT("offset", item->record.offset), LOG_TEXT("key", item->record.key),
-             LOG_INT("attempt", hold->attempts), LOG_INT("delay_ms", hold->delay_ms),
-             LOG_STRING("error", item->error.text));
-    metric_add(dispatch->meters.retry, 1);
-    consumer_hold(dispatch->consumer, &item->record, hold->delay_ms);
+             LOG_TEXT("key", item->record.key));
 }
 
-static enum outcome batch_try(struct dispatch *dispatch, struct item *items, size_t count,
+/* After the commit: the partition comes again from this record on. */
+static void hold(struct dispatch *dispatch, struct item *item)
+{
+    int64_t delay_ms = 0;
+    switch (item->hold) {
+    case HOLD_NOT_DUE:
+        delay_ms = (item->due_us - clock_wall_us() + 999) / 1000;
+        break;
+    case HOLD_ROOM_FULL:
+        delay_ms = HOLD_FULL_MS;
+        room_full(dispatch, item);
+        break;
+    case HOLD_FLOOD: /* all partitions are paused */
+    case HOLD_REASONS:
+        break;
+    }
+    consumer_hold(dispatch->consumer, &item->record, delay_ms > 0 ? delay_ms : 0);
+}
+
+/* *count: WAITERS_MAX or fewer where items are to be found in the waiting room, and then how many were. */
+static enum outcome batch_try(struct dispatch *dispatch, struct item *items, size_t *ret_count,
                               struct error *error)
 {
     struct work *work = dispatch->work;
@@ -68,25 +65,24 @@ static enum outcome batch_try(struct dispatch *dispatch, struct item *items, siz
         return outcome;
     dispatch->context.now_us = clock_wall_us();
     dispatch->held_count = 0;
+    dispatch->trip = false;
+    dispatch->batch_handled = dispatch->batch_rejected = 0;
+    if (items == dispatch->waiters && *ret_count)
+        *ret_count = waiters_find(dispatch, *ret_count);
+    size_t count = dispatch->batch_items = *ret_count;
     if (lanes_wants_load(dispatch->lanes))
         lanes_load(dispatch->lanes, work, dispatch->context.now_us);
     relay_turn(dispatch->relay, work);
 
     for (size_t i = 0; i < count; i++) {
-        items[i].state = ITEM_OPEN;
-        if (items[i].door == DOOR_RECORD) {
-            bool refused = items[i].reject;
-            struct error why;
-            if (refused)
-                why = items[i].error;
-            outcome = item_decode(dispatch, &items[i], error);
-            if (outcome != OK)
-                goto failed;
-            if (refused) {
-                items[i].reject = true;
-                items[i].error = why;
-            }
-        }
+        if (items[i].door != DOOR_RECORD && items[i].door != DOOR_WAITING)
+            continue;
+        crash_enter(dispatch->crash, &items[i].record);
+        outcome = item_decode(dispatch, &items[i], error);
+        crash_leave(dispatch->crash);
+        dispatch->outage_of_handler |= outcome == OUTAGE;
+        if (outcome != OK)
+            goto failed;
     }
     FAULT(dispatch_before_handle);
     for (size_t i = 0; i < count; i++)
@@ -106,59 +102,60 @@ static enum outcome batch_try(struct dispatch *dispatch, struct item *items, siz
     if (outcome == OK)
         return OK;
 failed:
-    work_rollback(work);
-    relay_rolled_back(dispatch->relay);
-    lanes_rolled_back(dispatch->lanes);
+    batch_rolled_back(dispatch);
     return outcome;
 }
 
-static void log_dead(const struct item *item)
+void batch_rolled_back(struct dispatch *dispatch)
 {
-    log_warn("dlq", "a record that cannot succeed is now a dead letter",
-             LOG_TEXT("topic", item->record.topic), LOG_INT("partition", item->record.partition),
-             LOG_INT("offset", item->record.offset), LOG_TEXT("key", item->record.key),
-             LOG_STRING("error", item->error.text));
+    work_rollback(dispatch->work);
+    relay_rolled_back(dispatch->relay);
+    lanes_rolled_back(dispatch->lanes);
+    waiting_rolled_back(&dispatch->room);
+    crash_rolled_back(dispatch->crash);
 }
 
 /* After the commit: a record goes to where its state says. True: its offset may go. */
 static bool record_let_go(struct dispatch *dispatch, struct item *item, double seconds)
 {
     struct meters *meters = &dispatch->meters;
-    enum topic_id topic = dispatch->topic_ids[item->record.topic_index];
-    switch (item->state) {
-    case ITEM_STALE:
-        consumer_drop(dispatch->consumer, &item->record, 1);
+    if (item->state == ITEM_STALE) {
+        if (item->door == DOOR_RECORD)
+            consumer_drop(dispatch->consumer, &item->record, 1);
         return false;
-    case ITEM_HELD:
-        metric_add(meters->events[topic][METER_RETRY], 1);
+    }
+    if (item->state == ITEM_HELD) {
         hold(dispatch, item);
         return false;
-    case ITEM_REJECTED:
-        FAULT(dlq_after_commit);
-        log_dead(item);
-        metric_add(meters->dlq_reject, 1);
-        break;
-    case ITEM_OPEN:
-    case ITEM_DONE:
-        if (item->meter == METER_DUPLICATE)
-            metric_add(meters->duplicates, 1);
-        break;
     }
-    metric_add(meters->events[topic][item->meter], 1);
+    if (item->state == ITEM_RETRIED)
+        FAULT(retry_after_commit);
+    if (item->state == ITEM_REJECTED)
+        FAULT(dlq_after_commit);
+    route_tell(dispatch, item);
+    if (item->state == ITEM_WAITS) /* it is counted when it is handled */
+        return true;
+    if (item->state == ITEM_DONE && item->meter == METER_DUPLICATE)
+        metric_add(meters->duplicates, 1);
+    if (item->topic < TOPIC_COUNT && dispatch->reads[item->topic])
+        metric_add(meters->events[item->topic][item->meter], 1);
     metric_observe(meters->handle_seconds, seconds);
-    return true;
+    return item->door == DOOR_RECORD;
 }
 
 /* After the commit: each to where it goes. */
 void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, int64_t since_us)
 {
     const struct outbox_row *rows;
-    size_t row_count = outbox_added(dispatch->work, &rows), done_count = 0;
+    size_t row_count = outbox_added(dispatch->work, &rows), done_count = 0, handled = 0, rejected = 0;
+    const struct error *rejection = NULL;
     double seconds = (double)(clock_monotonic_us() - since_us) / 1e6;
 
     FAULT(dispatch_after_commit);
     relay_committed(dispatch->relay, rows, row_count);
     lanes_committed(dispatch->lanes);
+    waiting_committed(&dispatch->room);
+    crash_committed(dispatch->crash);
     for (size_t i = 0; i < count; i++) {
         struct item *item = &items[i];
         switch (item->door) {
@@ -170,6 +167,11 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
             lane_answer_free(item->lane_answer);
             break;
         case DOOR_RECORD:
+        case DOOR_WAITING:
+            handled += item->state == ITEM_DONE || item->state == ITEM_RETRIED;
+            rejected += item->state == ITEM_REJECTED;
+            if (item->error.outcome == REJECT)
+                rejection = &item->error;
             if (record_let_go(dispatch, item, seconds))
                 dispatch->records[done_count++] = item->record;
             break;
@@ -179,6 +181,10 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
         consumer_done(dispatch->consumer, dispatch->records, done_count);
     if (count)
         metric_observe(dispatch->meters.batch_items, (double)count);
+    if (handled || rejected)
+        flood_count(&dispatch->flood, handled, rejected, dispatch->context.now_us);
+    if (dispatch->trip)
+        flood_begin(dispatch, rejection);
 }
 
 /* The store or a dependency is away: nothing is let go. Records come again after a hold, answers too,
@@ -207,17 +213,28 @@ void batch_put_back(struct dispatch *dispatch, struct item *items, size_t count)
         case DOOR_ANSWER:
             lanes_return(dispatch->lanes, item->lane_answer);
             break;
+        case DOOR_WAITING: /* it is in the room */
+            break;
         }
     }
+}
+
+static void batch_failed(struct dispatch *dispatch, struct item *items, size_t count,
+                         const struct error *error)
+{
+    if (error->outcome == FATAL)
+        give_up(dispatch, error);
+    outage_begin(dispatch, error);
+    batch_put_back(dispatch, items, count);
 }
 
 void batch_run(struct dispatch *dispatch, struct item *items, size_t count)
 {
     struct error error;
     int64_t since_us = clock_monotonic_us();
-    enum outcome outcome = batch_try(dispatch, items, count, &error);
+    enum outcome outcome = batch_try(dispatch, items, &count, &error);
     if (outcome == OK) {
-        outage_end(dispatch);
+        outage_passed(dispatch, items, count);
         batch_let_go(dispatch, items, count, since_us);
         return;
     }
@@ -227,14 +244,38 @@ void batch_run(struct dispatch *dispatch, struct item *items, size_t count)
             batch_run(dispatch, &items[i], 1);
         return;
     }
-    if (outcome == REJECT && count == 1 && !items[0].reject) {
-        items[0].reject = true;
+    if (outcome == REJECT && count == 1 && !items[0].refused) {
+        items[0].refused = true;
+        items[0].class = FAILED_REJECT;
         items[0].error = error;
         batch_run(dispatch, items, 1);
         return;
     }
-    if (outcome == FATAL)
-        give_up(dispatch, &error);
-    outage_begin(dispatch, &error);
-    batch_put_back(dispatch, items, count);
+    batch_failed(dispatch, items, count, &error);
+}
+
+void batch_run_waiters(struct dispatch *dispatch)
+{
+    struct error error;
+    size_t count = dispatch->waiters_max;
+    int64_t since_us = clock_monotonic_us();
+    enum outcome outcome = batch_try(dispatch, dispatch->waiters, &count, &error);
+    if (outcome == OK) {
+        outage_passed(dispatch, dispatch->waiters, count);
+        batch_let_go(dispatch, dispatch->waiters, count, since_us);
+        dispatch->waiters_refused = false;
+        if (dispatch->waiters_max < WAITERS_MAX)
+            dispatch->waiters_max++;
+        return;
+    }
+    if ((outcome == REJECT || outcome == RETRY) && dispatch->waiters_max > 1) {
+        dispatch->waiters_max = 1; /* found again, each for itself */
+        return;
+    }
+    if (outcome == REJECT && !dispatch->waiters_refused) {
+        dispatch->waiters_refused = true;
+        dispatch->waiters_error = error;
+        return;
+    }
+    batch_failed(dispatch, dispatch->waiters, 0, &error);
 }

@@ -45,7 +45,8 @@ static void event_from_headers(struct event *event, const struct record *record,
         event->time_us = record->timestamp_ms * 1000;
 }
 
-enum outcome decode_record(const struct decode *decode, const struct record *record, struct arena *arena,
+enum outcome decode_record(const struct decode *decode, const struct record *record,
+                           const struct header *headers, size_t header_count, struct arena *arena,
                            struct decoded *ret, struct error *error)
 {
     *ret = (struct decoded){0};
@@ -56,16 +57,12 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
     int32_t schema_id;
     struct text datum;
 
-    /* The headers first: a dead letter carries them whatever else is wrong. */
-    enum outcome outcome = record_headers(record, arena, &ret->headers, &ret->header_count, error);
-    if (outcome != OK)
-        return outcome;
     if (record->value_null) {
         if (declared && declared->compacted)
             return OK;
         return error_reject(error, "null", "the record has no value");
     }
-    outcome = frame_read(record->value, &schema_id, &datum, error);
+    enum outcome outcome = frame_read(record->value, &schema_id, &datum, error);
     if (outcome != OK)
         return outcome;
     outcome = registry_plan(decode->registry, schema_id, &type, &plan, error);
@@ -77,12 +74,20 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
     if (!subscription || (declared && type->topic != topic))
         return OK;
 
-    const struct header *named = header_find(ret->headers, ret->header_count, HEADER_TYPE);
+    const struct header *named = header_find(headers, header_count, HEADER_TYPE);
     if (named && !text_is(named->value, type->full_name) && !text_is(named->value, type->name))
         return error_reject(error, "type-contradiction", "ce_type says %.*s, the schema is %s",
                             TEXT_ARG(named->value), type->full_name);
 
     struct event *event = &ret->event;
+    event->type = type;
+    event->key = record->key;
+    event->topic = type->topic;
+    event_from_headers(event, record, headers, header_count);
+    if (!arena) {
+        ret->subscription = subscription;
+        return OK;
+    }
     outcome = codec_decode(plan, datum, arena, &event->data, error);
     if (outcome != OK) {
         error_prefix(error, "%s", type->name);
@@ -93,10 +98,7 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
         return error_reject(error, "key-contradiction", "%s: the record's key is not its %s", type->name,
                             topic_get(type->topic)->key_field);
 
-    event->type = type;
     event->key = key;
-    event->topic = type->topic;
-    event_from_headers(event, record, ret->headers, ret->header_count);
     ret->subscription = subscription;
     return OK;
 }

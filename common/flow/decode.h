@@ -25,17 +25,18 @@ enum outcome decode_open(struct decode *decode, const struct subscription *subsc
                          struct registry *registry, struct error *error);
 
 /*
- * OK: *ret_subscription and *ret_event are set, or *ret_subscription is NULL: passed. REJECT, OUTAGE
- * (registry), RETRY (memory). Headers are given also on REJECT where they could be read, for the dead letter.
+ * record: as it first was: a copy on a retry topic with the topic, partition and offset of its origin. OK:
+ * *ret_subscription and *ret_event are set, or *ret_subscription is NULL: passed. REJECT, OUTAGE (registry),
+ * RETRY (memory). arena NULL: all but the event's data is told, for a record that must not be looked at any
+ * closer.
  */
 struct decoded {
     const struct subscription *subscription;
     struct event event;
-    const struct header *headers;
-    size_t header_count;
 };
 MUST_CHECK enum outcome decode_record(const struct decode *decode, const struct record *record,
-                                      struct arena *arena, struct decoded *ret, struct error *error);
+                                      const struct header *headers, size_t header_count, struct arena *arena,
+                                      struct decoded *ret, struct error *error);
 /* The id of an event that came without ce_id. */
 struct id decode_origin_id(struct text topic, int32_t partition, int64_t offset);
 

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/json.h"
 #include "store/outbox.h"
 
 #include <poll.h>
@@ -20,10 +21,27 @@ const struct setting flow_settings[] = {
     {"BATCH_COUNT_MAX", SETTING_INT, "1000", 1, 10000, NULL, "Items in one transaction at most."},
     {"INBOX_AGE", SETTING_DURATION, "14d", 60 * 1000, INT64_C(10) * 365 * 86400 * 1000, NULL,
      "How long the ids of handled events are kept; longer than any topic's retention."},
+    {"WAITING_MAX", SETTING_INT, "100000", 1, 100000000, NULL,
+     "Records that may wait behind failed ones of their keys; past it the partitions wait."},
+    {"DEAD_LETTER_HOLD", SETTING_CHOICE, "used-up", 0, 0, "used-up|all|none",
+     "Whether a key waits while a record of it is a dead letter, until that is redriven or dropped: when its "
+     "attempts are used up (or it killed the process), also when it can never succeed, or never."},
+    {"FLOOD_SHARE", SETTING_INT, "50", 0, 100, NULL,
+     "Per cent of the records rejected within FLOOD_WINDOW past which the service stops to take any; 0: no "
+     "limit."},
+    {"FLOOD_COUNT_MIN", SETTING_INT, "1000", 1, 1000000000, NULL,
+     "Rejected records within FLOOD_WINDOW before FLOOD_SHARE counts."},
+    {"FLOOD_COUNT", SETTING_INT, "20000", 0, 1000000000, NULL,
+     "Rejected records within FLOOD_WINDOW past which the service stops whatever their share; 0: no limit."},
+    {"FLOOD_WINDOW", SETTING_DURATION, "1min", 1000, 86400 * 1000, NULL, "What the flood guard looks at."},
+    {"CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
+     "Failures on purpose in front of the handlers, for show and for tests: keys=1%:2, poison=0.1%, "
+     "outage=5s/1min, slow=1%:200ms, crash=0.01%, seed=7."},
     SETTINGS_END,
 };
 
-const struct rows_table *const flow_tables[] = {&calls_table, &idempotency_table, NULL};
+const struct rows_table *const flow_tables[] = {&calls_table,   &idempotency_table, &held_table,
+                                                &waiting_table, &suspects_table,    NULL};
 
 /* ---- waking */
 
@@ -54,13 +72,18 @@ static void wait_for(struct dispatch *dispatch, int64_t wait_ms)
 static struct item *item_next(struct dispatch *dispatch, enum door door)
 {
     struct item *item = &dispatch->items[dispatch->count++];
-    memset(item, 0, offsetof(struct item, error));
-    item->door = door;
-    item->error.outcome = OK;
-    item->error.exit_code = 0;
-    item->error.cause = NULL;
-    item->error.text[0] = '\0';
+    item_clear(item, door);
     return item;
+}
+
+/* How many records may be taken now: few while it is not sure that they will be handled. */
+static size_t records_wanted(struct dispatch *dispatch, size_t room)
+{
+    unsigned paused = consumer_paused(dispatch->consumer);
+    if (dispatch->fatal || atomic_load(&dispatch->stopping) || (paused & (PAUSE_FLOOD | PAUSE_OPERATOR)))
+        return 0;
+    bool probing = dispatch->outage_ms || dispatch->flood.state == FLOOD_HALF_OPEN;
+    return probing && room ? 1 : room;
 }
 
 static void take(struct dispatch *dispatch)
@@ -89,10 +112,13 @@ static void take(struct dispatch *dispatch)
         else
             consumer_resume(dispatch->consumer, PAUSE_BACKLOG);
     }
-    if (!backlog && !dispatch->fatal && !atomic_load(&dispatch->stopping)) {
-        size_t got = consumer_take(dispatch->consumer, dispatch->records, room, DISPATCH_BATCH_BYTES_MAX);
-        for (size_t i = 0; i < got; i++)
-            item_next(dispatch, DOOR_RECORD)->record = dispatch->records[i];
+    room = backlog ? 0 : records_wanted(dispatch, room);
+    size_t got =
+        room ? consumer_take(dispatch->consumer, dispatch->records, room, DISPATCH_BATCH_BYTES_MAX) : 0;
+    for (size_t i = 0; i < got; i++) {
+        struct item *item = item_next(dispatch, DOOR_RECORD);
+        item->record = dispatch->records[i];
+        item_suspect(item, crash_count(dispatch->crash, &item->record));
     }
 }
 
@@ -148,8 +174,10 @@ static void gauges(struct dispatch *dispatch)
     unsigned paused = consumer_paused(dispatch->consumer);
     metric_set(meters->outbox_rows, (double)outbox_rows(dispatch->settings.store));
     metric_set(meters->outbox_oldest_seconds, oldest_us ? (double)(clock_wall_us() - oldest_us) / 1e6 : 0);
+    metric_set(meters->waiting_keys, (double)atomic_load(&dispatch->held_keys));
+    metric_set(meters->waiting_records, (double)atomic_load(&dispatch->waiting_records));
     metric_set(meters->paused_outage, !!(paused & PAUSE_OUTAGE));
-    metric_set(meters->paused_flood, !!(paused & PAUSE_FLOOD));
+    metric_set(meters->paused_flood, atomic_load(&dispatch->in_flood));
     metric_set(meters->paused_backlog, !!(paused & PAUSE_BACKLOG));
     metric_set(meters->paused_operator, !!(paused & PAUSE_OPERATOR));
 }
@@ -171,15 +199,76 @@ static void collect(void *owner)
     metric_set(dispatch->meters.oldest_unhandled_seconds, age_us > 0 ? (double)age_us / 1e6 : 0);
 }
 
+/* A record that has killed the process goes in a batch of its own: only it can suffer from itself. */
+static void run_taken(struct dispatch *dispatch)
+{
+    size_t first = 0;
+    for (size_t i = 0; i < dispatch->count; i++) {
+        if (!dispatch->items[i].crashes)
+            continue;
+        if (i > first)
+            batch_run(dispatch, &dispatch->items[first], i - first);
+        batch_run(dispatch, &dispatch->items[i], 1);
+        first = i + 1;
+    }
+    if (first < dispatch->count || dispatch->count == 0)
+        batch_run(dispatch, &dispatch->items[first], dispatch->count - first);
+}
+
+/* Once, before anything is handled: what the tables hold, and whether the process before this one died on a
+ * record. */
+static void load(struct dispatch *dispatch)
+{
+    struct error error;
+    struct work *work = dispatch->work;
+    struct crash_place place;
+    int crashes = 0;
+    enum outcome outcome = work_begin(work, &error);
+    if (outcome == OK)
+        outcome = work_read(work, &error);
+    if (outcome == OK) {
+        waiting_load(&dispatch->room, work, config_int(dispatch->settings.config, "WAITING_MAX"));
+        crash_load(dispatch->crash, work, clock_wall_us(), &crashes);
+        outcome = work_commit(work, &error);
+    }
+    if (outcome != OK) {
+        batch_rolled_back(dispatch);
+        if (outcome == FATAL)
+            give_up(dispatch, &error);
+        outage_begin(dispatch, &error);
+        return;
+    }
+    crash_committed(dispatch->crash);
+    outage_end(dispatch);
+    dispatch->loaded = true;
+    if (crashes && crash_found(dispatch->crash, &place))
+        log_error("crash", "the process died while it handled this record: it is tried alone",
+                  LOG_STRING("topic", place.topic), LOG_INT("partition", place.partition),
+                  LOG_INT("offset", place.offset), LOG_INT("crashes", crashes),
+                  LOG_INT("crashes_max", CRASH_ATTEMPTS_MAX));
+}
+
 static void turn(struct dispatch *dispatch)
 {
+    dispatch->count = 0;
+    if (!dispatch->loaded)
+        load(dispatch);
+    if (!dispatch->loaded)
+        return;
+    flood_look(dispatch);
+    if (dispatch->room.draining && !waiters_paused(dispatch))
+        batch_run_waiters(dispatch);
+    if (dispatch->outage_until_us)
+        return;
     take(dispatch);
-    if (dispatch->count || housekeeping_due(dispatch)) {
+    bool store_away = dispatch->outage_ms && !dispatch->outage_of_handler; /* an empty batch will tell */
+    if (dispatch->count || store_away || housekeeping_due(dispatch)) {
         dispatch->settle_due_us = 0;
-        batch_run(dispatch, dispatch->items, dispatch->count);
+        run_taken(dispatch);
     }
-    if (!dispatch->outage_ms)
-        ticks_run(dispatch);
+    atomic_store(&dispatch->held_keys, dispatch->room.keys);
+    atomic_store(&dispatch->waiting_records, dispatch->room.records);
+    ticks_run(dispatch);
 }
 
 /* While the store is away requests are answered at once; records and answers wait where they are. */
@@ -238,9 +327,10 @@ enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(vo
         if (dispatch->outage_until_us > clock_monotonic_us()) {
             refuse_requests(dispatch);
         } else {
-            dispatch->outage_until_us = 0;
+            if (dispatch->outage_until_us)
+                outage_probe(dispatch);
             turn(dispatch);
-            if (dispatch->count)
+            if (dispatch->count || (dispatch->room.draining && !waiters_paused(dispatch)))
                 continue; /* there may be more already: look before waiting */
         }
         wait_for(dispatch, idle_ms(dispatch));
@@ -286,12 +376,57 @@ bool dispatch_ready(const struct dispatch *dispatch, char *reason, size_t reason
         snprintf(reason, reason_bytes, "outage: %s", dispatch->outage_reason);
         return false;
     }
+    if (atomic_load(&dispatch->in_flood)) {
+        snprintf(reason, reason_bytes, "flood: %s", dispatch->flood_reason);
+        return false;
+    }
     if (!consumer_ready(dispatch->consumer)) {
         snprintf(reason, reason_bytes, "Kafka has not given this member its partitions");
         return false;
     }
     snprintf(reason, reason_bytes, "ready");
     return true;
+}
+
+void dispatch_pause(struct dispatch *dispatch)
+{
+    consumer_pause(dispatch->consumer, PAUSE_OPERATOR);
+    log_warn("flow", "paused by an operator: no records are taken", LOG_STRING("reason", "operator"));
+}
+
+void dispatch_resume(struct dispatch *dispatch)
+{
+    if (consumer_paused(dispatch->consumer) & PAUSE_OPERATOR)
+        log_info("flow", "resumed by an operator", LOG_STRING("reason", "operator"));
+    consumer_resume(dispatch->consumer, PAUSE_OPERATOR);
+    atomic_store(&dispatch->resume_asked, true);
+    wake(dispatch);
+}
+
+void dispatch_status(const struct dispatch *dispatch, struct buffer *into)
+{
+    static const struct {
+        enum consumer_pause reason;
+        const char *name;
+    } reasons[] = {{PAUSE_OUTAGE, "outage"},
+                   {PAUSE_FLOOD, "flood"},
+                   {PAUSE_BACKLOG, "backlog"},
+                   {PAUSE_OPERATOR, "operator"}};
+    struct json_writer writer = json_writer(into);
+    unsigned paused = consumer_paused(dispatch->consumer);
+    bool flood = atomic_load(&dispatch->in_flood);
+    json_object_begin(&writer);
+    json_key(&writer, "paused");
+    json_array_begin(&writer);
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
+        if (reasons[i].reason == PAUSE_FLOOD ? flood : (paused & reasons[i].reason) != 0)
+            json_put_text(&writer, text_of(reasons[i].name));
+    json_array_end(&writer);
+    if (flood)
+        json_member_string(&writer, "flood", dispatch->flood_reason);
+    json_member_int(&writer, "held_keys", atomic_load(&dispatch->held_keys));
+    json_member_int(&writer, "waiting", atomic_load(&dispatch->waiting_records));
+    json_object_end(&writer);
 }
 
 struct consumer *dispatch_consumer(const struct dispatch *dispatch)
@@ -301,21 +436,47 @@ struct consumer *dispatch_consumer(const struct dispatch *dispatch)
 
 /* ---- open and close */
 
-/* The topics of the subscriptions, each once. */
+/* The topics of the subscriptions and the retry topics, each once. */
 static enum outcome topics_open(struct dispatch *dispatch, struct error *error)
 {
     size_t count = 0;
-    dispatch->topics = calloc(TOPIC_COUNT + 1, sizeof(*dispatch->topics));
+    dispatch->topics = calloc(TOPIC_COUNT + RETRY_DELAYS_MAX + 1, sizeof(*dispatch->topics));
     if (!dispatch->topics)
         return error_fatal(error, "memory", "dispatch: out of memory");
     for (const struct subscription *s = dispatch->settings.subscriptions; s && s->type; s++)
         dispatch->reads[s->type->topic] = true;
     for (int topic = 0; topic < TOPIC_COUNT; topic++)
-        if (dispatch->reads[topic]) {
-            dispatch->topic_ids[count] = (enum topic_id)topic;
+        if (dispatch->reads[topic])
             dispatch->topics[count++] = topic_get((enum topic_id)topic)->name;
-        }
+    dispatch->topic_count = count;
+    for (size_t i = 0; count && i < dispatch->retry.count; i++) {
+        size_t first;
+        if (retry_find(&dispatch->retry, text_of(dispatch->retry.topics[i]), &first) && first == i)
+            dispatch->topics[count++] = dispatch->retry.topics[i];
+    }
     return OK;
+}
+
+static enum outcome guards_open(struct dispatch *dispatch, struct error *error)
+{
+    const struct config *config = dispatch->settings.config;
+    const char *hold = config_text(config, "DEAD_LETTER_HOLD"), *chaos = config_text(config, "CHAOS");
+    dispatch->hold_used_up = strcmp(hold, "none") != 0;
+    dispatch->hold_rejected = strcmp(hold, "all") == 0;
+    flood_init(&dispatch->flood, &(struct flood_limits){
+                                     .window_ms = config_ms(config, "FLOOD_WINDOW"),
+                                     .count_min = config_int(config, "FLOOD_COUNT_MIN"),
+                                     .share_percent = (int)config_int(config, "FLOOD_SHARE"),
+                                     .count_max = config_int(config, "FLOOD_COUNT"),
+                                 });
+    enum outcome outcome = chaos_parse(text_of(chaos ? chaos : ""), &dispatch->chaos, error);
+    if (outcome != OK) {
+        error_prefix(error, "CHAOS");
+        error->outcome = FATAL;
+        error->exit_code = EXIT_CONFIG;
+        return FATAL;
+    }
+    return crash_open(dispatch->settings.crash_note, &dispatch->crash, error);
 }
 
 enum outcome dispatch_open(const struct dispatch_settings *settings, struct dispatch **ret,
@@ -331,6 +492,10 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     dispatch->items = calloc(dispatch->batch_count_max, sizeof(*dispatch->items));
     dispatch->records = calloc(dispatch->batch_count_max, sizeof(*dispatch->records));
     dispatch->held = calloc(dispatch->batch_count_max, sizeof(*dispatch->held));
+    dispatch->waiters = calloc(WAITERS_MAX, sizeof(*dispatch->waiters));
+    dispatch->waiters_max = WAITERS_MAX;
+    dispatch->copier = (struct copier){settings->service, settings->group_id};
+    retry_init(&dispatch->retry, settings->service, settings->retry_delays_ms, settings->retry_delay_count);
     dispatch->prune_due_us = clock_monotonic_us() + PRUNE_INTERVAL_MS * 1000;
     dispatch->context = (struct context){
         .service = settings->service,
@@ -340,10 +505,13 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     };
 
     enum outcome outcome = OK;
-    if (dispatch->wake_fd < 0 || !dispatch->items || !dispatch->records || !dispatch->held)
+    if (dispatch->wake_fd < 0 || !dispatch->items || !dispatch->records || !dispatch->held ||
+        !dispatch->waiters)
         outcome = error_fatal(error, "memory", "dispatch: out of memory or descriptors");
     if (outcome == OK)
         outcome = topics_open(dispatch, error);
+    if (outcome == OK)
+        outcome = guards_open(dispatch, error);
     if (outcome == OK)
         outcome = decode_open(&dispatch->decode, settings->subscriptions, settings->registry, error);
     if (outcome == OK)
@@ -409,5 +577,7 @@ void dispatch_close(struct dispatch *dispatch, int timeout_ms)
     free(dispatch->items);
     free(dispatch->records);
     free(dispatch->held);
+    free(dispatch->waiters);
+    crash_close(dispatch->crash);
     free(dispatch);
 }

@@ -30,8 +30,6 @@ enum {
     DISPATCH_OUTBOX_ROWS_MAX = 200000,     /* past it no records are taken (reason backlog) */
     DISPATCH_OUTAGE_MS_MIN = 200,          /* backoff of the loop while its store is away   */
     DISPATCH_OUTAGE_MS_MAX = 10000,
-    DISPATCH_HOLD_MS_MIN = 100, /* backoff of a partition whose record said RETRY */
-    DISPATCH_HOLD_MS_MAX = 8000,
 };
 
 struct metrics;
@@ -50,6 +48,9 @@ struct dispatch_settings {
     struct metrics *metrics;                  /* lent */
     struct client_settings client;
     const char *group_id;
+    const int64_t *retry_delays_ms; /* RETRY_DELAYS, one retry topic each; copied */
+    size_t retry_delay_count;
+    const char *crash_note;      /* file of the crash guard (flow/crash.h); NULL: none is kept */
     const struct config *config; /* BATCH_COUNT_MAX, INBOX_AGE, … (flow_settings) */
     int64_t backlog_max;         /* outbox rows past which routes with .backlog get 503 */
     /* On the loop's thread: what becomes of a request handed to dispatch_request(). */
@@ -76,6 +77,12 @@ MUST_CHECK bool dispatch_request(struct dispatch *dispatch, void *exchange, cons
 
 /* Any thread. False: why not, into reason. */
 bool dispatch_ready(const struct dispatch *dispatch, char *reason, size_t reason_bytes);
+/* Any thread. Records are not taken while paused (reason operator); requests and answers go on. Resuming also
+ * ends what the flood guard began. */
+void dispatch_pause(struct dispatch *dispatch);
+void dispatch_resume(struct dispatch *dispatch);
+/* Any thread: why nothing is taken, held keys, waiting records, as a JSON object. */
+void dispatch_status(const struct dispatch *dispatch, struct buffer *into);
 struct consumer *dispatch_consumer(const struct dispatch *dispatch); /* for lag metrics */
 
 #endif

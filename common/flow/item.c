@@ -1,18 +1,77 @@
 /* item: one thing that came through a door, on its way through a batch. */
 #include "flow/loop.h"
 
-#include "flow/dlq.h"
 #include "store/outbox.h"
 
 #include <assert.h>
+#include <stddef.h>
+#include <string.h>
+
+void item_clear(struct item *item, enum door door)
+{
+    memset(item, 0, offsetof(struct item, error));
+    item->door = door;
+    item->error.outcome = OK;
+    item->error.exit_code = 0;
+    item->error.cause = NULL;
+    item->error.text[0] = '\0';
+}
+
+void item_suspect(struct item *item, int crashes)
+{
+    item->crashes = crashes;
+    if (crashes < CRASH_ATTEMPTS_MAX)
+        return;
+    item->refused = true;
+    item->class = FAILED_CRASH;
+    error_set(&item->error, REJECT, "crash", "the process died %d times while it was handled", crashes);
+}
+
+/* A copy on one of our retry topics is what it was where it came from, once it is due. REJECT: it has no
+ * origin that can be told. */
+static enum outcome from_retry_topic(struct dispatch *dispatch, struct item *item, struct error *error)
+{
+    struct arena *arena = work_arena(dispatch->work);
+    struct origin *origin = arena_take(arena, sizeof(*origin));
+    struct record *home = arena_take(arena, sizeof(*home));
+    if (!origin || !home)
+        return error_retry(error, "memory", "the batch is too large for its memory");
+    origin_read(item->headers, item->header_count, origin);
+    item->due_us = retry_due_us(&dispatch->retry, item->step, origin, item->record.timestamp_ms);
+    if (origin->kind == ORIGIN_NONE)
+        return error_reject(error, "origin", "it does not say where it first was");
+    *home = item->record;
+    home->topic = origin->topic;
+    home->partition = origin->partition;
+    home->offset = origin->offset;
+    item->home = home;
+    item->origin = origin;
+    return OK;
+}
 
 enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct error *error)
 {
     struct arena *arena = work_arena(dispatch->work);
+    enum outcome outcome = OK;
     item->decoded = (struct decoded){0};
+    item->state = ITEM_OPEN;
+    item->reject = item->refused;
     item->note = NULL;
-    enum outcome outcome =
-        decode_record(&dispatch->decode, &item->record, arena, &item->decoded, &item->error);
+    item->origin = NULL;
+    item->home = &item->record;
+    item->due_us = 0;
+    if (item->door == DOOR_RECORD)
+        outcome = record_headers(&item->record, arena, &item->headers, &item->header_count, &item->error);
+    if (outcome == OK && item->door == DOOR_RECORD &&
+        (size_t)item->record.topic_index >= dispatch->topic_count &&
+        retry_find(&dispatch->retry, item->record.topic, &item->step))
+        outcome = from_retry_topic(dispatch, item, &item->error);
+    item->topic = TOPIC_COUNT;
+    topic_find(item->home->topic, &item->topic);
+    if (outcome == OK)
+        outcome =
+            decode_record(&dispatch->decode, item->home, item->headers, item->header_count,
+                          item->refused ? NULL : arena, &item->decoded, item->refused ? NULL : &item->error);
     if (outcome == OUTAGE || outcome == FATAL) {
         *error = item->error;
         return outcome;
@@ -24,14 +83,16 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     }
     struct inbox_note *note = arena_take_zeroed(arena, sizeof(*note));
     if (!note)
-        return error_outage(error, "memory", "the batch is too large for its memory");
-    note->attempt = 1;
+        return error_retry(error, "memory", "the batch is too large for its memory");
+    note->attempt = item->origin ? item->origin->deliveries + 1 : 1;
     if (outcome == OK) {
         note->id = item->decoded.event.id;
     } else { /* RETRY for want of memory is as good as a record that is too large */
+        if (!item->refused)
+            item->class = FAILED_REJECT;
         item->reject = true;
         item->meter = METER_INVALID;
-        note->id = decode_origin_id(item->record.topic, item->record.partition, item->record.offset);
+        note->id = decode_origin_id(item->home->topic, item->home->partition, item->home->offset);
     }
     item->note = note;
     return OK;
@@ -42,9 +103,13 @@ void item_keys(struct dispatch *dispatch, struct item *item)
     struct work *work = dispatch->work;
     switch (item->door) {
     case DOOR_RECORD:
-        if (item->note)
-            inbox_note(work, item->note, 1);
-        if (item->note && !item->reject && item->decoded.subscription->keys)
+    case DOOR_WAITING:
+        if (!item->note)
+            break;
+        inbox_note(work, item->note, 1);
+        if (item->decoded.subscription && item->decoded.subscription->ordering == ORDERED)
+            waiting_want(&dispatch->room, work, item->home->topic, item->home->key);
+        if (!item->reject && item->decoded.subscription->keys)
             item->decoded.subscription->keys(work, &item->decoded.event);
         break;
     case DOOR_REQUEST:
@@ -58,64 +123,58 @@ void item_keys(struct dispatch *dispatch, struct item *item)
     }
 }
 
-static void item_reject(struct dispatch *dispatch, struct item *item)
-{
-    const struct dlq_reason reason = {
-        .class = "REJECT",
-        .error = &item->error,
-        .attempt = item->note->attempt,
-        .first_failed_us = dispatch->context.now_us,
-    };
-    dlq_move(dispatch->work, dispatch->settings.service, dispatch->settings.group_id, &item->record,
-             item->decoded.headers, item->decoded.header_count, &reason);
-    inbox_moved(dispatch->work, item->note);
-    item->state = ITEM_REJECTED;
-    if (item->meter != METER_INVALID)
-        item->meter = METER_REJECT;
-}
-
-/* OK: the item's state is set. OUTAGE, FATAL: the batch cannot go on. */
-static enum outcome item_handle_record(struct dispatch *dispatch, struct item *item, struct error *error)
+static enum outcome call_handler(struct dispatch *dispatch, struct item *item)
 {
     struct work *work = dispatch->work;
-    if (batch_holds(dispatch, &item->record) || !consumer_owns(dispatch->consumer, &item->record)) {
-        if (item->note && !item->note->seen)
-            inbox_forget(work, item->note);
-        item->state = ITEM_STALE;
-        return OK;
-    }
-    if (item->state != ITEM_OPEN)
-        return OK;
-    if (item->note->seen) {
-        item->state = ITEM_DONE;
-        item->meter = METER_DUPLICATE;
-        return OK;
-    }
-    if (item->reject) {
-        item_reject(dispatch, item);
-        return work_failed(work, error) == OK ? OK : OUTAGE;
-    }
     const struct event *event = &item->decoded.event;
+    enum outcome outcome = OK;
     context_enter(&dispatch->context, event->id, event->traceparent);
-    enum outcome outcome = item->decoded.subscription->handle(work, event, &item->error);
+    crash_enter(dispatch->crash, &item->record);
+    if (dispatch->chaos.on)
+        outcome = chaos_strike(&dispatch->chaos, event->key, event->id, item->note->attempt,
+                               dispatch->context.now_us, &item->error);
+    if (outcome == OK)
+        outcome = item->decoded.subscription->handle(work, event, &item->error);
+    crash_leave(dispatch->crash);
     if (work_failed(work, &item->error) != OK)
         outcome = item->error.outcome;
+    return outcome;
+}
+
+/* What a handler may find by itself: out of a batch's memory. Alone it is a record like any other. */
+static bool for_want_of_memory(const struct dispatch *dispatch, const struct item *item)
+{
+    return dispatch->batch_items > 1 && item->error.cause && strcmp(item->error.cause, "memory") == 0;
+}
+
+static enum outcome handle_record(struct dispatch *dispatch, struct item *item, struct error *error)
+{
+    struct work *work = dispatch->work;
+    if (item->reject) {
+        route_reject(dispatch, item, item->class);
+        return OK;
+    }
+    enum outcome outcome = call_handler(dispatch, item);
     if (outcome == OK) {
+        route_ok(dispatch, item);
+        dispatch->batch_handled++;
         item->state = ITEM_DONE;
         item->meter = METER_OK;
         return OK;
     }
     work_item_undo(work);
     lanes_item_undo(dispatch->lanes);
+    waiting_item_undo(&dispatch->room);
     if (work_failed(work, error) != OK)
         return OUTAGE;
     switch (outcome) {
     case REJECT:
-        item_reject(dispatch, item);
-        return work_failed(work, error) == OK ? OK : OUTAGE;
+        route_reject(dispatch, item, FAILED_REJECT);
+        return OK;
     case RETRY:
-        inbox_forget(work, item->note);
-        batch_hold(dispatch, item);
+        if (for_want_of_memory(dispatch, item))
+            break;
+        route_retry(dispatch, item);
         return OK;
     case OUTAGE:
     case FATAL:
@@ -123,7 +182,48 @@ static enum outcome item_handle_record(struct dispatch *dispatch, struct item *i
         break;
     }
     *error = item->error;
-    return outcome == FATAL ? FATAL : OUTAGE;
+    dispatch->outage_of_handler |= outcome == OUTAGE;
+    return outcome == FATAL || outcome == RETRY ? outcome : OUTAGE;
+}
+
+/* OK: the item's state is set. OUTAGE, FATAL: the batch cannot go on. */
+static enum outcome item_handle_record(struct dispatch *dispatch, struct item *item, struct error *error)
+{
+    struct work *work = dispatch->work;
+    if (item->door == DOOR_RECORD &&
+        (batch_holds(dispatch, &item->record) || !consumer_owns(dispatch->consumer, &item->record))) {
+        if (item->note && !item->note->seen)
+            inbox_forget(work, item->note);
+        item->state = ITEM_STALE;
+        return OK;
+    }
+    if (item->state != ITEM_OPEN)
+        return OK;
+    if (item->due_us > dispatch->context.now_us) {
+        inbox_forget(work, item->note);
+        batch_hold(dispatch, item, HOLD_NOT_DUE);
+        return OK;
+    }
+    enum outcome outcome = OK;
+    if (item->door == DOOR_RECORD && item->note->seen) {
+        item->state = ITEM_DONE;
+        item->meter = METER_DUPLICATE;
+    } else if (item->origin && item->origin->drop.length) {
+        route_drop(dispatch, item);
+    } else if (route_behind(dispatch, item)) {
+        /* its state is set */
+    } else if (item->note->seen) { /* it waited, and had taken effect before */
+        route_ok(dispatch, item);
+        item->state = ITEM_DONE;
+        item->meter = METER_DUPLICATE;
+    } else {
+        outcome = handle_record(dispatch, item, error);
+    }
+    if (outcome == OK && work_failed(work, error) != OK)
+        outcome = OUTAGE;
+    if (outcome == OK && item->state != ITEM_HELD && item->state != ITEM_STALE)
+        crash_settled(dispatch->crash, work, &item->record);
+    return outcome;
 }
 
 static void answer_unavailable(struct work *work, struct answer *answer, const char *why)
@@ -178,8 +278,10 @@ enum outcome item_handle(struct dispatch *dispatch, struct item *item, struct er
 {
     work_item_begin(dispatch->work);
     lanes_item_begin(dispatch->lanes);
+    waiting_item_begin(&dispatch->room);
     switch (item->door) {
     case DOOR_RECORD:
+    case DOOR_WAITING:
         return item_handle_record(dispatch, item, error);
     case DOOR_REQUEST:
         return item_handle_request(dispatch, item, error);

@@ -4,7 +4,9 @@
  *
  *   dispatch.c  open, the doors, the loop, drain, close
  *   batch.c     a batch from its doors to the commit, and what follows from it
- *   item.c      one item: decoded, its rows named, handled, routed by its outcome
+ *   item.c      one item: decoded, its rows named, handled
+ *   route.c     where a record goes that did not succeed: retry topic, waiting room, dead letters
+ *   waiters.c   what waited behind a head that is settled
  *   tick.c      ticks, each a unit of work of its own
  *   outage.c    what happens when nothing can go on: the store is away, or the process must end
  */
@@ -12,43 +14,70 @@
 #define FLOW_LOOP_H
 
 #include "base/log.h"
+#include "flow/chaos.h"
 #include "flow/context.h"
+#include "flow/copy.h"
+#include "flow/crash.h"
 #include "flow/decode.h"
 #include "flow/dispatch.h"
+#include "flow/flood.h"
 #include "flow/meters.h"
 #include "flow/relay.h"
 #include "flow/requests.h"
+#include "flow/retry.h"
 #include "store/inbox.h"
+#include "store/waiting.h"
 
 #include <stdatomic.h>
 
 enum {
     TICKS_MAX = 16,
-    HOLDS_MAX = 1024, /* partitions whose backoff is remembered */
     PRUNE_INTERVAL_MS = 10000,
+    WAITERS_KEYS_MAX = 64, /* keys that are drained in one batch            */
+    WAITERS_MAX = 500,     /* records that waited, in one batch             */
+    ROOM_FULL_SAID_MS = 30000,
+    HOLD_FULL_MS = 1000, /* a partition waits so long for the room to empty */
     INBOX_PRUNE_MAX = 2000,
 };
 
-enum door { DOOR_RECORD, DOOR_REQUEST, DOOR_ANSWER };
+/* DOOR_WAITING: a record that waited behind one that failed, out of the store. */
+enum door { DOOR_RECORD, DOOR_REQUEST, DOOR_ANSWER, DOOR_WAITING };
 
 enum item_state {
-    ITEM_OPEN,     /* to be handled                                                        */
-    ITEM_DONE,     /* it took effect (or needs none: passed, duplicate); let go after commit */
-    ITEM_REJECTED, /* its dead letter is in the outbox; let go after commit                */
-    ITEM_HELD,     /* failed for now: after commit its partition is held from it on         */
-    ITEM_STALE,    /* behind a held one, or taken away by a rebalance: it comes again       */
+    ITEM_OPEN,     /* to be handled                                                             */
+    ITEM_DONE,     /* it took effect (or needs none: passed, duplicate); let go after commit     */
+    ITEM_RETRIED,  /* its copy for a retry topic is in the outbox; let go after commit           */
+    ITEM_WAITS,    /* its key is held: it is in the waiting room; let go after commit            */
+    ITEM_REJECTED, /* its dead letter is in the outbox; let go after commit                      */
+    ITEM_DROPPED,  /* people gave it up; let go after commit                                     */
+    ITEM_HELD,     /* it stays where it is: after commit its partition is held from it on        */
+    ITEM_STALE,    /* behind a held one, or taken away by a rebalance: it comes again            */
 };
+
+enum hold_reason { HOLD_NOT_DUE, HOLD_ROOM_FULL, HOLD_FLOOD, HOLD_REASONS };
 
 /* One thing to be handled in a batch. */
 struct item {
     enum door door;
     enum item_state state;
     enum meter_outcome meter;
-    bool reject; /* a constraint refused it: straight to the dead letters */
-    /* DOOR_RECORD */
-    struct record record;
+    int crashes;  /* of the process while it was handled; 1 or more: in a batch of its own */
+    bool refused; /* from before its batch: a constraint refused it, or it kills the process */
+    bool reject;  /* so, or it cannot be decoded: straight to the dead letters, as class */
+    /* DOOR_RECORD, DOOR_WAITING */
+    struct record record;      /* as delivered */
+    const struct record *home; /* as it first was: the same, or a copy in the arena with its origin */
+    const struct header *headers;
+    size_t header_count;
+    const struct origin *origin; /* of a copy on one of our retry topics; else NULL */
+    enum topic_id topic;         /* home's; TOPIC_COUNT: none of ours */
     struct decoded decoded;
     struct inbox_note *note;
+    enum failure_class class;       /* of the dead letter */
+    size_t step;                    /* on the retry ladder where it came from, then where it goes */
+    int64_t due_us;                 /* ITEM_RETRIED, HOLD_NOT_DUE: wall time */
+    enum hold_reason hold;          /* ITEM_HELD */
+    struct waiting_record *waiting; /* DOOR_WAITING: its row in this unit of work */
     /* DOOR_REQUEST */
     struct waiting_request request;
     struct answer answer;
@@ -68,21 +97,42 @@ struct dispatch {
     struct decode decode;
     struct meters meters;
     struct requests requests;
-    const char **topics;                  /* NULL ended */
-    enum topic_id topic_ids[TOPIC_COUNT]; /* by the consumer's index */
+    const char **topics; /* main ones, then retry topics; NULL ended */
+    size_t topic_count;  /* of main ones */
     bool reads[TOPIC_COUNT];
+    struct copier copier;
+    struct retry retry;
+    struct waiting_room room;
+    struct flood flood;
+    struct crash *crash; /* NULL: no note is kept */
+    struct chaos chaos;
+    bool loaded;                          /* room and suspects are counted */
+    bool trip;                            /* a reject was not allowed in this batch */
+    size_t batch_handled, batch_rejected; /* so far in it, for the guard */
+    bool hold_rejected;                   /* a key waits also behind a record that can never succeed */
+    bool hold_used_up;                    /* … behind one that has used up its attempts */
+    atomic_bool resume_asked;
+    atomic_bool in_flood;
+    char flood_reason[ERROR_TEXT_BYTES_MAX];    /* written before in_flood is set */
+    _Atomic int64_t held_keys, waiting_records; /* for other threads */
     size_t batch_count_max;
     int64_t inbox_age_us;
 
     /* the batch in hand */
     struct item *items;
     size_t count;
+    size_t batch_items;     /* in the unit of work that is open */
     struct record *records; /* room for consumer_take() */
     struct held {
         int topic_index;
         int32_t partition;
     } * held; /* partitions that a record of this batch stopped */
     size_t held_count;
+    struct item *waiters; /* WAITERS_MAX of them */
+    size_t waiters_max;   /* fewer after a batch of them failed */
+    bool waiters_refused; /* the next one alone: a constraint refuses it */
+    struct error waiters_error;
+    int64_t full_said_us; /* monotonic */
 
     int64_t tick_due_us[TICKS_MAX];
     int64_t prune_due_us;
@@ -91,14 +141,7 @@ struct dispatch {
     /* backoff */
     int64_t outage_ms;
     int64_t outage_until_us; /* monotonic: nothing is taken before */
-    struct hold {
-        int topic_index;
-        int32_t partition;
-        int64_t offset;
-        int64_t delay_ms;
-        int attempts;
-    } holds[HOLDS_MAX];
-    size_t hold_count;
+    bool outage_of_handler;  /* not the store: only a record that is handled ends it */
 
     /* shared */
     int wake_fd;
@@ -114,19 +157,41 @@ struct dispatch {
 /* Handles all items, commits, and lets each go where its outcome says. count 0: serves relay and lanes only.
  */
 void batch_run(struct dispatch *dispatch, struct item *items, size_t count);
+/* Records that waited behind a head that is settled, as a batch of their own. */
+void batch_run_waiters(struct dispatch *dispatch);
 /* After a commit, also of a tick: outbox rows to the relay, calls to their lanes, items to where they go. */
 void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, int64_t since_us);
+void batch_rolled_back(struct dispatch *dispatch);
 void batch_put_back(struct dispatch *dispatch, struct item *items, size_t count);
 /* In a batch: the later records of this record's partition are left alone. */
-void batch_hold(struct dispatch *dispatch, struct item *item);
+void batch_hold(struct dispatch *dispatch, struct item *item, enum hold_reason reason);
 bool batch_holds(const struct dispatch *dispatch, const struct record *record);
 
 /* ---- item.c */
+void item_clear(struct item *item, enum door door);
+/* The process has died on it so many times: refused when it is enough. */
+void item_suspect(struct item *item, int crashes);
 /* What a record is, before anything is read. Sets the item's state where there is nothing to handle. */
 enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct error *error);
 void item_keys(struct dispatch *dispatch, struct item *item);
-/* OK: the item's state is set. OUTAGE, FATAL: the batch cannot go on. */
+/* OK: the item's state is set. RETRY: the batch is too large for its memory. OUTAGE, FATAL: it cannot go on.
+ */
 enum outcome item_handle(struct dispatch *dispatch, struct item *item, struct error *error);
+
+/* ---- route.c: in an item's unit of work, after its handler's changes were undone */
+/* True: the item's key is held by another record, so that it waits (or its partition does). */
+bool route_behind(struct dispatch *dispatch, struct item *item);
+void route_ok(struct dispatch *dispatch, struct item *item);
+void route_retry(struct dispatch *dispatch, struct item *item);
+void route_reject(struct dispatch *dispatch, struct item *item, enum failure_class class);
+void route_drop(struct dispatch *dispatch, struct item *item);
+/* After the commit: said and counted. */
+void route_tell(struct dispatch *dispatch, const struct item *item);
+
+/* ---- waiters.c */
+/* In a unit of work, before anything is read: fills dispatch->waiters, at most limit. */
+size_t waiters_find(struct dispatch *dispatch, size_t limit);
+bool waiters_paused(const struct dispatch *dispatch);
 
 /* ---- tick.c */
 void ticks_run(struct dispatch *dispatch); /* those that are due */
@@ -136,6 +201,11 @@ int64_t ticks_wait_ms(const struct dispatch *dispatch, int64_t now_us);
 /* ---- outage.c */
 void give_up(struct dispatch *dispatch, const struct error *error);
 void outage_begin(struct dispatch *dispatch, const struct error *error);
+void outage_probe(struct dispatch *dispatch);
+void outage_passed(struct dispatch *dispatch, const struct item *items, size_t count);
 void outage_end(struct dispatch *dispatch);
+/* The flood guard: nothing is taken until it is probed or an operator says go on. */
+void flood_begin(struct dispatch *dispatch, const struct error *error);
+void flood_look(struct dispatch *dispatch); /* is it time to probe, or over? */
 
 #endif

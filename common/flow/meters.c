@@ -6,10 +6,13 @@ enum {
     DUPLICATES,
     RETRIES,
     DEAD,
+    DROPPED,
+    WAITED,
     OUTBOX_ROWS,
     OUTBOX_OLDEST,
     OUTBOX_REFUSED,
     WAITING_KEYS,
+    WAITING_RECORDS,
     PAUSED,
     OLDEST,
     BATCH
@@ -27,6 +30,10 @@ const struct metric_family flow_metrics[] = {
     [RETRIES] = {"weir_retry_total", METRIC_COUNTER, "", "Records whose handling is to be tried again.",
                  NULL},
     [DEAD] = {"weir_dlq_total", METRIC_COUNTER, "class", "Records moved to the dead letter topic.", NULL},
+    [DROPPED] = {"weir_dlq_dropped_total", METRIC_COUNTER, "", "Dead letters that people gave up for good.",
+                 NULL},
+    [WAITED] = {"weir_waited_total", METRIC_COUNTER, "",
+                "Records put aside because an earlier one of their key has failed.", NULL},
     [OUTBOX_ROWS] = {"weir_outbox_rows", METRIC_GAUGE, "",
                      "Records committed and not yet acknowledged by Kafka.", NULL},
     [OUTBOX_OLDEST] = {"weir_outbox_oldest_seconds", METRIC_GAUGE, "", "Age of the oldest of them.", NULL},
@@ -34,6 +41,7 @@ const struct metric_family flow_metrics[] = {
                         "Records that Kafka will never take; kept in the outbox.", NULL},
     [WAITING_KEYS] = {"weir_waiting_keys", METRIC_GAUGE, "",
                       "Keys whose records wait behind one that failed.", NULL},
+    [WAITING_RECORDS] = {"weir_waiting_records", METRIC_GAUGE, "", "Records that wait behind those.", NULL},
     [PAUSED] = {"weir_flow_paused", METRIC_GAUGE, "reason", "1 while no records are taken for this reason.",
                 NULL},
     [OLDEST] = {"weir_oldest_unhandled_seconds", METRIC_GAUGE, "",
@@ -55,13 +63,16 @@ void meters_open(struct meters *meters, struct metrics *metrics, const bool read
     meters->handle_seconds = metrics_get(metrics, &flow_metrics[HANDLE_SECONDS], NULL);
     meters->duplicates = metrics_get(metrics, &flow_metrics[DUPLICATES], NULL);
     meters->retry = metrics_get(metrics, &flow_metrics[RETRIES], NULL);
-    meters->dlq_retry = metrics_get(metrics, &flow_metrics[DEAD], "retry", NULL);
-    meters->dlq_reject = metrics_get(metrics, &flow_metrics[DEAD], "reject", NULL);
-    meters->dlq_crash = metrics_get(metrics, &flow_metrics[DEAD], "crash", NULL);
+    meters->dead[FAILED_RETRY] = metrics_get(metrics, &flow_metrics[DEAD], "retry", NULL);
+    meters->dead[FAILED_REJECT] = metrics_get(metrics, &flow_metrics[DEAD], "reject", NULL);
+    meters->dead[FAILED_CRASH] = metrics_get(metrics, &flow_metrics[DEAD], "crash", NULL);
+    meters->dropped = metrics_get(metrics, &flow_metrics[DROPPED], NULL);
+    meters->waited = metrics_get(metrics, &flow_metrics[WAITED], NULL);
     meters->outbox_rows = metrics_get(metrics, &flow_metrics[OUTBOX_ROWS], NULL);
     meters->outbox_oldest_seconds = metrics_get(metrics, &flow_metrics[OUTBOX_OLDEST], NULL);
     meters->outbox_refused = metrics_get(metrics, &flow_metrics[OUTBOX_REFUSED], NULL);
     meters->waiting_keys = metrics_get(metrics, &flow_metrics[WAITING_KEYS], NULL);
+    meters->waiting_records = metrics_get(metrics, &flow_metrics[WAITING_RECORDS], NULL);
     meters->paused_outage = metrics_get(metrics, &flow_metrics[PAUSED], "outage", NULL);
     meters->paused_flood = metrics_get(metrics, &flow_metrics[PAUSED], "flood", NULL);
     meters->paused_backlog = metrics_get(metrics, &flow_metrics[PAUSED], "backlog", NULL);

@@ -5,6 +5,7 @@
 #define FLOW_METERS_H
 
 #include "base/metrics.h"
+#include "flow/copy.h"
 #include "wire/topic.h"
 
 enum meter_outcome {
@@ -22,9 +23,10 @@ struct meters {
     struct metric *handle_seconds;
     struct metric *duplicates;
     struct metric *retry;
-    struct metric *dlq_retry, *dlq_reject, *dlq_crash;
+    struct metric *dead[FAILURE_CLASSES];
+    struct metric *waited, *dropped;
     struct metric *outbox_rows, *outbox_oldest_seconds, *outbox_refused;
-    struct metric *waiting_keys;
+    struct metric *waiting_keys, *waiting_records;
     struct metric *paused_outage, *paused_flood, *paused_backlog, *paused_operator;
     struct metric *oldest_unhandled_seconds;
     struct metric *batch_items; /* histogram */

@@ -17,6 +17,7 @@ static enum outcome tick_try(struct dispatch *dispatch, const struct tick *tick,
     if (outcome == OK) {
         work_item_begin(work);
         lanes_item_begin(dispatch->lanes);
+        waiting_item_begin(&dispatch->room);
         context_enter(&dispatch->context, id_new(), TEXT(""));
         *ret_again = false;
         if (tick) {
@@ -34,11 +35,8 @@ static enum outcome tick_try(struct dispatch *dispatch, const struct tick *tick,
         lanes_begin(dispatch->lanes, work, dispatch->context.now_us);
     if (outcome == OK)
         outcome = work_commit(work, error);
-    if (outcome != OK) {
-        work_rollback(work);
-        relay_rolled_back(dispatch->relay);
-        lanes_rolled_back(dispatch->lanes);
-    }
+    if (outcome != OK)
+        batch_rolled_back(dispatch);
     return outcome;
 }
 
@@ -65,9 +63,9 @@ void ticks_run(struct dispatch *dispatch)
 {
     const struct tick *tick = dispatch->settings.ticks;
     for (size_t i = 0; tick && tick[i].name; i++)
-        if (dispatch->tick_due_us[i] <= clock_monotonic_us() && !dispatch->outage_ms)
+        if (dispatch->tick_due_us[i] <= clock_monotonic_us() && !dispatch->outage_until_us)
             tick_run(dispatch, &tick[i], tick[i].interval_ms, &dispatch->tick_due_us[i]);
-    if (dispatch->prune_due_us <= clock_monotonic_us() && !dispatch->outage_ms)
+    if (dispatch->prune_due_us <= clock_monotonic_us() && !dispatch->outage_until_us)
         tick_run(dispatch, NULL, PRUNE_INTERVAL_MS, &dispatch->prune_due_us);
 }
 

@@ -21,6 +21,8 @@
 #include "base/stop.h"
 #include "flow/dispatch.h"
 #include "service/check.h"
+#include "flow/retry.h"
+#include "service/flow_http.h"
 #include "service/health.h"
 #include "service/http.h"
 #include "service/settings.h"
@@ -113,7 +115,11 @@ struct running {
     bool started; /* service->start() was OK */
     struct lane_limits limits[LANES_MAX];
     struct net *net;
+    int64_t delays_ms[RETRY_DELAYS_MAX];
+    size_t delay_count;
+    char crash_note[4096]; /* path; empty: none */
     struct dispatch *dispatch;
+    struct flow_http flow_http;
     struct health health;
     pthread_t keeper;
     bool kept;
@@ -123,6 +129,8 @@ struct running {
 static void on_request(void *owner, struct exchange *exchange, const struct request *request)
 {
     struct running *running = owner;
+    if (flow_http_answers(&running->flow_http, exchange, request))
+        return;
     if (!dispatch_request(running->dispatch, exchange, request))
         http_answer(exchange, &(struct answer){.status = 503, .retry_after_s = 1});
 }
@@ -199,12 +207,14 @@ static enum outcome store_prepare(struct running *running, struct error *error)
 static enum outcome service_prepare(struct running *running, struct error *error)
 {
     const struct service *service = running->service;
-    int64_t delays_ms[LANES_DELAYS_MAX];
-    size_t delay_count = config_durations_ms(running->config, "RETRY_DELAYS", delays_ms, LANES_DELAYS_MAX);
+    running->delay_count =
+        config_durations_ms(running->config, "RETRY_DELAYS", running->delays_ms, RETRY_DELAYS_MAX);
     for (size_t i = 0; i < LANES_MAX; i++) {
-        running->limits[i] = (struct lane_limits){
-            .concurrency = LANE_CONCURRENCY, .timeout_ms = LANE_TIMEOUT_MS, .delay_count = delay_count};
-        memcpy(running->limits[i].delays_ms, delays_ms, delay_count * sizeof(delays_ms[0]));
+        running->limits[i] = (struct lane_limits){.concurrency = LANE_CONCURRENCY,
+                                                  .timeout_ms = LANE_TIMEOUT_MS,
+                                                  .delay_count = running->delay_count};
+        memcpy(running->limits[i].delays_ms, running->delays_ms,
+               running->delay_count * sizeof(running->delays_ms[0]));
     }
     running->state = calloc(1, service->state_bytes ? service->state_bytes : 1);
     if (!running->state)
@@ -230,9 +240,21 @@ static enum outcome net_prepare(struct running *running, struct error *error)
     return connections ? net_open(connections, &running->net, error) : OK;
 }
 
+/* Beside the SQLite file, which outlives the process as it must. */
+static void crash_note_path(struct running *running)
+{
+    const char *given = config_text(running->config, "CRASH_NOTE");
+    const char *url = config_text(running->config, "DATABASE_URL");
+    if (given)
+        snprintf(running->crash_note, sizeof(running->crash_note), "%s", given);
+    else if (strncmp(url, "sqlite:", 7) == 0)
+        snprintf(running->crash_note, sizeof(running->crash_note), "%s.inhand", url + 7);
+}
+
 static enum outcome dispatch_prepare(struct running *running, struct error *error)
 {
     const struct service *service = running->service;
+    crash_note_path(running);
     const struct dispatch_settings settings = {
         .service = service->name,
         .subscriptions = service->subscriptions,
@@ -246,6 +268,9 @@ static enum outcome dispatch_prepare(struct running *running, struct error *erro
         .metrics = running->metrics,
         .client = running->client,
         .group_id = running->group_id,
+        .retry_delays_ms = running->delays_ms,
+        .retry_delay_count = running->delay_count,
+        .crash_note = running->crash_note[0] ? running->crash_note : NULL,
         .config = running->config,
         .backlog_max = settings_backlog_max(running->config, service),
         .answer = on_answer,
@@ -258,6 +283,8 @@ static enum outcome http_serve(struct running *running, struct error *error)
     health_open(&running->health, running->service, running->group_id, running->metrics, running->dispatch,
                 running->http);
     http_add_routes(running->http, running->service->routes, running->state);
+    flow_http_open(&running->flow_http, running->http, running->dispatch,
+                   admin_token_of(config_text(running->config, "ADMIN_TOKEN")));
     return http_start(running->http, error);
 }
 

@@ -17,6 +17,9 @@ static const struct setting common[] = {
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
      "The delays before the second, third, … attempt; after the last one the record goes to the dead "
      "letters."},
+    {"CRASH_NOTE", SETTING_TEXT, NULL, 0, 0, NULL,
+     "File in which the record in hand is noted, to find the one that kills the process; by default beside "
+     "the SQLite database (its name and .inhand), none with PostgreSQL. It must outlive the process."},
     {"DRAIN_TIMEOUT", SETTING_DURATION, "10s", 100, INT64_C(10) * 60 * 1000, NULL,
      "How long work in hand may take to finish after SIGTERM; what is not finished then is delivered again."},
     {"ADMIN_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,

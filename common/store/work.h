@@ -1,4 +1,4 @@
-/* The inside of struct store and struct work, for rows.c, inbox.c, outbox.c and store.c only. */
+/* The inside of struct store and struct work, for rows.c, inbox.c, outbox.c, waiting.c and store.c only. */
 #ifndef STORE_WORK_H
 #define STORE_WORK_H
 

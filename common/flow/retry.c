@@ -1,0 +1,38 @@
+#include "flow/retry.h"
+
+#include <assert.h>
+
+void retry_init(struct retry *retry, const char *service, const int64_t *delays_ms, size_t count)
+{
+    *retry = (struct retry){.count = count < RETRY_DELAYS_MAX ? count : RETRY_DELAYS_MAX};
+    for (size_t i = 0; i < retry->count; i++) {
+        retry->delays_ms[i] = delays_ms[i];
+        topic_retry(service, delays_ms[i], retry->topics[i]);
+    }
+}
+
+bool retry_next(const struct retry *retry, int attempt, size_t *ret_step)
+{
+    assert(attempt > 0);
+    if ((size_t)attempt > retry->count)
+        return false;
+    *ret_step = (size_t)attempt - 1;
+    return true;
+}
+
+bool retry_find(const struct retry *retry, struct text topic, size_t *ret_step)
+{
+    for (size_t i = 0; i < retry->count; i++)
+        if (text_is(topic, retry->topics[i])) {
+            *ret_step = i;
+            return true;
+        }
+    return false;
+}
+
+int64_t retry_due_us(const struct retry *retry, size_t step, const struct origin *origin,
+                     int64_t timestamp_ms)
+{
+    int64_t latest_us = (timestamp_ms + retry->delays_ms[step]) * 1000;
+    return origin->due_us && origin->due_us < latest_us ? origin->due_us : latest_us;
+}

@@ -1,0 +1,195 @@
+#include "store/waiting.h"
+
+#include "store/header_blob.h"
+#include "store/work.h"
+
+#include <assert.h>
+
+static const struct rows_column held_columns[] = {
+    ROWS_COLUMN(held_key, topic, ROWS_TEXT),   ROWS_COLUMN(held_key, key, ROWS_BYTES),
+    ROWS_COLUMN(held_key, state, ROWS_INT),    ROWS_COLUMN(held_key, head, ROWS_ID),
+    ROWS_COLUMN(held_key, attempts, ROWS_INT), ROWS_COLUMN(held_key, waiting, ROWS_INT),
+    ROWS_COLUMN(held_key, next_seq, ROWS_INT), ROWS_COLUMN(held_key, since_us, ROWS_INT),
+    ROWS_COLUMN(held_key, due_us, ROWS_INT),   ROWS_COLUMN(held_key, reason, ROWS_TEXT),
+};
+const struct rows_table held_table = {
+    .name = "held",
+    .columns = held_columns,
+    .column_count = sizeof(held_columns) / sizeof(held_columns[0]),
+    .key_count = 2,
+    .row_bytes = sizeof(struct held_key),
+    .indexes = {"state, since_us"},
+    .check = "state BETWEEN 1 AND 3 AND waiting >= 0",
+};
+
+static const struct rows_column waiting_columns[] = {
+    ROWS_COLUMN(waiting_record, topic, ROWS_TEXT),     ROWS_COLUMN(waiting_record, key, ROWS_BYTES),
+    ROWS_COLUMN(waiting_record, seq, ROWS_INT),        ROWS_COLUMN(waiting_record, partition, ROWS_INT),
+    ROWS_COLUMN(waiting_record, offset, ROWS_INT),     ROWS_COLUMN(waiting_record, timestamp_ms, ROWS_INT),
+    ROWS_COLUMN(waiting_record, value_null, ROWS_INT), ROWS_COLUMN(waiting_record, value, ROWS_BYTES),
+    ROWS_COLUMN(waiting_record, headers, ROWS_BYTES),  ROWS_COLUMN(waiting_record, since_us, ROWS_INT),
+};
+const struct rows_table waiting_table = {
+    .name = "waiting",
+    .columns = waiting_columns,
+    .column_count = sizeof(waiting_columns) / sizeof(waiting_columns[0]),
+    .key_count = 3,
+    .row_bytes = sizeof(struct waiting_record),
+};
+
+/* ---- what is known without asking ---- */
+
+void waiting_load(struct waiting_room *room, struct work *work, int64_t records_max)
+{
+    struct store_value draining = STORE_INT(HELD_DRAINING);
+    *room = (struct waiting_room){
+        .records_max = records_max,
+        .keys = rows_count(work, &held_table, NULL, NULL, 0),
+        .records = rows_count(work, &waiting_table, NULL, NULL, 0),
+        .draining = rows_count(work, &held_table, "state = $1", &draining, 1),
+    };
+}
+
+void waiting_item_begin(struct waiting_room *room)
+{
+    room->item = room->work;
+}
+
+void waiting_item_undo(struct waiting_room *room)
+{
+    room->work = room->item;
+}
+
+void waiting_committed(struct waiting_room *room)
+{
+    room->keys += room->work.keys;
+    room->records += room->work.records;
+    room->draining += room->work.draining;
+    room->work = (struct waiting_delta){0};
+}
+
+void waiting_rolled_back(struct waiting_room *room)
+{
+    room->work = (struct waiting_delta){0};
+}
+
+/* ---- keys ---- */
+
+/* No key is held, and none was held by an earlier item of this work: nothing to ask the table for. */
+static bool empty(const struct waiting_room *room)
+{
+    return room->keys == 0 && room->work.keys == 0;
+}
+
+void waiting_want(const struct waiting_room *room, struct work *work, struct text topic, struct text key)
+{
+    const struct held_key held = {.topic = topic, .key = key};
+    if (!empty(room))
+        rows_want(work, &held_table, &held);
+}
+
+struct held_key *waiting_held(const struct waiting_room *room, struct work *work, struct text topic,
+                              struct text key)
+{
+    const struct held_key held = {.topic = topic, .key = key};
+    return empty(room) ? NULL : rows_get(work, &held_table, &held);
+}
+
+static void state_set(struct waiting_room *room, struct held_key *held, enum held_state state)
+{
+    room->work.draining += (state == HELD_DRAINING) - (held->state == HELD_DRAINING);
+    held->state = state;
+}
+
+void waiting_hold(struct waiting_room *room, struct work *work, struct held_key *held, struct text topic,
+                  struct text key, struct id head, enum held_state state, int64_t attempts, int64_t due_us,
+                  struct text reason, int64_t now_us)
+{
+    struct arena *arena = work->arena;
+    assert(state != HELD_DRAINING);
+    if (!held) {
+        const struct held_key row = {
+            .topic = topic,
+            .key = key,
+            .state = state,
+            .head = head,
+            .attempts = attempts,
+            .since_us = now_us,
+            .due_us = due_us,
+            .reason = reason,
+        };
+        rows_add(work, &held_table, &row);
+        room->work.keys++;
+        return;
+    }
+    state_set(room, held, state);
+    held->head = head;
+    held->attempts = attempts;
+    held->due_us = due_us;
+    held->reason = text_copy(arena, reason);
+}
+
+static void let_go(struct waiting_room *room, struct work *work, struct held_key *held)
+{
+    state_set(room, held, HELD_RETRYING); /* for the count of those that drain */
+    rows_delete(work, &held_table, held);
+    room->work.keys--;
+}
+
+void waiting_release(struct waiting_room *room, struct work *work, struct held_key *held)
+{
+    if (held->waiting > 0)
+        state_set(room, held, HELD_DRAINING);
+    else
+        let_go(room, work, held);
+}
+
+/* ---- records behind a head ---- */
+
+bool waiting_add(struct waiting_room *room, struct work *work, struct held_key *held,
+                 const struct waiting_record *record, const struct header *headers, size_t header_count)
+{
+    struct waiting_record row = *record;
+    if (room->records + room->work.records >= room->records_max)
+        return false;
+    if (!header_blob_encode(work->arena, headers, header_count, &row.headers)) {
+        work_fail_memory(work);
+        return true; /* the work has failed: whatever is said does not stand */
+    }
+    row.seq = held->next_seq++;
+    held->waiting++;
+    rows_add(work, &waiting_table, &row);
+    room->work.records++;
+    return true;
+}
+
+void waiting_taken(struct waiting_room *room, struct work *work, struct held_key *held,
+                   struct waiting_record *record)
+{
+    rows_delete(work, &waiting_table, record);
+    room->work.records--;
+    held->waiting--;
+    if (held->waiting == 0 && held->state == HELD_DRAINING)
+        let_go(room, work, held);
+}
+
+size_t waiting_draining(struct work *work, size_t limit, struct held_key ***ret)
+{
+    struct store_value draining = STORE_INT(HELD_DRAINING);
+    void **rows;
+    size_t count =
+        rows_find(work, &held_table, "state = $1 ORDER BY state, since_us", &draining, 1, limit, &rows);
+    *ret = (struct held_key **)rows;
+    return count;
+}
+
+size_t waiting_next(struct work *work, struct text topic, struct text key, size_t limit,
+                    struct waiting_record ***ret)
+{
+    const struct store_value parameters[] = {STORE_TEXT(topic), STORE_BYTES(key)};
+    void **rows;
+    size_t count = rows_find(work, &waiting_table, "topic = $1 AND key = $2 ORDER BY topic, key, seq",
+                             parameters, 2, limit, &rows);
+    *ret = (struct waiting_record **)rows;
+    return count;
+}

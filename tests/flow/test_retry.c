@@ -1,0 +1,298 @@
+/*
+ * Retry topics, the waiting room, dead letters that come back, and the guards, over the mock cluster and a
+ * real SQLite file: support/world.h.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "support/world.h"
+#include "wire/origin.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define KEY   TEXT("0190b6a0-0000-7000-8000-000000000001")
+#define OTHER TEXT("0190b6a0-0000-7000-8000-000000000002")
+
+static void place(struct world *world, const char *id, struct text key, const char *customer,
+                  const char *mark)
+{
+    world_place_on(world, TEXT("orders"), id, key, customer, mark, NULL, 0);
+}
+
+static int64_t status(struct world *world, const char *name)
+{
+    char pattern[64];
+    struct buffer text = buffer_of(4096);
+    dispatch_status(world->dispatch, &text);
+    buffer_add_char(&text, '\0');
+    snprintf(pattern, sizeof(pattern), "\"%s\":", name);
+    const char *at = strstr(text.at, pattern);
+    long long number = at ? atoll(at + strlen(pattern)) : -1;
+    buffer_free(&text);
+    return number;
+}
+
+static void wait_for_status(struct world *world, const char *name, int64_t number)
+{
+    int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    while (status(world, name) != number && clock_monotonic_us() < until_us)
+        usleep(10000);
+    assert_int_equal(status(world, name), number);
+}
+
+/* A dead letter as people send it back: what the service wrote, with the headers of a redrive or a drop. */
+static void send_back(struct world *world, const char *id, struct text key, const char *customer,
+                      const char *mark, const char *deliveries, const char *drop)
+{
+    const struct header headers[] = {
+        {TEXT(HEADER_ERRORS_TOPIC), TEXT("orders")},
+        {TEXT(HEADER_ERRORS_PARTITION), TEXT("0")},
+        {TEXT(HEADER_ERRORS_OFFSET), TEXT("0")},
+        {TEXT(HEADER_ERRORS_DELIVERY_COUNT), text_of(deliveries)},
+        {TEXT(HEADER_ATTEMPT), TEXT("0")},
+        {TEXT(HEADER_FIRST_FAILED_AT), TEXT("2026-01-02T03:04:05Z")},
+        {TEXT(HEADER_REDRIVES), TEXT("1")},
+        {drop ? TEXT(HEADER_DROP) : TEXT(HEADER_REDRIVEN_BY), drop ? text_of(drop) : TEXT("me")},
+    };
+    world_place_on(world, TEXT(WORLD_RETRY_1), id, key, customer, mark, headers,
+                   sizeof(headers) / sizeof(headers[0]));
+}
+
+static void a_record_that_fails_goes_up_the_retry_topics_and_order_of_its_key_is_kept(void **state)
+{
+    struct world *world = *state;
+    atomic_store(&world->state.fail_times, 2);
+    place(world, "e1", KEY, "shaky", "a");
+    place(world, "e2", KEY, "shaky", "b");
+    place(world, "e3", KEY, "shaky", "c");
+    world_wait_for_orders(world, "shaky", 3);
+    assert_string_equal(world_look(world, "shaky").seen, "abc");
+    wait_for_status(world, "held_keys", 0);
+    wait_for_status(world, "waiting", 0);
+
+    struct found first = world_read(world, WORLD_RETRY_1, 1), second = world_read(world, WORLD_RETRY_2, 1);
+    assert_string_equal(found_header(&first, "weir_attempt"), "1");
+    assert_string_equal(found_header(&second, "weir_attempt"), "2");
+    assert_string_equal(found_header(&second, "__dlq.errors.delivery.count"), "2");
+    assert_string_equal(found_header(&second, "__dlq.errors.topic"), "orders");
+    assert_string_equal(found_header(&second, "__dlq.errors.offset"), "0");
+    assert_string_equal(found_header(&second, "__dlq.errors.message"), "not yet");
+    assert_string_equal(found_header(&second, "weir_error_class"), "RETRY");
+    assert_string_equal(found_header(&second, "mine"), "\1\2");
+    assert_string_equal(found_header(&first, "weir_first_failed_at"),
+                        found_header(&second, "weir_first_failed_at"));
+    int64_t failed_us = 0, due_us = 0;
+    assert_true(clock_from_rfc3339(text_of(found_header(&first, "weir_first_failed_at")), &failed_us));
+    assert_true(clock_from_rfc3339(text_of(found_header(&first, "weir_due_at")), &due_us));
+    assert_int_equal(due_us - failed_us, WORLD_DELAY_1_MS * 1000);
+}
+
+static void other_keys_flow_while_one_waits(void **state)
+{
+    struct world *world = *state;
+    atomic_store(&world->state.fail_times, 1000);
+    place(world, "e1", KEY, "shaky", "a");
+    place(world, "e2", KEY, "anna", "b"); /* would succeed, but is behind */
+    place(world, "e3", OTHER, "berta", "c");
+    world_wait_for_orders(world, "berta", 1);
+    wait_for_status(world, "waiting", 1);
+    assert_int_equal(world_look(world, "anna").orders, 0);
+    world_read(world, "dlq.order", 1); /* the head has used up its attempts: its key goes on waiting */
+    assert_int_equal(status(world, "held_keys"), 1);
+    assert_int_equal(world_look(world, "anna").orders, 0);
+}
+
+static void a_dead_head_that_is_redriven_lets_its_key_go(void **state)
+{
+    struct world *world = *state;
+    atomic_store(&world->state.fail_times, 3);
+    place(world, "e1", KEY, "shaky", "a");
+    place(world, "e2", KEY, "shaky", "b");
+    struct found dead = world_read(world, "dlq.order", 1);
+    assert_string_equal(found_header(&dead, "weir_error_class"), "RETRY");
+    assert_string_equal(found_header(&dead, "weir_attempt"), "3");
+    assert_string_equal(found_header(&dead, "weir_due_at"), "(absent)");
+    wait_for_status(world, "waiting", 1);
+    send_back(world, "e1", KEY, "shaky", "a", "3", NULL);
+    send_back(world, "e1", KEY, "shaky", "a", "3", NULL); /* twice is once */
+    world_wait_for_orders(world, "shaky", 2);
+    wait_for_status(world, "held_keys", 0);
+    assert_string_equal(world_look(world, "shaky").seen, "ab");
+}
+
+static void a_dead_head_that_is_dropped_lets_its_key_go_without_it(void **state)
+{
+    struct world *world = *state;
+    atomic_store(&world->state.fail_times, 3);
+    place(world, "e1", KEY, "shaky", "a");
+    place(world, "e2", KEY, "shaky", "b");
+    world_read(world, "dlq.order", 1);
+    wait_for_status(world, "waiting", 1);
+    send_back(world, "e1", KEY, "shaky", "a", "3", "it was a test");
+    world_wait_for_orders(world, "shaky", 1);
+    wait_for_status(world, "held_keys", 0);
+    assert_string_equal(world_look(world, "shaky").seen, "b");
+    send_back(world, "e1", KEY, "shaky", "a", "3", NULL); /* given up is given up */
+    place(world, "e3", KEY, "shaky", "c");
+    world_wait_for_orders(world, "shaky", 2);
+    assert_string_equal(world_look(world, "shaky").seen, "bc");
+}
+
+static void a_redriven_record_that_fails_again_says_how_often(void **state)
+{
+    struct world *world = *state;
+    place(world, "e1", KEY, "bad", "a");
+    world_read(world, "dlq.order", 1);
+    send_back(world, "e1", KEY, "bad", "a", "1", NULL);
+    struct found dead = world_read(world, "dlq.order", 2);
+    assert_string_equal(found_header(&dead, "__dlq.errors.delivery.count"), "2");
+    assert_string_equal(found_header(&dead, "weir_redrives"), "1");
+    assert_string_equal(found_header(&dead, "weir_first_failed_at"), "2026-01-02T03:04:05.000000Z");
+    atomic_store(&world->state.mended, true);
+    send_back(world, "e1", KEY, "bad", "a", "2", NULL);
+    world_wait_for_orders(world, "bad", 1);
+}
+
+static void a_restart_while_a_key_waits_loses_nothing(void **state)
+{
+    struct world *world = *state;
+    atomic_store(&world->state.fail_times, 2);
+    place(world, "e1", KEY, "shaky", "a");
+    place(world, "e2", KEY, "shaky", "b");
+    place(world, "e3", KEY, "shaky", "c");
+    wait_for_status(world, "held_keys", 1);
+    world_stop(world);
+    world_start(world);
+    world_wait_for_orders(world, "shaky", 3);
+    assert_string_equal(world_look(world, "shaky").seen, "abc");
+    wait_for_status(world, "held_keys", 0);
+}
+
+static void past_the_rooms_bound_the_partition_waits_and_nothing_is_lost(void **state)
+{
+    struct world *world = *state; /* five may wait */
+    atomic_store(&world->state.fail_times, 3);
+    place(world, "e0", KEY, "shaky", "a");
+    for (int i = 1; i < 12; i++) {
+        char id[8], mark[2] = {(char)('a' + i), 0};
+        snprintf(id, sizeof(id), "e%d", i);
+        place(world, id, KEY, "shaky", mark);
+    }
+    world_read(world, "dlq.order", 1);
+    wait_for_status(world, "waiting", 5);
+    send_back(world, "e0", KEY, "shaky", "a", "3", NULL);
+    world_wait_for_orders(world, "shaky", 12);
+    assert_string_equal(world_look(world, "shaky").seen, "abcdefghijkl");
+    wait_for_status(world, "waiting", 0);
+}
+
+static void an_outage_spends_no_attempt_and_makes_no_dead_letter(void **state)
+{
+    struct world *world = *state;
+    char reason[256];
+    atomic_store(&world->state.away, true);
+    place(world, "e1", KEY, "away", "a");
+    place(world, "e2", OTHER, "anna", "b");
+    int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    while (atomic_load(&world->state.handled) < 5 && clock_monotonic_us() < until_us)
+        usleep(10000);
+    assert_false(dispatch_ready(world->dispatch, reason, sizeof(reason)));
+    assert_non_null(strstr(reason, "a dependency is away"));
+    atomic_store(&world->state.away, false);
+    world_wait_for_orders(world, "away", 1);
+    world_wait_for_orders(world, "anna", 1);
+    place(world, "e3", OTHER, "bad", "c");
+    world_read(world, "dlq.order", 1); /* the only one */
+    assert_int_equal(status(world, "held_keys"), 0);
+}
+
+static void junk_on_a_retry_topic_is_a_dead_letter_that_names_it(void **state)
+{
+    struct world *world = *state;
+    world_produce(world, TEXT(WORLD_RETRY_1), 0, TEXT("k"), TEXT("junk"), NULL, 0);
+    struct found dead = world_read(world, "dlq.order", 1);
+    assert_string_equal(found_header(&dead, "__dlq.errors.topic"), WORLD_RETRY_1);
+    assert_string_equal(found_header(&dead, "weir_error_class"), "REJECT");
+}
+
+static void our_names_on_a_main_topic_are_not_believed(void **state)
+{
+    struct world *world = *state;
+    const struct header headers[] = {{TEXT(HEADER_ERRORS_TOPIC), TEXT("elsewhere")},
+                                     {TEXT(HEADER_ERRORS_DELIVERY_COUNT), TEXT("77")},
+                                     {TEXT(HEADER_DROP), TEXT("x")}};
+    world_place_on(world, TEXT("orders"), "e1", KEY, "bad", "a", headers, 3);
+    struct found dead = world_read(world, "dlq.order", 1);
+    assert_string_equal(found_header(&dead, "__dlq.errors.topic"), "orders");
+    assert_string_equal(found_header(&dead, "__dlq.errors.delivery.count"), "1");
+    assert_string_equal(found_header(&dead, "weir_drop"), "(absent)");
+}
+
+static void a_flood_of_rejects_stops_the_service_until_somebody_says_go_on(void **state)
+{
+    struct world *world = *state; /* past 50 rejects the share counts */
+    char reason[256];
+    for (int i = 0; i < 120; i++) {
+        char id[8];
+        snprintf(id, sizeof(id), "b%d", i);
+        world_place(world, id, "bad", "x");
+    }
+    place(world, "e1", KEY, "anna", "a");
+    int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    while (clock_monotonic_us() < until_us) {
+        if (!dispatch_ready(world->dispatch, reason, sizeof(reason)) && strstr(reason, "flood"))
+            break;
+        usleep(10000);
+    }
+    assert_non_null(strstr(reason, "flood"));
+    world_read(world, "dlq.order", 50); /* that is where the share counts */
+    assert_int_equal(world_look(world, "anna").orders, 0);
+    atomic_store(&world->state.mended, true);
+    dispatch_resume(world->dispatch);
+    world_wait_for_orders(world, "anna", 1);
+    int64_t bad = world_look(world, "bad").orders;
+    assert_in_range(bad, 60, 70);
+    assert_true(dispatch_ready(world->dispatch, reason, sizeof(reason)));
+}
+
+static void a_pause_by_an_operator_stops_records_and_resuming_takes_them(void **state)
+{
+    struct world *world = *state;
+    place(world, "e1", KEY, "anna", "a");
+    world_wait_for_orders(world, "anna", 1);
+    dispatch_pause(world->dispatch);
+    place(world, "e2", KEY, "anna", "b");
+    struct asked asked;
+    world_ask(world, &asked, "http", ""); /* requests go on */
+    assert_int_equal(asked_wait(&asked), 202);
+    assert_int_equal(world_look(world, "anna").orders, 1);
+    dispatch_resume(world->dispatch);
+    world_wait_for_orders(world, "anna", 2);
+}
+
+#define IN_A_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_A_WORLD(a_record_that_fails_goes_up_the_retry_topics_and_order_of_its_key_is_kept),
+        IN_A_WORLD(other_keys_flow_while_one_waits),
+        IN_A_WORLD(a_dead_head_that_is_redriven_lets_its_key_go),
+        IN_A_WORLD(a_dead_head_that_is_dropped_lets_its_key_go_without_it),
+        IN_A_WORLD(a_redriven_record_that_fails_again_says_how_often),
+        IN_A_WORLD(a_restart_while_a_key_waits_loses_nothing),
+        IN_A_WORLD(past_the_rooms_bound_the_partition_waits_and_nothing_is_lost),
+        IN_A_WORLD(an_outage_spends_no_attempt_and_makes_no_dead_letter),
+        IN_A_WORLD(junk_on_a_retry_topic_is_a_dead_letter_that_names_it),
+        IN_A_WORLD(our_names_on_a_main_topic_are_not_believed),
+        IN_A_WORLD(a_flood_of_rejects_stops_the_service_until_somebody_says_go_on),
+        IN_A_WORLD(a_pause_by_an_operator_stops_records_and_resuming_takes_them),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
