@@ -40,7 +40,7 @@ struct setting {
     enum setting_kind kind;
     const char *fallback; /* as a user would write it; NULL = not set */
     int64_t min, max;     /* numbers and durations (ms), inclusive; both 0 = any from 0 */
-    const char *choices;  /* SETTING_CHOICE */
+    const char *choices;  /* SETTING_CHOICE; SETTING_URL: schemes; SETTING_DURATION: "0", which may then be below min */
     const char *help;     /* one sentence */
 };
 #define SETTINGS_END {0}

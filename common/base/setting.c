@@ -50,8 +50,15 @@ static bool parse_amount(struct text text, const struct unit *units, bool fracti
     return false;
 }
 
+static bool may_be_zero(const struct setting *setting)
+{
+    return setting->kind == SETTING_DURATION && setting->choices && strcmp(setting->choices, "0") == 0;
+}
+
 static bool within(const struct setting *setting, int64_t number)
 {
+    if (number == 0 && may_be_zero(setting))
+        return true;
     if (setting->min == 0 && setting->max == 0)
         return number >= 0;
     return number >= setting->min && number <= setting->max;
@@ -273,7 +280,8 @@ void setting_allowed(const struct setting *setting, char *into, size_t bytes)
         break;
     case SETTING_DURATION:
         print_bounds(setting, duration_units, bounds, sizeof(bounds));
-        snprintf(into, bytes, "a duration (250ms, 10s, 15min, 24h, 14d)%s", bounds);
+        snprintf(into, bytes, "a duration (250ms, 10s, 15min, 24h, 14d)%s%s", bounds,
+                 may_be_zero(setting) ? ", or 0" : "");
         break;
     case SETTING_DURATIONS:
         print_bounds(setting, duration_units, bounds, sizeof(bounds));

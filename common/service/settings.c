@@ -25,6 +25,9 @@ static const struct setting common[] = {
     {"ADMIN_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
      "What the routes for dead letters and for pausing want as Authorization: Bearer; without it they answer "
      "403."},
+    {"FINISHED_AGE", SETTING_DURATION, "90d", INT64_C(30) * 86400 * 1000, INT64_C(3650) * 86400 * 1000, "0",
+     "Rows of orders that have come to their end are deleted after so long; an event that comes again after "
+     "that takes effect again. 0: kept for ever."},
     {"LOG_LEVEL", SETTING_CHOICE, "info", 0, 0, "debug|info|warn|error", "Least level that is logged."},
     {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text",
      "Form of log lines; where not set, text on a terminal and JSON elsewhere."},

@@ -11,6 +11,16 @@ static const struct rows_table *const analytics_tables[] = {
 static const struct tick analytics_ticks[] = {
     {"live", LIVE_INTERVAL_MS, figures_on_live},
     {"jobs", 200, jobs_on_tick},
+    {"prune", PRUNE_STEP_MS, facts_on_prune},
+    {0},
+};
+
+static const struct migration analytics_migrations[] = {
+    {1,
+     "ALTER TABLE facts ADD COLUMN heard_at INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE payments ADD COLUMN heard_at INTEGER NOT NULL DEFAULT 0",
+     "ALTER TABLE facts ADD COLUMN heard_at BIGINT NOT NULL DEFAULT 0;"
+     "ALTER TABLE payments ADD COLUMN heard_at BIGINT NOT NULL DEFAULT 0"},
     {0},
 };
 
@@ -55,6 +65,8 @@ static enum outcome analytics_start(void *owner, const struct service_start *sta
     struct analytics_state *state = owner;
     pthread_mutex_init(&state->live.lock, NULL);
     pthread_mutex_init(&state->desk.lock, NULL);
+    state->prune_facts.age_us = config_ms(start->config, "FINISHED_AGE") * 1000;
+    state->prune_payments.age_us = state->prune_facts.age_us;
     enum outcome outcome = store_reader_open(start->database_url, "analytics", &state->desk.reader, error);
     if (outcome == OK)
         outcome = jobs_start(&state->worker, start->database_url, error);
@@ -79,6 +91,7 @@ const struct service analytics_service = {
     .routes = analytics_routes,
     .ticks = analytics_ticks,
     .tables = analytics_tables,
+    .migrations = analytics_migrations,
     .state_bytes = sizeof(struct analytics_state),
     .start = analytics_start,
     .stop = analytics_stop,

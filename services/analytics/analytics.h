@@ -11,6 +11,7 @@
 #ifndef ANALYTICS_ANALYTICS_H
 #define ANALYTICS_ANALYTICS_H
 
+#include "flow/prune.h"
 #include "service/service.h"
 
 #include <pthread.h>
@@ -29,6 +30,7 @@ struct fact_row {
     int64_t final;        /* enum final: the first decision in the log */
     struct text currency; /* of a valid order */
     struct text items;    /* of a valid order (items.h) until it is decided */
+    int64_t heard_at;     /* when the first of it was counted, by our clock */
 };
 enum final { FINAL_NONE, FINAL_CONFIRMED, FINAL_REJECTED, FINAL_CANCELLED };
 
@@ -37,6 +39,7 @@ struct payment_row {
     struct text payment_id;
     int64_t captured; /* 1: counted */
     int64_t refunded;
+    int64_t heard_at;
 };
 
 struct day_row {
@@ -101,6 +104,8 @@ extern const struct subscription analytics_subscriptions[];
 /* Eight buckets for each doubling of a duration, so that a percentile is right within 7 %. Pure. */
 int64_t duration_bucket(int64_t us);
 int64_t duration_bucket_middle_us(int64_t bucket);
+/* Facts are in the sums: once an order is over they only tell what was counted already. */
+enum outcome facts_on_prune(struct work *work, bool *ret_again, struct error *error); /* tick */
 
 /* ---- figures.c */
 enum { BEST_SELLERS_MAX = 10, CURRENCIES_MAX = 200, DURATION_BUCKETS_MAX = 512, LIVE_INTERVAL_MS = 1000 };
@@ -214,6 +219,7 @@ struct analytics_state {
     struct report_desk desk;
     struct report_page pages[PERIOD_KINDS];
     struct job_worker worker;
+    struct prune prune_facts, prune_payments;
 };
 
 #endif

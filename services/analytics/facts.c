@@ -27,7 +27,8 @@ static void *row_of(struct work *work, const struct rows_table *table, const voi
 
 static struct fact_row *fact_of(struct work *work, struct text order_id)
 {
-    return row_of(work, &facts_table, &(struct fact_row){.order_id = order_id});
+    return row_of(work, &facts_table,
+                  &(struct fact_row){.order_id = order_id, .heard_at = work_now_us(work)});
 }
 
 /* Everything is counted in the window of its day, and in the one of all. */
@@ -230,8 +231,9 @@ static enum outcome on_stock_reserved(struct work *work, const struct event *eve
 
 static struct payment_row *payment_of(struct work *work, struct text order_id, struct text payment_id)
 {
-    return row_of(work, &payments_table,
-                  &(struct payment_row){.order_id = order_id, .payment_id = payment_id});
+    return row_of(
+        work, &payments_table,
+        &(struct payment_row){.order_id = order_id, .payment_id = payment_id, .heard_at = work_now_us(work)});
 }
 
 static enum outcome on_payment_captured(struct work *work, const struct event *event, struct error *error)
@@ -325,3 +327,41 @@ const struct subscription analytics_subscriptions[] = {
     {&email_failed_type, on_email_failed, NULL, UNORDERED},
     {0},
 };
+
+/* ---- the clock */
+
+static bool heard_before(struct work *work, int64_t *heard_at, int64_t before_us)
+{
+    if (!*heard_at) /* of a database from before it was noted */
+        *heard_at = work_now_us(work);
+    return *heard_at < before_us;
+}
+
+/* One that was placed and is not decided still has its items to be sold. */
+static bool fact_over(struct work *work, void *found, int64_t before_us)
+{
+    struct fact_row *fact = found;
+    return heard_before(work, &fact->heard_at, before_us) && (fact->final != FINAL_NONE || !fact->placed_at);
+}
+
+static bool payment_over(struct work *work, void *found, int64_t before_us)
+{
+    struct payment_row *payment = found;
+    return heard_before(work, &payment->heard_at, before_us);
+}
+
+enum outcome facts_on_prune(struct work *work, bool *ret_again, struct error *error)
+{
+    static const struct prune_table facts = {
+        .table = &facts_table, .next = "order_id > $1 ORDER BY order_id", .over = fact_over};
+    static const struct prune_table payments = {
+        .table = &payments_table,
+        .next = "(order_id, payment_id) > ($1, $2) ORDER BY order_id, payment_id",
+        .over = payment_over};
+    struct analytics_state *state = work_state(work);
+    (void)error;
+    *ret_again = false;
+    (void)prune_step(work, &state->prune_facts, &facts);
+    (void)prune_step(work, &state->prune_payments, &payments);
+    return OK;
+}

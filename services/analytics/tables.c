@@ -8,6 +8,7 @@ static const struct rows_column fact_columns[] = {
     ROWS_COLUMN(fact_row, reserved_at, ROWS_INT),  ROWS_COLUMN(fact_row, captured_at, ROWS_INT),
     ROWS_COLUMN(fact_row, confirmed_at, ROWS_INT), ROWS_COLUMN(fact_row, final, ROWS_INT),
     ROWS_COLUMN(fact_row, currency, ROWS_TEXT),    ROWS_COLUMN(fact_row, items, ROWS_BYTES),
+    ROWS_COLUMN(fact_row, heard_at, ROWS_INT),
 };
 const struct rows_table facts_table = {
     .name = "facts",
@@ -18,10 +19,9 @@ const struct rows_table facts_table = {
 };
 
 static const struct rows_column payment_columns[] = {
-    ROWS_COLUMN(payment_row, order_id, ROWS_TEXT),
-    ROWS_COLUMN(payment_row, payment_id, ROWS_TEXT),
-    ROWS_COLUMN(payment_row, captured, ROWS_INT),
-    ROWS_COLUMN(payment_row, refunded, ROWS_INT),
+    ROWS_COLUMN(payment_row, order_id, ROWS_TEXT), ROWS_COLUMN(payment_row, payment_id, ROWS_TEXT),
+    ROWS_COLUMN(payment_row, captured, ROWS_INT),  ROWS_COLUMN(payment_row, refunded, ROWS_INT),
+    ROWS_COLUMN(payment_row, heard_at, ROWS_INT),
 };
 const struct rows_table payments_table = {
     .name = "payments",

@@ -9,6 +9,7 @@ static const struct rows_column contact_columns[] = {
     COLUMN(order_id, ROWS_TEXT), COLUMN(state, ROWS_INT),       COLUMN(decided, ROWS_INT),
     COLUMN(early, ROWS_INT),     COLUMN(email, ROWS_TEXT),      COLUMN(locale, ROWS_TEXT),
     COLUMN(currency, ROWS_TEXT), COLUMN(total_minor, ROWS_INT), COLUMN(items, ROWS_BYTES),
+    COLUMN(heard_at, ROWS_INT),
 };
 #undef COLUMN
 const struct rows_table contacts_table = {
@@ -35,6 +36,11 @@ const struct rows_table mails_table = {
     .row_bytes = sizeof(struct mail),
 };
 static const struct rows_table *const email_tables[] = {&contacts_table, &mails_table, NULL};
+static const struct migration email_migrations[] = {
+    {1, "ALTER TABLE contacts ADD COLUMN heard_at INTEGER NOT NULL DEFAULT 0",
+     "ALTER TABLE contacts ADD COLUMN heard_at BIGINT NOT NULL DEFAULT 0"},
+    {0},
+};
 static const struct lane *const email_lanes[] = {&smtp_lane, NULL};
 
 const char *email_template_name(enum email_template template)
@@ -57,7 +63,7 @@ static void want(struct work *work, struct text order_id, enum email_template te
 
 static struct contact *contact_row(struct work *work, struct text order_id)
 {
-    const struct contact key = {.order_id = order_id};
+    const struct contact key = {.order_id = order_id, .heard_at = work_now_us(work)};
     struct contact *contact = rows_get(work, &contacts_table, &key);
     return contact ? contact : rows_add(work, &contacts_table, &key);
 }
@@ -251,6 +257,70 @@ static const struct subscription email_subscriptions[] = {
     {0},
 };
 
+/* ---- the clock */
+
+static struct mail *mail_of(struct work *work, const struct contact *contact, int64_t template)
+{
+    return rows_get(work, &mails_table, &(struct mail){.order_id = contact->order_id, .template = template});
+}
+
+/*
+ * An order that others speak of and nobody has placed: a cancellation of what never was, or an OrderPlaced
+ * that is a dead letter. Its mails cannot wait for ever. Once it has left the topic it will not come.
+ */
+static void orphans_give_up(struct work *work, struct contact *contact)
+{
+    for (int64_t template = 0; template <EMAIL_TEMPLATES; template ++) {
+        struct mail *mail = contact->early & INT64_C(1) << template ? mail_of(work, contact, template) : NULL;
+        if (mail)
+            mail_give_up(work, mail, TEXT("the order was never placed: there is no address"));
+    }
+    contact->early = 0;
+}
+
+static bool contact_over(struct work *work, void *found, int64_t before_us)
+{
+    const struct email_state *email = work_state(work);
+    struct contact *contact = found;
+    struct mail *mails[EMAIL_TEMPLATES];
+    if (!contact->heard_at) /* of a database from before it was noted */
+        contact->heard_at = work_now_us(work);
+    if (contact->state == CONTACT_UNKNOWN && contact->early &&
+        contact->heard_at < work_now_us(work) - email->wait_us)
+        orphans_give_up(work, contact);
+    if (contact->heard_at >= before_us || contact->early)
+        return false;
+    for (int64_t template = 0; template <EMAIL_TEMPLATES; template ++) {
+        mails[template] = mail_of(work, contact, template);
+        if (mails[template] &&
+            (mails[template]->asked_at >= before_us ||
+             (mails[template]->state != MAIL_SENT && mails[template]->state != MAIL_FAILED)))
+            return false;
+    }
+    for (int template = 0; template <EMAIL_TEMPLATES; template ++)
+        if (mails[template])
+            rows_delete(work, &mails_table, mails[template]);
+    return true;
+}
+
+static enum outcome on_prune(struct work *work, bool *ret_again, struct error *error)
+{
+    static const struct prune_table contacts = {.table = &contacts_table,
+                                                .next = "order_id > $1 ORDER BY order_id",
+                                                .over = contact_over,
+                                                .always = true};
+    struct email_state *email = work_state(work);
+    (void)error;
+    *ret_again = false;
+    (void)prune_step(work, &email->prune, &contacts);
+    return OK;
+}
+
+static const struct tick email_ticks[] = {
+    {"prune", PRUNE_STEP_MS, on_prune},
+    {0},
+};
+
 /* ---- settings and start */
 
 static const struct setting email_settings[] = {
@@ -263,6 +333,8 @@ static const struct setting email_settings[] = {
     {"EMAIL_TIMEOUT", SETTING_DURATION, "30s", 100, 600 * 1000, NULL, "One attempt."},
     {"EMAIL_AMBIGUOUS", SETTING_CHOICE, "resend", 0, 0, "resend|park",
      "A mail that may have been sent: send it again, with the same Message-ID, or leave it as failed."},
+    {"EMAIL_WAIT_MAX", SETTING_DURATION, "7d", 60 * 1000, INT64_C(365) * 86400 * 1000, NULL,
+     "How long a mail waits for its order's OrderPlaced, which has the address; then it has failed."},
     SETTINGS_END,
 };
 
@@ -294,6 +366,8 @@ static enum outcome email_start(void *state, const struct service_start *start, 
     email->smtp_url = config_text(start->config, "SMTP_URL");
     email->from = config_text(start->config, "EMAIL_FROM");
     email->resend = strcmp(config_text(start->config, "EMAIL_AMBIGUOUS"), "resend") == 0;
+    email->wait_us = config_ms(start->config, "EMAIL_WAIT_MAX") * 1000;
+    email->prune.age_us = config_ms(start->config, "FINISHED_AGE") * 1000;
     email->domain = text_of(strrchr(email->from, '@') + 1);
     email->ok = metrics_get(start->metrics, &email_metrics[0], "ok", NULL);
     email->retry = metrics_get(start->metrics, &email_metrics[0], "retry", NULL);
@@ -329,8 +403,10 @@ const struct service email_service = {
     .settings = email_settings,
     .subscriptions = email_subscriptions,
     .routes = email_routes,
+    .ticks = email_ticks,
     .lanes = email_lanes,
     .tables = email_tables,
+    .migrations = email_migrations,
     .metrics = email_metrics,
     .state_bytes = sizeof(struct email_state),
     .start = email_start,

@@ -8,6 +8,7 @@
 #ifndef EMAIL_EMAIL_H
 #define EMAIL_EMAIL_H
 
+#include "flow/prune.h"
 #include "service/service.h"
 
 enum email_template {
@@ -34,6 +35,7 @@ struct contact {
     struct text currency;
     int64_t total_minor;
     struct text items; /* items.h */
+    int64_t heard_at;  /* first, of the order */
 };
 extern const struct rows_table contacts_table;
 
@@ -64,6 +66,8 @@ struct email_state {
     const char *from;
     struct text domain; /* of from */
     bool resend;        /* what to do with a mail that may have been sent */
+    int64_t wait_us;    /* for the address of an order that others speak of */
+    struct prune prune;
     struct metric *ok, *retry, *failed, *outage, *ambiguous;
 };
 
@@ -82,6 +86,8 @@ MUST_CHECK enum outcome letter_write(const struct letter *letter, struct arena *
 struct text letter_money(struct arena *arena, int64_t minor, struct text currency);
 
 /* ---- email_send.c */
+/* It will never be sent: says so, as when all attempts have failed. */
+void mail_give_up(struct work *work, struct mail *mail, struct text reason);
 /* Starts a mail whose contact is known. */
 void mail_send(struct work *work, struct mail *mail, const struct contact *contact);
 extern const struct lane smtp_lane;

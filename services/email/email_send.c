@@ -152,27 +152,39 @@ static void smtp_keys(struct work *work, const struct call *call)
         rows_want(work, &mails_table, &key);
 }
 
+static struct text template_name(const struct mail *mail)
+{
+    return text_of(email_template_name((enum email_template)mail->template));
+}
+
+void mail_give_up(struct work *work, struct mail *mail, struct text reason)
+{
+    mail->state = MAIL_FAILED;
+    mail->reason = text_copy(work_arena(work), reason);
+    mail->call = (struct id){{0}};
+    const struct email_failed event = {.order_id = mail->order_id,
+                                       .template = template_name(mail),
+                                       .reason = mail->reason,
+                                       .failed_at = work_now_us(work)};
+    work_emit(work, &event);
+}
+
 static void settle(struct work *work, struct mail *mail, const struct call *call, bool sent,
                    struct text reason)
 {
-    struct text name = text_of(email_template_name((enum email_template)mail->template));
-    mail->state = sent ? MAIL_SENT : MAIL_FAILED;
     mail->attempts = call->attempts;
-    mail->reason = sent ? TEXT("") : text_copy(work_arena(work), reason);
-    mail->call = (struct id){{0}};
-    if (sent) {
-        const struct email_sent event = {.order_id = mail->order_id,
-                                         .template = name,
-                                         .message_id = mail->message_id,
-                                         .sent_at = work_now_us(work)};
-        work_emit(work, &event);
-    } else {
-        const struct email_failed event = {.order_id = mail->order_id,
-                                           .template = name,
-                                           .reason = mail->reason,
-                                           .failed_at = work_now_us(work)};
-        work_emit(work, &event);
+    if (!sent) {
+        mail_give_up(work, mail, reason);
+        return;
     }
+    mail->state = MAIL_SENT;
+    mail->reason = TEXT("");
+    mail->call = (struct id){{0}};
+    const struct email_sent event = {.order_id = mail->order_id,
+                                     .template = template_name(mail),
+                                     .message_id = mail->message_id,
+                                     .sent_at = work_now_us(work)};
+    work_emit(work, &event);
 }
 
 static enum outcome smtp_answer(struct work *work, const struct call *call, const struct net_result *result,

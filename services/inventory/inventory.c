@@ -8,6 +8,13 @@ static const struct rows_table *const inventory_tables[] = {&stock_table, &reser
 static const struct tick inventory_ticks[] = {
     {"expiry", 500, reservation_on_expiry},
     {"level", 250, stock_on_level},
+    {"prune", PRUNE_STEP_MS, reservation_on_prune},
+    {0},
+};
+
+static const struct migration inventory_migrations[] = {
+    {1, "ALTER TABLE reservations ADD COLUMN heard_at INTEGER NOT NULL DEFAULT 0",
+     "ALTER TABLE reservations ADD COLUMN heard_at BIGINT NOT NULL DEFAULT 0"},
     {0},
 };
 
@@ -27,6 +34,7 @@ static enum outcome inventory_start(void *state, const struct service_start *sta
 {
     struct inventory_state *inventory = state;
     inventory->reservation_ttl_us = config_ms(start->config, "RESERVATION_TTL") * 1000;
+    inventory->prune.age_us = config_ms(start->config, "FINISHED_AGE") * 1000;
     inventory->short_total = metrics_get(start->metrics, &inventory_metrics[0], NULL);
     if (!inventory->short_total)
         return error_fatal(error, "memory", "out of memory for metrics");
@@ -44,6 +52,7 @@ const struct service inventory_service = {
     .routes = inventory_routes,
     .ticks = inventory_ticks,
     .tables = inventory_tables,
+    .migrations = inventory_migrations,
     .metrics = inventory_metrics,
     .state_bytes = sizeof(struct inventory_state),
     .start = inventory_start,

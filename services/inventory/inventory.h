@@ -12,6 +12,7 @@
 #ifndef INVENTORY_INVENTORY_H
 #define INVENTORY_INVENTORY_H
 
+#include "flow/prune.h"
 #include "service/service.h"
 
 struct stock_row {
@@ -43,6 +44,7 @@ struct reservation_row {
     struct text items;      /* items.h; emptied once the units are gone */
     int64_t reserved_until; /* as said in StockReserved */
     int64_t expires_at;     /* when it is let go here; 0: never */
+    int64_t heard_at;       /* first, of the order */
 };
 extern const struct rows_table reservations_table;
 
@@ -59,6 +61,7 @@ enum {
 
 struct inventory_state {
     int64_t reservation_ttl_us;
+    struct prune prune;
     struct metric *short_total; /* weir_stock_short_total */
 };
 
@@ -73,6 +76,7 @@ enum outcome stock_on_level(struct work *work, bool *ret_again, struct error *er
 /* ---- reservation.c */
 extern const struct subscription inventory_subscriptions[];
 enum outcome reservation_on_expiry(struct work *work, bool *ret_again, struct error *error); /* tick */
+enum outcome reservation_on_prune(struct work *work, bool *ret_again, struct error *error);  /* tick */
 
 /* ---- stock_http.c */
 extern const struct route inventory_routes[];

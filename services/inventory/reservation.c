@@ -6,9 +6,9 @@
 
 #define COLUMN(member, type) ROWS_COLUMN(reservation_row, member, type)
 static const struct rows_column reservation_columns[] = {
-    COLUMN(order_id, ROWS_TEXT),  COLUMN(state, ROWS_INT),   COLUMN(final, ROWS_INT),
-    COLUMN(paid, ROWS_INT),       COLUMN(items, ROWS_BYTES), COLUMN(reserved_until, ROWS_INT),
-    COLUMN(expires_at, ROWS_INT),
+    COLUMN(order_id, ROWS_TEXT),  COLUMN(state, ROWS_INT),    COLUMN(final, ROWS_INT),
+    COLUMN(paid, ROWS_INT),       COLUMN(items, ROWS_BYTES),  COLUMN(reserved_until, ROWS_INT),
+    COLUMN(expires_at, ROWS_INT), COLUMN(heard_at, ROWS_INT),
 };
 #undef COLUMN
 
@@ -23,7 +23,7 @@ const struct rows_table reservations_table = {
 
 static struct reservation_row *reservation_row(struct work *work, struct text order_id)
 {
-    const struct reservation_row key = {.order_id = order_id};
+    const struct reservation_row key = {.order_id = order_id, .heard_at = work_now_us(work)};
     struct reservation_row *row = rows_get(work, &reservations_table, &key);
     return row ? row : rows_add(work, &reservations_table, &key);
 }
@@ -262,5 +262,25 @@ enum outcome reservation_on_expiry(struct work *work, bool *ret_again, struct er
         release(work, row, lines, line_count, TEXT("expired"));
     }
     *ret_again = count == RESERVATION_EXPIRED_BATCH_MAX;
+    return OK;
+}
+
+/* Nothing is set aside any more, or nothing ever was. */
+static bool reservation_over(struct work *work, void *found, int64_t before_us)
+{
+    struct reservation_row *row = found;
+    if (!row->heard_at) /* of a database from before it was noted */
+        row->heard_at = work_now_us(work);
+    return row->heard_at < before_us && row->state != RESERVATION_HELD;
+}
+
+enum outcome reservation_on_prune(struct work *work, bool *ret_again, struct error *error)
+{
+    static const struct prune_table reservations = {
+        .table = &reservations_table, .next = "order_id > $1 ORDER BY order_id", .over = reservation_over};
+    struct inventory_state *state = work_state(work);
+    (void)error;
+    *ret_again = false;
+    (void)prune_step(work, &state->prune, &reservations);
     return OK;
 }

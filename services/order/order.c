@@ -73,6 +73,7 @@ static enum outcome order_start(void *state, const struct service_start *start, 
     (void)error;
     struct order_state *order = state;
     order->events_secret = config_text(start->config, "EVENTS_SECRET");
+    order->prune.age_us = config_ms(start->config, "FINISHED_AGE") * 1000;
     return OK;
 }
 

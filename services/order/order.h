@@ -12,6 +12,7 @@
 #ifndef ORDER_ORDER_H
 #define ORDER_ORDER_H
 
+#include "flow/prune.h"
 #include "service/service.h"
 
 /* Kept in the database: numbers never change meaning. */
@@ -63,6 +64,7 @@ enum { ORDER_REASON_BYTES_MAX = 200, ORDER_EXPIRED_BATCH_MAX = 500 };
 
 struct order_state {
     const char *events_secret; /* NULL: /v1/events is open */
+    struct prune prune;
 };
 
 /* ---- order_saga.c */

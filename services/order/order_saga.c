@@ -302,7 +302,27 @@ static enum outcome on_expiry(struct work *work, bool *ret_again, struct error *
     return OK;
 }
 
+/* Decided, and the decision has been read in the log; or heard of and never placed. */
+static bool order_over(struct work *work, void *found, int64_t before_us)
+{
+    const struct order_row *row = found;
+    (void)work;
+    return row->updated_at < before_us && (row->final || !row->placed);
+}
+
+static enum outcome on_prune(struct work *work, bool *ret_again, struct error *error)
+{
+    static const struct prune_table orders = {
+        .table = &orders_table, .next = "order_id > $1 ORDER BY order_id", .over = order_over};
+    struct order_state *state = work_state(work);
+    (void)error;
+    *ret_again = false;
+    (void)prune_step(work, &state->prune, &orders);
+    return OK;
+}
+
 const struct tick order_ticks[] = {
     {"expiry", 500, on_expiry},
+    {"prune", PRUNE_STEP_MS, on_prune},
     {0},
 };

@@ -87,6 +87,8 @@ static enum outcome payment_start(void *state, const struct service_start *start
     memcpy(payment->gateway_url, url, length);
     payment->gateway_url[length] = '\0';
     payment->webhook_secret = config_text(start->config, "WEBHOOK_SECRET");
+    payment->prune_payments.age_us = config_ms(start->config, "FINISHED_AGE") * 1000;
+    payment->prune_refunds.age_us = payment->prune_payments.age_us;
     start->limits[0].concurrency = (int)config_int(start->config, "GATEWAY_CONCURRENCY");
     start->limits[0].timeout_ms = (int)config_ms(start->config, "GATEWAY_TIMEOUT");
     start->limits[0].rate_per_hour = 0;
@@ -118,6 +120,7 @@ const struct service payment_service = {
     .settings = payment_settings,
     .subscriptions = payment_subscriptions,
     .routes = payment_routes,
+    .ticks = payment_ticks,
     .lanes = payment_lanes,
     .tables = payment_tables,
     .state_bytes = sizeof(struct payment_service_state),

@@ -12,6 +12,7 @@
 #ifndef PAYMENT_PAYMENT_H
 #define PAYMENT_PAYMENT_H
 
+#include "flow/prune.h"
 #include "service/service.h"
 
 /* Kept in the database: numbers never change meaning. */
@@ -70,6 +71,7 @@ enum { PAYMENT_REASON_BYTES_MAX = 200, PAYMENT_ID_BYTES_MAX = 64, PAYMENT_URL_BY
 struct payment_service_state {
     char gateway_url[PAYMENT_URL_BYTES_MAX]; /* without a slash at its end */
     const char *webhook_secret;              /* NULL: the webhook answers 403 */
+    struct prune prune_payments, prune_refunds;
 };
 
 /* ---- payment_saga.c */
@@ -95,6 +97,7 @@ void payment_step(struct work *work, struct payment *payment);
 struct text payment_clip(struct text reason);
 void payment_want(struct work *work, struct text order_id, struct text payment_id);
 extern const struct subscription payment_subscriptions[];
+extern const struct tick payment_ticks[];
 
 /* ---- payment_gateway.c */
 void gateway_charge(struct work *work, const struct payment *payment);

@@ -344,3 +344,57 @@ const struct subscription payment_subscriptions[] = {
      .ordering = ORDERED},
     {0},
 };
+
+/* ---- the clock */
+
+/* Nothing is asked for and nothing is owed. What the gateway would not give back is left for a person. */
+static bool payment_over(struct work *work, void *found, int64_t before_us)
+{
+    struct payment *payment = found;
+    if (!payment->updated_at) /* it was only told that the stock is gone */
+        payment->updated_at = work_now_us(work);
+    if (payment->updated_at >= before_us)
+        return false;
+    switch ((enum payment_state)payment->state) {
+    case PAYMENT_PENDING:
+        return !payment->placed || payment->decision != ORDER_OPEN;
+    case PAYMENT_CAPTURED:
+        return payment->decision == ORDER_KEPT;
+    case PAYMENT_FAILED:
+    case PAYMENT_REFUNDED:
+        return true;
+    case PAYMENT_CHARGING:
+    case PAYMENT_REFUNDING:
+    case PAYMENT_REFUND_FAILED:
+        return false;
+    }
+    return false;
+}
+
+static bool refund_over(struct work *work, void *found, int64_t before_us)
+{
+    const struct refund *refund = found;
+    (void)work;
+    return refund->updated_at < before_us && refund->state == PAYMENT_REFUNDED;
+}
+
+static enum outcome on_prune(struct work *work, bool *ret_again, struct error *error)
+{
+    static const struct prune_table payments = {
+        .table = &payments_table, .next = "order_id > $1 ORDER BY order_id", .over = payment_over};
+    static const struct prune_table refunds = {
+        .table = &refunds_table,
+        .next = "(payment_id, order_id) > ($1, $2) ORDER BY payment_id, order_id",
+        .over = refund_over};
+    struct payment_service_state *state = work_state(work);
+    (void)error;
+    *ret_again = false;
+    (void)prune_step(work, &state->prune_payments, &payments);
+    (void)prune_step(work, &state->prune_refunds, &refunds);
+    return OK;
+}
+
+const struct tick payment_ticks[] = {
+    {"prune", PRUNE_STEP_MS, on_prune},
+    {0},
+};

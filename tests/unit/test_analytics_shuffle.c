@@ -254,6 +254,35 @@ static void figures_do_not_depend_on_the_order_of_arrival(void **nothing)
     history_destroy(history);
 }
 
+static void figures_survive_the_facts_they_were_made_of(void **nothing)
+{
+    (void)nothing;
+    struct history *history = history_new();
+    struct analytics_state *state = calloc(1, sizeof(*state));
+    struct handlers *handlers = handlers_open(&analytics_service, state);
+    struct text before, after;
+    state->prune_facts.age_us = state->prune_payments.age_us = 90 * DAY_US;
+    for (size_t i = 0; i < history->count; i++)
+        assert_int_equal(handlers_event(handlers, history->items[i].type, history->items[i].data), OK);
+    handlers_advance(handlers, 91 * DAY_US);
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/figures", NULL, NULL, &before), 200);
+    handlers_begin(handlers);
+    int64_t facts = rows_count(handlers->work, &facts_table, NULL, NULL, 0);
+    handlers_commit(handlers);
+    assert_true(facts > 0);
+    for (int64_t step = 0; step <= facts / PRUNE_ROWS_MAX; step++)
+        handlers_tick(handlers, "prune");
+    handlers_begin(handlers);
+    assert_int_equal(rows_count(handlers->work, &payments_table, NULL, NULL, 0), 0);
+    assert_true(rows_count(handlers->work, &facts_table, NULL, NULL, 0) < facts);
+    handlers_commit(handlers);
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/figures", NULL, NULL, &after), 200);
+    assert_true(text_equal(before, after));
+    handlers_close(handlers);
+    free(state);
+    history_destroy(history);
+}
+
 static void figures_are_what_happened(void **nothing)
 {
     (void)nothing;
@@ -422,6 +451,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(figures_do_not_depend_on_the_order_of_arrival),
+        cmocka_unit_test(figures_survive_the_facts_they_were_made_of),
         cmocka_unit_test(figures_are_what_happened),
         cmocka_unit_test(weeks_are_named_by_their_thursday),
         cmocka_unit_test(periods_cover_a_range_without_a_gap),

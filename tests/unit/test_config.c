@@ -19,6 +19,7 @@ static const struct setting common[] = {
     {"WEBHOOK_SECRET", SETTING_SECRET, NULL, 0, 0, NULL, "Signs webhooks."},
     {"EMAIL_CONCURRENCY", SETTING_INT, "8", 1, 1000, NULL, "Calls in flight."},
     {"DRAIN_TIMEOUT", SETTING_DURATION, "10s", 100, 600000, NULL, "Bound of a drain."},
+    {"FINISHED_AGE", SETTING_DURATION, "90d", INT64_C(30) * 86400000, INT64_C(3650) * 86400000, "0", "Kept."},
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "Delays of retries."},
     {"QUEUE_BYTES", SETTING_BYTES, "64k", 0, 0, NULL, "Memory for records."},
     {"EMAIL_RATE", SETTING_RATE, "100/min", 0, 0, NULL, "Attempts."},
@@ -274,6 +275,10 @@ static void values_of_each_kind_are_read(void **state)
         assert_int_equal(config_ms(config, "DRAIN_TIMEOUT"), times[i].ms);
         config_destroy(config);
     }
+    struct config *kept = NULL;
+    READ_WELL(kept, "--finished-age=0");
+    assert_int_equal(config_ms(kept, "FINISHED_AGE"), 0);
+    config_destroy(kept);
     static const char *const listens[] = {"--http-listen=[::1]:8080", "--http-listen=localhost:0",
                                           "--http-listen=0.0.0.0:65535"};
     for (size_t i = 0; i < sizeof(listens) / sizeof(listens[0]); i++) {
@@ -319,6 +324,8 @@ static void values_of_each_kind_are_read(void **state)
         "--email-from=",
         "--gateway-url=",
         "--webhook-secret=",
+        "--finished-age=29d",
+        "--finished-age=3651d",
         "--http-listen=",
         "--email-ambiguous=",
         "--retry-delays=1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",

@@ -22,6 +22,8 @@ static struct email_state email = {
     .from = "shop@example.org",
     .domain = TEXT_INIT("example.org"),
     .resend = true,
+    .wait_us = 7 * INT64_C(86400) * 1000000,
+    .prune = {.age_us = 90 * INT64_C(86400) * 1000000},
 };
 static struct handlers *handlers;
 static struct metrics *metrics;
@@ -331,6 +333,66 @@ static void text_of_any_length_from_upstream_does_no_harm(void **state)
     assert_int_equal(handlers_request(handlers, "GET", "/v1/emails/{order_id}", "none", NULL, NULL), 404);
 }
 
+#define DAY_US (INT64_C(86400) * 1000000)
+
+static int64_t contacts_left(void)
+{
+    handlers_begin(handlers);
+    int64_t count = rows_count(handlers->work, &contacts_table, NULL, NULL, 0) +
+                    rows_count(handlers->work, &mails_table, NULL, NULL, 0);
+    handlers_commit(handlers);
+    return count;
+}
+
+/* A cancellation of what never was placed. */
+static void mail_for_an_order_that_never_comes_fails_after_a_while(void **state)
+{
+    (void)state;
+    struct text body;
+    new_order();
+    const struct order_cancelled cancelled = {.order_id = text_of(order_id), .reason = TEXT("r")};
+    assert_int_equal(handlers_give(handlers, &cancelled), OK);
+    size_t mark = handlers->said_count;
+    handlers_advance(handlers, 6 * DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(handlers->said_count, mark);
+    handlers_advance(handlers, 2 * DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(handlers->said_count, mark + 1);
+    assert_ptr_equal(handlers->said[mark].type, &email_failed_type);
+    const struct email_failed *failed = handlers->said[mark].data;
+    assert_true(text_is(failed->template, "order_cancelled"));
+    assert_non_null(memmem(failed->reason.at, failed->reason.length, "never placed", 12));
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/emails/{order_id}", order_id, NULL, &body), 200);
+    assert_non_null(strstr(body.at, "\"state\":\"failed\""));
+    handlers_advance(handlers, DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(handlers->said_count, mark + 1); /* once */
+    placed(true);                                     /* after all: what is not given up yet is sent */
+    assert_int_equal(answer_calls(ok, false, OK), 1);
+}
+
+static void what_was_sent_is_forgotten_after_its_age_and_what_was_not_stays(void **state)
+{
+    (void)state;
+    new_order();
+    placed(true);
+    rejected(TEXT("r"));
+    assert_int_equal(answer_calls(ok, false, OK), 2);
+    handlers_advance(handlers, 91 * DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(contacts_left(), 0);
+    new_order();
+    placed(true); /* its mail waits for the lane */
+    handlers_advance(handlers, 91 * DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(contacts_left(), 2);
+    assert_int_equal(answer_calls(ok, false, OK), 1);
+    handlers_advance(handlers, DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(contacts_left(), 0);
+}
+
 static int open_service(void **state)
 {
     (void)state;
@@ -369,6 +431,8 @@ int main(void)
         cmocka_unit_test(ambiguous_mail_is_sent_again_or_left_as_asked_for),
         cmocka_unit_test(mail_on_the_wire_has_the_same_id_each_time),
         cmocka_unit_test(text_of_any_length_from_upstream_does_no_harm),
+        cmocka_unit_test(mail_for_an_order_that_never_comes_fails_after_a_while),
+        cmocka_unit_test(what_was_sent_is_forgotten_after_its_age_and_what_was_not_stays),
     };
     return cmocka_run_group_tests(tests, open_service, close_service);
 }

@@ -336,6 +336,35 @@ static void a_level_is_told_at_most_once_a_second_and_the_last_one_is_told(void 
     handlers_close(handlers);
 }
 
+static void what_is_not_set_aside_any_more_is_forgotten_after_its_age(void **nothing)
+{
+    (void)nothing;
+    const int64_t day_us = INT64_C(86400) * 1000000;
+    struct inventory_state state = inventory_state();
+    state.prune.age_us = 90 * day_us;
+    struct handlers *handlers = handlers_open(&inventory_service, &state);
+    set_stock(handlers, skus[0], "{\"available\":10}");
+    struct order_item items[] = {{skus[0], 2, 1}};
+    const struct order_placed first = order_of(ORDER_1, items, 1);
+    const struct order_placed second = order_of(TEXT("0193aaaa-0000-7000-8000-000000000002"), items, 1);
+    const struct payment_captured captured = {.order_id = second.order_id, .payment_id = TEXT("p")};
+    const struct order_confirmed confirmed = {.order_id = first.order_id, .payment_id = TEXT("p")};
+    assert_int_equal(handlers_give(handlers, &first), OK);
+    assert_int_equal(handlers_give(handlers, &confirmed), OK);
+    assert_int_equal(handlers_give(handlers, &second), OK);
+    assert_int_equal(handlers_give(handlers, &captured), OK); /* paid: held until it is decided */
+    for (int days = 89; days <= 91; days += 2) {
+        handlers_advance(handlers, (days == 89 ? 89 : 2) * day_us);
+        handlers_tick(handlers, "prune");
+        handlers_begin(handlers);
+        assert_int_equal(rows_count(handlers->work, &reservations_table, NULL, NULL, 0), days == 89 ? 2 : 1);
+        handlers_commit(handlers);
+    }
+    assert_int_equal(stock_of(handlers, skus[0]).available, 6);
+    assert_int_equal(stock_of(handlers, skus[0]).reserved, 2);
+    handlers_close(handlers);
+}
+
 /* ---- HTTP */
 
 static void stock_is_set_adjusted_and_listed_page_by_page(void **nothing)
@@ -396,6 +425,7 @@ int main(void)
         cmocka_unit_test(a_reservation_runs_out_unless_it_is_paid),
         cmocka_unit_test(a_late_confirmation_takes_the_units_again_where_they_are),
         cmocka_unit_test(a_level_is_told_at_most_once_a_second_and_the_last_one_is_told),
+        cmocka_unit_test(what_is_not_set_aside_any_more_is_forgotten_after_its_age),
         cmocka_unit_test(stock_is_set_adjusted_and_listed_page_by_page),
         cmocka_unit_test(items_are_packed_and_unpacked),
     };

@@ -477,6 +477,58 @@ static void cancelling_says_so_once_and_stands(void **nothing)
     handlers_close(handlers);
 }
 
+/* ---- the end of rows */
+
+#define DAY_US (INT64_C(86400) * 1000000)
+
+static int64_t orders_left(struct handlers *handlers)
+{
+    handlers_begin(handlers);
+    int64_t count = rows_count(handlers->work, &orders_table, NULL, NULL, 0);
+    handlers_commit(handlers);
+    return count;
+}
+
+static void what_is_decided_is_forgotten_after_its_age_and_what_is_not_stays(void **nothing)
+{
+    enum { ORDERS = PRUNE_ROWS_MAX + 20 }; /* more than one step */
+    (void)nothing;
+    struct order_state state = {.prune = {.age_us = 90 * DAY_US}};
+    struct handlers *handlers = handlers_open(&order_service, &state);
+    handlers_begin(handlers);
+    handlers_read(handlers);
+    for (int i = 0; i < ORDERS; i++) {
+        char order_id[ID_TEXT_BYTES + 1];
+        snprintf(order_id, sizeof(order_id), "0193aaaa-0000-7000-8000-%012d", i);
+        const struct order_placed order = order_of(order_id);
+        assert_int_equal(handlers_take(handlers, &order_placed_type, &order), OK);
+        const struct order_rejected rejected = {.order_id = order.order_id, .reason = TEXT("r")};
+        if (i != 7) /* waits for its decision */
+            assert_int_equal(handlers_take(handlers, &order_rejected_type, &rejected), OK);
+    }
+    handlers_commit(handlers);
+    const struct order_cancelled never = {.order_id = TEXT("0193aaaa-0000-7000-8000-ffffffffffff")};
+    assert_int_equal(handlers_give(handlers, &never), OK);
+
+    handlers_advance(handlers, 89 * DAY_US);
+    for (int i = 0; i < 3; i++)
+        handlers_tick(handlers, "prune");
+    assert_int_equal(orders_left(handlers), ORDERS + 1);
+    handlers_advance(handlers, 2 * DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_true(orders_left(handlers) > 1); /* so much a step, not more */
+    handlers_tick(handlers, "prune");
+    assert_int_equal(orders_left(handlers), 1);
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}",
+                                      "0193aaaa-0000-7000-8000-000000000007", NULL, NULL),
+                     200);
+    state.prune = (struct prune){.age_us = 0};
+    handlers_advance(handlers, 4000 * DAY_US);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(orders_left(handlers), 1);
+    handlers_close(handlers);
+}
+
 /* ---- POST /v1/events */
 
 #define CAPTURED_DATA                                                                                        \
@@ -564,6 +616,7 @@ int main(void)
         cmocka_unit_test(an_order_id_in_capitals_is_the_same_order),
         cmocka_unit_test(what_is_wrong_with_an_order_is_named_by_its_path),
         cmocka_unit_test(cancelling_says_so_once_and_stands),
+        cmocka_unit_test(what_is_decided_is_forgotten_after_its_age_and_what_is_not_stays),
         cmocka_unit_test(an_event_keeps_its_id_and_source_in_every_mode),
         cmocka_unit_test(an_event_that_is_none_is_refused),
     };

@@ -495,6 +495,66 @@ static void refund_told_before_its_capture_comes_behind_it(void **state)
 }
 
 /* Streams are in order among themselves, as partitions are; between them there is none. */
+static int64_t rows_left(const struct rows_table *table)
+{
+    handlers_begin(handlers);
+    int64_t count = rows_count(handlers->work, table, NULL, NULL, 0);
+    handlers_commit(handlers);
+    return count;
+}
+
+/* Those that the gateway would not give back. */
+static int64_t refunds_that_stay(void)
+{
+    void **rows;
+    handlers_begin(handlers);
+    handlers_read(handlers);
+    size_t count = rows_find(handlers->work, &refunds_table, "payment_id > $1 ORDER BY payment_id",
+                             &STORE_TEXT(TEXT("")), 1, 1000, &rows),
+           stay = 0;
+    for (size_t i = 0; i < count; i++)
+        stay += ((const struct refund *)rows[i])->state != PAYMENT_REFUNDED;
+    handlers_commit(handlers);
+    return (int64_t)stay;
+}
+
+static void finished_payments_are_forgotten_after_their_age_and_others_stay(void **state)
+{
+    (void)state;
+    const int64_t day_us = INT64_C(86400) * 1000000;
+    int64_t payments = rows_left(&payments_table);
+    state_of_service.prune_payments.age_us = state_of_service.prune_refunds.age_us = 90 * day_us;
+    new_order(); /* captured and kept */
+    hear(PLACED);
+    hear(RESERVED);
+    settle_all();
+    hear(CONFIRMED);
+    new_order(); /* captured twice: one goes back */
+    hear(PLACED);
+    hear(CAPTURED);
+    assert_int_equal(webhook("captured", "pay-again"), 202);
+    settle_all();
+    hear(CONFIRMED);
+    new_order(); /* captured, and nobody has decided */
+    hear(PLACED);
+    hear(RESERVED);
+    settle_all();
+    new_order(); /* the gateway is still asked */
+    hear(PLACED);
+    hear(RESERVED);
+    assert_int_equal(rows_left(&payments_table), payments + 4);
+    handlers_advance(handlers, 89 * day_us);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(rows_left(&payments_table), payments + 4);
+    handlers_advance(handlers, 2 * day_us);
+    handlers_tick(handlers, "prune");
+    assert_int_equal(row_now()->state, PAYMENT_CHARGING);
+    handlers_commit(handlers);
+    assert_true(rows_left(&payments_table) >= 2 && rows_left(&payments_table) <= payments + 2);
+    assert_int_equal(rows_left(&refunds_table), refunds_that_stay());
+    settle_all();
+}
+
 static void any_interleaving_keeps_the_books_right(void **state)
 {
     (void)state;
@@ -568,6 +628,7 @@ int main(void)
         cmocka_unit_test(webhook_is_closed_without_secret_or_signature),
         cmocka_unit_test(webhook_says_each_thing_once),
         cmocka_unit_test(refund_told_before_its_capture_comes_behind_it),
+        cmocka_unit_test(finished_payments_are_forgotten_after_their_age_and_others_stay),
         cmocka_unit_test(any_interleaving_keeps_the_books_right),
     };
     return cmocka_run_group_tests(tests, open_service, close_service);
