@@ -17,6 +17,7 @@
 #include "base/digest.h"
 #include "flow/handler.h"
 #include "flow/lanes.h"
+#include "flow/prune.h"
 #include "net/net.h"
 
 struct service_start;

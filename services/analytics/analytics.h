@@ -11,7 +11,6 @@
 #ifndef ANALYTICS_ANALYTICS_H
 #define ANALYTICS_ANALYTICS_H
 
-#include "flow/prune.h"
 #include "service/service.h"
 
 #include <pthread.h>

@@ -8,7 +8,6 @@
 #ifndef EMAIL_EMAIL_H
 #define EMAIL_EMAIL_H
 
-#include "flow/prune.h"
 #include "service/service.h"
 
 enum email_template {

@@ -12,7 +12,6 @@
 #ifndef INVENTORY_INVENTORY_H
 #define INVENTORY_INVENTORY_H
 
-#include "flow/prune.h"
 #include "service/service.h"
 
 struct stock_row {

@@ -12,7 +12,6 @@
 #ifndef ORDER_ORDER_H
 #define ORDER_ORDER_H
 
-#include "flow/prune.h"
 #include "service/service.h"
 
 /* Kept in the database: numbers never change meaning. */

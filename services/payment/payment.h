@@ -12,7 +12,6 @@
 #ifndef PAYMENT_PAYMENT_H
 #define PAYMENT_PAYMENT_H
 
-#include "flow/prune.h"
 #include "service/service.h"
 
 /* Kept in the database: numbers never change meaning. */
