@@ -201,6 +201,10 @@ static const struct property consumer_properties[] = {
     /* How long the broker may keep an idle fetch: this is no latency, a record ends the wait. */
     {"fetch.wait.max.ms", "500"},
     {"fetch.error.backoff.ms", "200"},
+    /* A topic that was made after the subscription, or just before it so that the broker did not know it yet, is
+     * found when the metadata are asked for again: by default after five minutes, in which nothing that is
+     * retried would come back. */
+    {"topic.metadata.refresh.interval.ms", "10000"},
     {NULL, NULL},
 };
 

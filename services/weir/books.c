@@ -7,7 +7,7 @@
 #include "items.h"
 #include "kafka/admin.h"
 #include "kafka/reader.h"
-#include "store/store.h"
+#include "store/waiting.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -37,6 +37,7 @@ struct account {
     uint8_t reservation, payment;
     uint8_t by_gateway;         /* it was captured through the gateway */
     uint8_t in_ledger;          /* the gateway captured this very payment */
+    uint8_t dead, lacks;        /* it has a dead letter; and is not what it would be without */
     uint8_t mails, mails_open;  /* rows of the mail service, settled or not; a bit a template */
     uint8_t currency;
     int64_t total_minor;
@@ -48,6 +49,7 @@ struct account {
 struct money {
     char currency[4];
     int64_t captured, refunded, confirmed, confirmed_orders, open; /* open: captured, of orders without a decision */
+    int64_t dead; /* kept more than is due, of orders with dead letters */
     int64_t ledger_captured, ledger_refunded, other_captured;     /* other: not by this gateway */
 };
 
@@ -87,6 +89,7 @@ struct books {
     int64_t unhandled; /* records not yet read by a service, rows not yet relayed, calls not yet answered */
     int64_t by_status[ORDER_STATES];
     int64_t mails_sent, mails_failed, mails_open, mails_missing;
+    int64_t dead_letters, dead_orders, lacking; /* lacking: of these, orders on which the parts do not agree */
     int64_t in_motion; /* accounts that differ while something is unhandled */
     int64_t differences;
 };
@@ -294,31 +297,66 @@ static enum outcome read_topic(struct books *books, struct error *error)
     return outcome;
 }
 
-/* Records that a service has yet to read. */
+static void count_unread_of(struct books *books, struct admin *admin, const char *group, const char *topic, bool is_retry)
+{
+    for (int32_t partition = 0; partition < TOPIC_PARTITIONS && !books->no_topic; partition++) {
+        int64_t committed, high;
+        struct error error;
+        enum outcome outcome = admin_group_offset(admin, group, topic, partition, POLL_MS, &committed, &high, &error);
+        if (outcome == OUTAGE || (outcome != OK && !is_retry))
+            books->no_topic = true; /* not asked again: 60 time-outs would be a minute */
+        else if (outcome == OK && high > (committed > 0 ? committed : 0) && (committed >= 0 || is_retry))
+            books->unhandled += high - (committed > 0 ? committed : 0);
+    }
+}
+
+/* Records that a service has yet to read, or to try again. */
 static void count_unread(struct books *books)
 {
     static const struct {
-        const char *group, *topics[4];
+        const char *service, *group, *topics[4];
     } reads[] = {
-        {"weir-order", {"orders", "inventory", "payments"}},
-        {"weir-inventory", {"orders", "payments"}},
-        {"weir-payment", {"orders", "inventory", "payments"}},
-        {"weir-email", {"orders", "payments"}},
+        {"order", "weir-order", {"orders", "inventory", "payments"}},
+        {"inventory", "weir-inventory", {"orders", "payments"}},
+        {"payment", "weir-payment", {"orders", "inventory", "payments"}},
+        {"email", "weir-email", {"orders", "payments"}},
     };
+    const struct books_settings *settings = books->settings;
     struct admin *admin;
     struct error ignored;
-    if (admin_open(&books->settings->client, &admin, &ignored) != OK)
+    char retry[TOPIC_NAME_BYTES_MAX];
+    if (admin_open(&settings->client, &admin, &ignored) != OK)
         return;
-    for (size_t i = 0; i < sizeof(reads) / sizeof(reads[0]); i++)
+    for (size_t i = 0; i < sizeof(reads) / sizeof(reads[0]); i++) {
         for (size_t j = 0; reads[i].topics[j]; j++)
-            for (int32_t partition = 0; partition < TOPIC_PARTITIONS && !books->no_topic; partition++) {
-                int64_t committed, high;
-                if (admin_group_offset(admin, reads[i].group, reads[i].topics[j], partition, POLL_MS, &committed, &high, &ignored) != OK)
-                    books->no_topic = true; /* not asked again: 60 time-outs would be a minute */
-                else if (committed >= 0 && high > committed)
-                    books->unhandled += high - committed;
-            }
+            count_unread_of(books, admin, reads[i].group, reads[i].topics[j], false);
+        for (size_t j = 0; j < settings->retry_delay_count; j++)
+            count_unread_of(books, admin, reads[i].group, topic_retry(reads[i].service, settings->retry_delays_ms[j], retry), true);
+    }
     admin_close(admin);
+}
+
+/* Of the services that have a part in an order; what analytics could not count is nobody's money. */
+static enum outcome read_dead_letters(struct books *books, struct error *error)
+{
+    static const char *const topics[] = {"dlq.order", "dlq.inventory", "dlq.payment", "dlq.email", NULL};
+    struct reader *reader = NULL;
+    bool end = false;
+    enum outcome outcome =
+        reader_open(&books->settings->client, topics, READER_BEGINNING, 0, true, BOOKS_READ_MS, NULL, &reader, error);
+    while (outcome == OK && !end) {
+        struct record record;
+        bool got;
+        outcome = reader_read(reader, POLL_MS, &record, &got, &end, error);
+        if (outcome != OK || !got)
+            continue;
+        books->dead_letters++;
+        if (!record.key_null)
+            account_of(books, record.key)->dead = 1;
+        reader_release(&record);
+    }
+    reader_close(reader);
+    return outcome;
 }
 
 /* ---- databases */
@@ -341,6 +379,17 @@ static enum outcome read_rows(struct books *books, const char *url, const char *
 static bool each_pending(void *owner, const struct store_row *row)
 {
     ((struct books *)owner)->unhandled += store_row_int(row, 0);
+    return true;
+}
+
+/* A key that waits for a redrive waits for people; one whose head is tried again is under way. */
+static bool each_held(void *owner, const struct store_row *row)
+{
+    struct books *books = owner;
+    if (store_row_int(row, 1) == HELD_DEAD)
+        account_of(books, store_row_text(row, 0))->dead = 1;
+    else
+        books->unhandled += 1 + store_row_int(row, 2);
     return true;
 }
 
@@ -408,7 +457,10 @@ static bool each_payment(void *owner, const struct store_row *row)
     account->amount_minor = store_row_int(row, 2);
     account->by_gateway = text_is(store_row_text(row, 4), "gateway");
     account->payment_hash = text_hash(store_row_text(row, 5));
-    struct money *money = &books->money[currency_of(books, store_row_text(row, 3))];
+    uint8_t currency = currency_of(books, store_row_text(row, 3));
+    struct money *money = &books->money[currency];
+    if (!account->status) /* order knows nothing of it */
+        account->currency = currency;
     money->captured += account->amount_minor;
     if (!account->by_gateway)
         money->other_captured += account->amount_minor;
@@ -519,11 +571,16 @@ PRINTF_LIKE(2, 3) static void differ(struct books *books, const char *format, ..
     putchar('\n');
 }
 
-/* While anything is unhandled, an order on which the parts do not agree is one that is under way. */
-PRINTF_LIKE(3, 4) static void order_differs(struct books *books, const struct account *account, const char *format, ...)
+/* While anything is unhandled, an order on which the parts do not agree is one that is under way; one with a dead letter lacks what
+ * that would have done. */
+PRINTF_LIKE(3, 4) static void order_differs(struct books *books, struct account *account, const char *format, ...)
 {
     char id[ID_TEXT_BYTES], text[160];
     va_list arguments;
+    if (account->dead) {
+        account->lacks = 1;
+        return;
+    }
     if (books->unhandled || books->no_topic) {
         books->in_motion++;
         return;
@@ -540,7 +597,7 @@ static const char *status_name(uint8_t status)
     return status < ORDER_STATES ? names[status] : "?";
 }
 
-static void check_mails(struct books *books, const struct account *account)
+static void check_mails(struct books *books, struct account *account)
 {
     static const uint8_t of_status[ORDER_STATES] = {
         [ORDER_CONFIRMED] = 1U << MAIL_CONFIRMED, [ORDER_REJECTED] = 1U << MAIL_REJECTED, [ORDER_CANCELLED] = 1U << MAIL_CANCELLED};
@@ -557,7 +614,7 @@ static void check_mails(struct books *books, const struct account *account)
 }
 
 /* Of an order with a decision; one without is under way. */
-static void check_ended(struct books *books, const struct account *account)
+static void check_ended(struct books *books, struct account *account)
 {
     bool confirmed = account->status == ORDER_CONFIRMED;
     int64_t kept_minor = was_captured(account->payment) ? account->amount_minor - account->refunded_minor : 0;
@@ -570,6 +627,8 @@ static void check_ended(struct books *books, const struct account *account)
         books->in_motion++;
         return;
     }
+    if (account->dead)
+        books->money[account->currency].dead += kept_minor - (confirmed ? account->total_minor : 0);
     if (kept_minor != (confirmed ? account->total_minor : 0))
         order_differs(books, account, "%s, %lld minor units to be kept, %lld are", status_name(account->status),
                       (long long)(confirmed ? account->total_minor : 0), (long long)kept_minor);
@@ -581,30 +640,39 @@ static void check_ended(struct books *books, const struct account *account)
         order_differs(books, account, "%s, its stock was taken", status_name(account->status));
 }
 
+static void check_order(struct books *books, struct account *account)
+{
+    struct money *money = &books->money[account->currency];
+    if (account->status == 0 || account->status >= ORDER_STATES) {
+        if (account->on_topic)
+            order_differs(books, account, "placed on the topic, not in order's database");
+        if (account->dead && was_captured(account->payment))
+            money->dead += account->amount_minor - account->refunded_minor;
+        return;
+    }
+    books->by_status[account->status]++;
+    if (!account->on_topic && !books->trimmed)
+        order_differs(books, account, "in order's database, OrderPlaced is not on the topic");
+    if (account->status == ORDER_CONFIRMED) {
+        money->confirmed += account->total_minor;
+        money->confirmed_orders++;
+    } else if (account->status < ORDER_CONFIRMED && was_captured(account->payment)) {
+        money->open += account->amount_minor;
+    }
+    if (account->status >= ORDER_CONFIRMED)
+        check_ended(books, account);
+    check_mails(books, account);
+    if (books->settings->ledger && account->by_gateway && was_captured(account->payment) && !account->in_ledger)
+        order_differs(books, account, "captured, but not in the gateway's ledger");
+}
+
 static void check_orders(struct books *books)
 {
     for (size_t i = 0; i < books->account_index.count; i++) {
-        const struct account *account = &books->accounts[i];
-        struct money *money = &books->money[account->currency];
-        if (account->status == 0 || account->status >= ORDER_STATES) {
-            if (account->on_topic)
-                order_differs(books, account, "placed on the topic, not in order's database");
-            continue;
-        }
-        books->by_status[account->status]++;
-        if (!account->on_topic && !books->trimmed)
-            order_differs(books, account, "in order's database, OrderPlaced is not on the topic");
-        if (account->status == ORDER_CONFIRMED) {
-            money->confirmed += account->total_minor;
-            money->confirmed_orders++;
-        } else if (account->status < ORDER_CONFIRMED && was_captured(account->payment)) {
-            money->open += account->amount_minor;
-        }
-        if (account->status >= ORDER_CONFIRMED)
-            check_ended(books, account);
-        check_mails(books, account);
-        if (books->settings->ledger && account->by_gateway && was_captured(account->payment) && !account->in_ledger)
-            order_differs(books, account, "captured, but not in the gateway's ledger");
+        struct account *account = &books->accounts[i];
+        check_order(books, account);
+        books->dead_orders += account->dead;
+        books->lacking += account->lacks;
     }
 }
 
@@ -639,6 +707,9 @@ static void say_orders(const struct books *books)
            number(books->by_status[ORDER_CANCELLED]), number(open));
     if (open)
         printf("          what is under way goes on at the next start\n");
+    if (books->dead_letters)
+        printf("          %s dead letters of %s orders (weir dlq list); %s of these lack what they would have done\n",
+               number(books->dead_letters), number(books->dead_orders), number(books->lacking));
     if (books->unhandled)
         printf("          %s events and calls are left for the next start\n", number(books->unhandled));
 }
@@ -669,13 +740,14 @@ static void say_money(struct books *books)
 {
     for (size_t i = 0; i < books->money_count; i++) {
         const struct money *money = &books->money[i];
-        printf("  %-7s %s %s captured - %s refunded = %s of %s confirmed orders%s%s (minor units)\n", i ? "" : "money", money->currency,
+        printf("  %-7s %s %s captured - %s refunded = %s of %s confirmed orders%s%s", i ? "" : "money", money->currency,
                number(money->captured), number(money->refunded), number(money->captured - money->refunded),
                number(money->confirmed_orders), money->open ? " and of open ones " : "", money->open ? number(money->open) : "");
+        printf("%s%s (minor units)\n", money->dead ? ", and that dead letters would have moved " : "", money->dead ? number(money->dead) : "");
         bool moving = books->unhandled || books->in_motion || books->no_topic;
-        if (money->captured - money->refunded != money->confirmed + money->open && !moving)
+        if (money->captured - money->refunded != money->confirmed + money->open + money->dead && !moving)
             differ(books, "%s: %lld kept, %lld are due for confirmed orders", money->currency,
-                   (long long)(money->captured - money->refunded), (long long)(money->confirmed + money->open));
+                   (long long)(money->captured - money->refunded), (long long)(money->confirmed + money->open + money->dead));
         if (books->settings->ledger && money->ledger_captured != money->captured - money->other_captured && !moving)
             differ(books, "%s: the gateway's ledger has %lld captured, payment has %lld", money->currency,
                    (long long)money->ledger_captured, (long long)(money->captured - money->other_captured));
@@ -719,6 +791,10 @@ static enum outcome read_all(struct books *books, struct error *error)
         {settings->email_url, "email", "SELECT count(*) FROM outbox", each_pending},
         {settings->payment_url, "payment", "SELECT count(*) FROM calls", each_pending},
         {settings->email_url, "email", "SELECT count(*) FROM calls", each_pending},
+        {settings->order_url, "order", "SELECT key, state, waiting FROM held", each_held},
+        {settings->inventory_url, "inventory", "SELECT key, state, waiting FROM held", each_held},
+        {settings->payment_url, "payment", "SELECT key, state, waiting FROM held", each_held},
+        {settings->email_url, "email", "SELECT key, state, waiting FROM held", each_held},
         {settings->inventory_url, "inventory", "SELECT order_id, state, items FROM reservations", each_reservation},
         {settings->inventory_url, "inventory", "SELECT sku, available, reserved, put_in FROM stock", each_stock},
         {settings->order_url, "order", "SELECT order_id, status, total_minor, currency, items FROM orders WHERE placed = 1", each_order},
@@ -728,7 +804,7 @@ static enum outcome read_all(struct books *books, struct error *error)
         {settings->email_url, "email", "SELECT order_id, template, state, message_id FROM mails", each_mail},
     };
     enum outcome outcome = registry_open(settings->registry_url, &books->registry, error);
-    if (outcome == OK && read_topic(books, error) != OK)
+    if (outcome == OK && (read_topic(books, error) != OK || read_dead_letters(books, error) != OK))
         books->no_topic = true; /* what the databases say is worth knowing all the same */
     if (outcome == OK)
         outcome = read_lines(books, settings->mail_index, each_letter, error); /* before the rows, which name the letters */

@@ -1,7 +1,7 @@
 /*
  * books: the account at the end. Every order by its status, every unit of stock, every cent and every mail, compared between the topics,
  * the services' databases, the gateway's ledger and the mail sink's index. What is still under way goes on at the next start and is a
- * line of its own, not a difference.
+ * line of its own, not a difference; so is what orders lack that have a dead letter, until it is redriven.
  *
  * Called when the services have stopped and Kafka still answers.
  */
@@ -18,6 +18,8 @@ struct books_settings {
     struct client_settings client;
     const char *registry_url;
     const char *order_url, *inventory_url, *payment_url, *email_url; /* databases */
+    const int64_t *retry_delays_ms; /* of the services: their retry topics are looked into for what is left */
+    size_t retry_delay_count;
     const char *ledger;     /* the gateway's ledger.ndjson, NULL: a gateway of somebody else's */
     const char *mail_index; /* the sink's index.ndjson, NULL: a mail server of somebody else's */
 };

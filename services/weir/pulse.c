@@ -30,7 +30,7 @@ struct histogram {
 struct pulse_order {
     struct id id;
     uint32_t next; /* in its bucket: index + 1; 0: the last */
-    uint8_t placed, decision, captured, refunded, counted_open;
+    uint8_t placed, decision, captured, refunded, dead, counted_open, counted_stuck;
     uint8_t wanted, got; /* mails, a bit a template */
     int64_t placed_us;
 };
@@ -121,6 +121,7 @@ static void forget_oldest(struct pulse *pulse, struct pulse_order *oldest)
         pulse->counts.open--;
         pulse->counts.forgotten++;
     }
+    pulse->counts.stuck -= oldest->counted_stuck;
 }
 
 static struct pulse_order *order_of(struct pulse *pulse, struct text order_id)
@@ -151,6 +152,8 @@ static void recount(struct pulse *pulse, struct pulse_order *order)
     bool open = order->placed && !is_settled(order);
     pulse->counts.open += (int)open - (int)order->counted_open;
     order->counted_open = open;
+    pulse->counts.stuck += (int)(open && order->dead) - (int)order->counted_stuck;
+    order->counted_stuck = open && order->dead;
 }
 
 static void decide(struct pulse_order *order, uint8_t decision, enum mail mail, int64_t *count)
@@ -221,6 +224,17 @@ static void note(struct pulse *pulse, const struct event_type *type, const void 
     recount(pulse, order);
 }
 
+/* The order waits for people, but for analytics: nothing in it hangs on what is counted. */
+static void note_dead(struct pulse *pulse, const struct record *record)
+{
+    pulse->counts.dead++;
+    if (record->key_null || text_is(record->topic, "dlq.analytics"))
+        return;
+    struct pulse_order *order = order_of(pulse, record->key);
+    order->dead = 1;
+    recount(pulse, order);
+}
+
 /* ---- the thread */
 
 static void take(struct pulse *pulse, const struct record *record)
@@ -231,8 +245,9 @@ static void take(struct pulse *pulse, const struct record *record)
     const struct event_type *type = NULL;
     const struct codec_plan *plan;
     const void *data = NULL;
+    bool is_dead = !topic_find(record->topic, NULL);
     arena_reset(pulse->arena);
-    enum outcome outcome = record->value_null ? REJECT : frame_read(record->value, &schema_id, &datum, &error);
+    enum outcome outcome = is_dead || record->value_null ? REJECT : frame_read(record->value, &schema_id, &datum, &error);
     if (outcome == OK)
         outcome = registry_plan(pulse->registry, schema_id, &type, &plan, &error);
     if (outcome == OK)
@@ -242,7 +257,9 @@ static void take(struct pulse *pulse, const struct record *record)
     pthread_mutex_lock(&pulse->lock);
     pulse->counts.records++;
     turn_window(pulse);
-    if (outcome == OK)
+    if (is_dead)
+        note_dead(pulse, record);
+    else if (outcome == OK)
         note(pulse, type, data, record);
     pthread_mutex_unlock(&pulse->lock);
 }
@@ -265,7 +282,8 @@ static void *run(void *owner)
 
 enum outcome pulse_open(const struct client_settings *client, const char *registry_url, struct pulse **ret, struct error *error)
 {
-    static const char *const topics[] = {"orders", "payments", "emails", NULL};
+    static const char *const topics[] = {"orders",      "payments",  "emails",        "dlq.order", "dlq.inventory",
+                                         "dlq.payment", "dlq.email", "dlq.analytics", NULL};
     sigset_t all, before;
     struct pulse *pulse = calloc(1, sizeof(*pulse));
     if (!pulse)

@@ -2,6 +2,8 @@
  * pulse: the orders as they pass, read from the topics by a thread of its own and outside of any group: how many, how long from
  * accepted to confirmed, and which of them are not at their end yet.
  *
+ * Dead letters are read as they come.
+ *
  * An order is settled when its decision is in `orders`, its money is where it belongs, and every mail that its events ask for is
  * sent or has failed. At most PULSE_ORDERS_MAX are looked after; then the oldest is forgotten.
  */
@@ -18,6 +20,8 @@ struct pulse_counts {
     int64_t placed, confirmed, rejected, cancelled; /* distinct orders, since the start */
     int64_t mails_sent, mails_failed;
     int64_t open;      /* placed and not settled */
+    int64_t stuck;     /* of these, with a dead letter at a service that has a part in the order */
+    int64_t dead;      /* letters */
     int64_t forgotten; /* of these, no longer looked after */
     int64_t p50_us, p99_us;         /* accepted to confirmed, of the last PULSE_WINDOW_MS or so; -1: none */
     int64_t all_p50_us, all_p99_us; /* since the start */

@@ -25,6 +25,41 @@ static double sum_of(struct text page, const char *name, const char *filter)
     return sum;
 }
 
+/* What holds it up: the worst first, as an operator would look at it. */
+static void take_state(struct table_service *service, struct text page)
+{
+    static const struct {
+        const char *filter, *word;
+    } reasons[] = {{"reason=\"flood\"", "flood"},
+                   {"reason=\"outage\"", "outage"},
+                   {"reason=\"operator\"", "paused"},
+                   {"reason=\"backlog\"", "backlog"}};
+    service->paused = NULL;
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]) && !service->paused; i++)
+        if (sum_of(page, "weir_flow_paused", reasons[i].filter) > 0)
+            service->paused = reasons[i].word;
+
+    int64_t away = (int64_t)sum_of(page, "weir_call_seconds_count", "result=\"outage\"");
+    int64_t answered = (int64_t)sum_of(page, "weir_call_seconds_count", NULL) - away;
+    if (answered != service->calls_ok)
+        service->peer_away = false;
+    else if (away > service->calls_away)
+        service->peer_away = true;
+    service->calls_ok = answered;
+    service->calls_away = away;
+}
+
+static const char *state_of(const struct table_service *service)
+{
+    if (!service->up)
+        return "down";
+    if (service->paused)
+        return service->paused;
+    if (service->peer_away)
+        return strcmp(service->name, "email") == 0 ? "mail away" : "gateway away";
+    return "flows";
+}
+
 static void ask_service(struct table_service *service, struct ask *ask)
 {
     char url[URL_BYTES];
@@ -42,7 +77,11 @@ static void ask_service(struct table_service *service, struct ask *ask)
     service->handled = handled;
     service->asked_us = now_us;
     service->duplicates = (int64_t)sum_of(page, "weir_duplicates_total", NULL);
-    service->failures = (int64_t)(sum_of(page, "weir_dlq_total", NULL) + sum_of(page, "weir_retry_total", NULL));
+    service->retried = (int64_t)(sum_of(page, "weir_retry_total", NULL) + sum_of(page, "weir_call_seconds_count", "result=\"retry\""));
+    service->dead = (int64_t)sum_of(page, "weir_dlq_total", NULL);
+    service->waiting = (int64_t)sum_of(page, "weir_waiting_keys", NULL);
+    service->calls = (int64_t)(sum_of(page, "weir_calls_in_flight", NULL) + sum_of(page, "weir_calls_waiting", NULL));
+    take_state(service, page);
     service->lag = (int64_t)sum_of(page, "kafka_consumergroup_lag", NULL);
     service->outbox_rows = (int64_t)sum_of(page, "weir_outbox_rows", NULL);
 }
@@ -56,7 +95,7 @@ void table_ask(struct table *table, struct ask *ask)
 bool table_idle(const struct table *table)
 {
     for (size_t i = 0; i < table->count; i++)
-        if (!table->services[i].up || table->services[i].lag != 0 || table->services[i].outbox_rows != 0)
+        if (!table->services[i].up || table->services[i].lag != 0 || table->services[i].outbox_rows != 0 || table->services[i].calls != 0)
             return false;
     return true;
 }
@@ -84,24 +123,26 @@ static const char *milliseconds(int64_t us, char into[32])
 static void draw_on_terminal(struct table *table, const struct pulse_counts *counts)
 {
     const char *bold = table->colour ? "\033[1m" : "", *dim = table->colour ? "\033[2m" : "";
-    const char *red = table->colour ? "\033[31m" : "", *off = table->colour ? "\033[0m" : "";
+    const char *red = table->colour ? "\033[31m" : "", *yellow = table->colour ? "\033[33m" : "", *off = table->colour ? "\033[0m" : "";
     char p50[32], p99[32];
     if (table->lines_drawn)
         printf("\033[%dA", table->lines_drawn);
-    printf("\033[K\n\033[K%s%-12s %11s %9s %11s %9s%s\n", bold, "service", "handled/s", "lag", "duplicates", "failures", off);
+    printf("\033[K\n\033[K%s%-10s %9s %8s %10s %8s %8s %6s  %s%s\n", bold, "service", "handled/s", "lag", "duplicates", "retries",
+           "waiting", "dead", "state", off);
     for (size_t i = 0; i < table->count; i++) {
         const struct table_service *service = &table->services[i];
-        if (service->up)
-            printf("\033[K%-12s %11.0f %9lld %11lld %s%9lld%s\n", service->name, service->handled_per_second,
-                   (long long)service->lag, (long long)service->duplicates, service->failures ? red : "",
-                   (long long)service->failures, service->failures ? off : "");
-        else
-            printf("\033[K%-12s %s%11s%s\n", service->name, red, "down", off);
+        const char *state = state_of(service), *state_colour = strcmp(state, "flows") == 0 ? "" : red;
+        printf("\033[K%-10s %9.0f %8lld %10lld %8lld %s%8lld%s %s%6lld%s  %s%s%s\n", service->name,
+               service->up ? service->handled_per_second : 0, (long long)service->lag, (long long)service->duplicates,
+               (long long)service->retried, service->waiting ? yellow : "", (long long)service->waiting, off, service->dead ? red : "",
+               (long long)service->dead, off, state_colour, state, off);
     }
-    printf("\033[K\n\033[K%sorders%s       accepted %lld   confirmed %lld   rejected %lld   cancelled %lld   under way %lld\n", bold, off,
+    printf("\033[K\n\033[K%sorders%s     accepted %lld   confirmed %lld   rejected %lld   cancelled %lld   under way %lld%s", bold, off,
            (long long)counts->placed, (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled,
-           (long long)counts->open);
-    printf("\033[K%se-mails%s      delivered %lld   failed %lld      %saccepted to confirmed%s p50 %s ms   p99 %s ms\n", bold, off,
+           (long long)counts->open, counts->stuck ? "" : "\n");
+    if (counts->stuck)
+        printf("   %sof which with dead letters %lld%s\n", red, (long long)counts->stuck, off);
+    printf("\033[K%se-mails%s    delivered %lld   failed %lld      %saccepted to confirmed%s p50 %s ms   p99 %s ms\n", bold, off,
            (long long)counts->mails_sent, (long long)counts->mails_failed, dim, off, milliseconds(counts->p50_us, p50),
            milliseconds(counts->p99_us, p99));
     table->lines_drawn = (int)table->count + 2 + 3;
@@ -110,17 +151,22 @@ static void draw_on_terminal(struct table *table, const struct pulse_counts *cou
 static void print_line(const struct table *table, const struct pulse_counts *counts)
 {
     char p50[32], p99[32];
-    printf("%5llds  orders: accepted %lld confirmed %lld rejected %lld cancelled %lld under way %lld  e-mails %lld  p50 %s ms p99 %s ms |",
+    char stuck[48] = "";
+    if (counts->stuck)
+        snprintf(stuck, sizeof(stuck), " (%lld with dead letters)", (long long)counts->stuck);
+    printf("%5llds  orders: accepted %lld confirmed %lld rejected %lld cancelled %lld under way %lld%s  e-mails %lld  p50 %s ms p99 %s ms |",
            (long long)((clock_monotonic_us() - table->begun_us) / 1000000), (long long)counts->placed,
-           (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled, (long long)counts->open,
+           (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled, (long long)counts->open, stuck,
            (long long)counts->mails_sent, milliseconds(counts->p50_us, p50), milliseconds(counts->p99_us, p99));
     for (size_t i = 0; i < table->count; i++) {
         const struct table_service *service = &table->services[i];
-        if (service->up)
-            printf(" %s %.0f/s lag %lld dup %lld fail %lld%s", service->name, service->handled_per_second, (long long)service->lag,
-                   (long long)service->duplicates, (long long)service->failures, i + 1 < table->count ? "," : "");
+        const char *state = state_of(service), *comma = i + 1 < table->count ? "," : "";
+        if (!service->up)
+            printf(" %s down%s", service->name, comma);
         else
-            printf(" %s down%s", service->name, i + 1 < table->count ? "," : "");
+            printf(" %s %.0f/s lag %lld dup %lld retry %lld wait %lld dead %lld%s%s%s", service->name, service->handled_per_second,
+                   (long long)service->lag, (long long)service->duplicates, (long long)service->retried, (long long)service->waiting,
+                   (long long)service->dead, strcmp(state, "flows") == 0 ? "" : " ", strcmp(state, "flows") == 0 ? "" : state, comma);
     }
     printf("\n");
 }

@@ -15,7 +15,14 @@ struct table_service {
     int port;
     /* As last seen; kept over a service's death, and begun again from 0 with its next life. */
     bool up;
-    int64_t handled, duplicates, failures, lag, outbox_rows;
+    int64_t handled, duplicates, lag, outbox_rows;
+    int64_t retried; /* records moved to a retry topic or held back to be tried again, and calls that came to nothing */
+    int64_t waiting; /* keys whose records wait behind one that failed */
+    int64_t dead;    /* letters, of this life of the service */
+    int64_t calls;   /* to the outside, under way or waiting for their turn */
+    const char *paused;        /* "outage", "flood", …: no records are taken; NULL: they are */
+    bool peer_away;            /* what it calls has only failed since it last answered */
+    int64_t calls_ok, calls_away; /* answers that settle a call; ones that say that nobody is there */
     double handled_per_second;
     int64_t asked_us, handled_ever; /* over all its lives */
     int64_t drawn_us, drawn_ever;   /* when last drawn: the rate is since then */
@@ -31,7 +38,8 @@ struct table {
 
 /* Asks every service for its metrics, at most TABLE_ASK_MS each. */
 void table_ask(struct table *table, struct ask *ask);
-/* Everything that the services have read is handled and everything they wrote is on the topics. */
+/* Everything that the services have read is handled, retries included, everything they wrote is on the topics, and no call is
+ * under way. What waits behind a dead letter waits for people. */
 bool table_idle(const struct table *table);
 void table_draw(struct table *table, const struct pulse_counts *counts);
 /* Before anything else is printed: the next table is drawn below it. */

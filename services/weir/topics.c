@@ -3,12 +3,14 @@
 #include "topics.h"
 #include "cli.h"
 
+#include "base/clock.h"
 #include "kafka/admin.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TOPICS_CONFIG_MAX = 8 };
+enum { TOPICS_CONFIG_MAX = 8, TOPICS_STEP_MS = 50 };
 
 static const struct setting topics_settings[] = {
     {"PARTITIONS", SETTING_INT, "6", 1, 10000, NULL, "Partitions of a topic that is made."},
@@ -99,6 +101,30 @@ static void say(const struct declared *topic, int partitions, const char *what)
            topic->compacted ? "compact" : "delete", what);
 }
 
+/* A broker hears of a new topic a moment after the controller has made it; who subscribes in between would
+ * not get it. */
+static enum outcome wait_until_known(struct admin *admin, const struct declared *list, size_t count,
+                                     struct error *error)
+{
+    int64_t until_us = clock_monotonic_us() + TOPICS_TIMEOUT_MS * INT64_C(1000);
+    for (;;) {
+        struct admin_topic *actual = NULL;
+        size_t actual_count = 0, known = 0;
+        enum outcome outcome = admin_topics(admin, TOPICS_TIMEOUT_MS, &actual, &actual_count, error);
+        for (size_t i = 0; outcome == OK && i < count; i++) {
+            const struct admin_topic *found = find(actual, actual_count, list[i].name);
+            known += found && found->partitions > 0;
+        }
+        free(actual);
+        if (outcome != OK || known == count)
+            return outcome;
+        if (clock_monotonic_us() > until_us)
+            return error_outage(error, "kafka", "%zu topics were made, and the broker does not know them yet",
+                                count - known);
+        poll(NULL, 0, TOPICS_STEP_MS);
+    }
+}
+
 /* Counts the missing, or makes them. */
 static enum outcome run(const struct client_settings *client, const struct topics_wanted *wanted, bool make,
                         bool quiet, size_t *ret_missing, struct error *error)
@@ -120,6 +146,8 @@ static enum outcome run(const struct client_settings *client, const struct topic
             say(&list[i], missing ? list[i].partitions : found->partitions,
                 missing && make ? "created" : verdict(&list[i], found));
     }
+    if (outcome == OK && make && missing_count)
+        outcome = wait_until_known(admin, list, count, error);
     free(actual);
     admin_close(admin);
     *ret_missing = missing_count;

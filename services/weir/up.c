@@ -9,6 +9,7 @@
 #include "books.h"
 #include "child.h"
 #include "cli.h"
+#include "failures.h"
 #include "kafka_node.h"
 #include "load.h"
 #include "pulse.h"
@@ -16,6 +17,7 @@
 #include "topics.h"
 
 #include "base/clock.h"
+#include "base/digest.h"
 #include "kafka/admin.h"
 
 #include <arpa/inet.h>
@@ -27,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -74,6 +77,12 @@ static const struct setting up_settings[] = {
     {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps", "A mail server to use instead of the built-in sink."},
     {"PAYMENT_GATEWAY_URL", SETTING_URL, NULL, 0, 0, "http|https", "A payment gateway to use instead of the stand-in."},
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "As of the services; one retry topic for each."},
+    {"CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
+     "Failures on purpose, to see it heal. --chaos alone is \"" CHAOS_LIVELY "\", which is \"handlers,gateway,smtp\"; each of these words is a "
+     "mix of its own: handlers is " CHAOS_LIVELY_HANDLERS "; gateway is 5xx=2%, lost=0.5% and outage=8s/45s, each as gateway-…; smtp is "
+     "4yz=1%, 421=0.2% and outage=6s/35s, each as smtp-…. Or a list: keys=P%[:N] (handlers fail for the first N deliveries of P per cent "
+     "of the keys), poison=P%, outage=T/U, slow=P%:T, crash=P%, seed=N; gateway-5xx=P%, gateway-timeout=P%, gateway-lost=P% (done, the "
+     "answer lost), gateway-outage=T/U (away for T of every U); smtp-4yz=P%, smtp-421=P%, smtp-lost=P%, smtp-outage=T/U."},
     SETTINGS_END,
 };
 /* Settings that are the services' as well: handed on as they were given here, by whichever form. */
@@ -107,6 +116,8 @@ struct up {
     struct pulse *pulse;
     struct load *load;
     struct table table;
+    struct chaos_list chaos;
+    char admin_token[PATH_MAX + 48]; /* ADMIN_TOKEN_FILE=…, where up made the token; empty: it was given */
 
     char sample[PATH_MAX]; /* empty: none is to be sent */
     int64_t sample_orders;
@@ -216,6 +227,31 @@ static enum outcome open_folder(struct up *up, struct error *error)
     }
     snprintf(path, sizeof(path), "%s/log", up->folder);
     return mkdir(path, 0755) != 0 && errno != EEXIST ? cannot(error, path) : OK;
+}
+
+/* So that `weir pause` works at once, and for nobody else: a token of its own, unless one was given. */
+static enum outcome find_admin_token(struct up *up, struct error *error)
+{
+    enum { TOKEN_BYTES = 16 };
+    uint8_t bytes[TOKEN_BYTES];
+    char token[2 * TOKEN_BYTES + 1], path[PATH_MAX + 16];
+    const char *given = getenv("ADMIN_TOKEN"), *file = getenv("ADMIN_TOKEN_FILE");
+    if ((given && *given) || (file && *file))
+        return OK;
+    snprintf(path, sizeof(path), "%s/admin-token", up->state);
+    snprintf(up->admin_token, sizeof(up->admin_token), "ADMIN_TOKEN_FILE=%s", path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return errno == EEXIST ? OK : cannot(error, path);
+    bool made = getrandom(bytes, sizeof(bytes), 0) == (ssize_t)sizeof(bytes);
+    digest_to_hex(bytes, sizeof(bytes), token);
+    token[2 * TOKEN_BYTES] = '\n';
+    made = made && write(fd, token, sizeof(token)) == (ssize_t)sizeof(token);
+    enum outcome outcome = made ? OK : cannot(error, path);
+    close(fd);
+    if (!made)
+        unlink(path);
+    return outcome;
 }
 
 static enum outcome find_programs(struct up *up, struct error *error)
@@ -492,6 +528,11 @@ static enum outcome start_mail_and_gateway(struct up *up, struct error *error)
         child_argument(child, "127.0.0.1:%d", up->ports[part]);
         child_argument(child, "%s", starts[i].folder);
         child_argument(child, "%s/%s", up->folder, parts[part].name);
+        const char *chaos = part == PART_MAIL ? up->chaos.mail : up->chaos.gateway;
+        if (*chaos) {
+            child_argument(child, "%s", part == PART_MAIL ? "--mail-chaos" : "--gateway-chaos");
+            child_argument(child, "%s", chaos);
+        }
         outcome = child_start(child, error);
         int64_t deadline_us = clock_monotonic_us() + READY_MS_MAX * INT64_C(1000);
         while (outcome == OK && port_is_free(up->ports[part]))
@@ -513,6 +554,7 @@ static const char *database_of(const struct up *up, enum part part, char into[VA
 static enum outcome start_service(struct up *up, enum part part, struct error *error)
 {
     char kafka[512], listen_at[64], database[VALUE_BYTES_MAX], pair[VALUE_BYTES_MAX + 16], smtp[64], gateway[64], drain[32];
+    char chaos[CHAOS_LIST_BYTES_MAX + 8];
     const char *pairs[16] = {0};
     size_t count = 0;
     snprintf(kafka, sizeof(kafka), "KAFKA_BOOTSTRAP_SERVERS=%s", up->bootstrap);
@@ -534,6 +576,11 @@ static enum outcome start_service(struct up *up, enum part part, struct error *e
         pairs[count++] = gateway;
     if (!getenv("DRAIN_TIMEOUT"))
         pairs[count++] = drain;
+    snprintf(chaos, sizeof(chaos), "CHAOS=%s", up->chaos.handlers);
+    pairs[count++] = "CHAOS_FILE";
+    pairs[count++] = chaos; /* also where it is empty: the one in the environment is ours, and was read */
+    if (up->admin_token[0])
+        pairs[count++] = up->admin_token;
     struct child *child = child_of(up, part, pairs);
     child_argument(child, "%s/weir-%s", up->programs, parts[part].name);
     child_argument(child, "serve");
@@ -805,6 +852,14 @@ static void welcome(struct up *up)
     if (up->own[PART_MAIL])
         say(up, "  mails       %s/mail", up->folder);
     say(up, "  logs        %s/log", up->folder);
+    if (up->admin_token[0])
+        say(up, "  token       %s   (weir pause and weir resume --admin-token-file)", strchr(up->admin_token, '=') + 1);
+    if (up->chaos.handlers[0])
+        say(up, "  chaos       handlers: %s", up->chaos.handlers);
+    if (up->chaos.gateway[0])
+        say(up, "  chaos       gateway: %s%s", up->chaos.gateway, up->own[PART_GATEWAY] ? "" : "   (not this one: it is not ours)");
+    if (up->chaos.mail[0])
+        say(up, "  chaos       smtp: %s%s", up->chaos.mail, up->own[PART_MAIL] ? "" : "   (not this one: it is not ours)");
 }
 
 /* A command that can be copied, with an id that is there. Once. */
@@ -854,7 +909,7 @@ static bool all_done(const struct up *up, const struct pulse_counts *counts, int
 {
     int64_t orders = config_int(up->config, "ORDERS");
     int64_t refused = up->load ? load_counts(up->load).refused : 0;
-    bool done = orders && counts->placed + refused >= orders && counts->open == 0 && (!up->load || load_done(up->load)) &&
+    bool done = orders && counts->placed + refused >= orders && counts->open == counts->stuck && (!up->load || load_done(up->load)) &&
                 table_idle(&up->table);
     *quiet = done ? *quiet + 1 : 0;
     return *quiet >= QUIET_ASKS;
@@ -915,15 +970,15 @@ static void settle(struct up *up, int64_t begun_us)
         load_stop(up->load, LOAD_STOP_MS);
     for (;;) {
         pulse_counts(up->pulse, &counts);
-        if (counts.open == 0) {
+        if (counts.open == counts.stuck) {
             table_ask(&up->table, up->ask);
             if (table_idle(&up->table))
                 break;
         }
         if (clock_monotonic_us() - begun_us > SETTLE_MS_MAX * INT64_C(1000))
             break;
-        if (!said && counts.open)
-            say(up, "draining: %lld orders under way", (long long)counts.open);
+        if (!said && counts.open > counts.stuck)
+            say(up, "draining: %lld orders under way", (long long)(counts.open - counts.stuck));
         said = true;
         supervise(up);
         poll(NULL, 0, STEP_MS);
@@ -938,6 +993,7 @@ static bool do_books(struct up *up)
     bool balanced = false;
     snprintf(ledger, sizeof(ledger), "%s/gateway/ledger.ndjson", up->folder);
     snprintf(mail_index, sizeof(mail_index), "%s/mail/index.ndjson", up->folder);
+    int64_t delays_ms[CONFIG_DURATIONS_MAX];
     const struct books_settings settings = {
         .client = client_of(up),
         .registry_url = config_text(up->config, "SCHEMA_REGISTRY_URL"),
@@ -945,6 +1001,8 @@ static bool do_books(struct up *up)
         .inventory_url = database_of(up, PART_INVENTORY, inventory),
         .payment_url = database_of(up, PART_PAYMENT, payment),
         .email_url = database_of(up, PART_EMAIL, email),
+        .retry_delays_ms = delays_ms,
+        .retry_delay_count = config_durations_ms(up->config, "RETRY_DELAYS", delays_ms, CONFIG_DURATIONS_MAX),
         .ledger = up->own[PART_GATEWAY] ? ledger : NULL,
         .mail_index = up->own[PART_MAIL] ? mail_index : NULL,
     };
@@ -1008,6 +1066,7 @@ static enum outcome start(struct up *up, struct error *error)
         {NULL, find_state},
         {NULL, lock_state},
         {NULL, open_folder},
+        {NULL, find_admin_token},
         {NULL, find_programs},
         {NULL, choose_ports},
         {NULL, read_sample},
@@ -1029,6 +1088,15 @@ static enum outcome start(struct up *up, struct error *error)
     return outcome;
 }
 
+/* --chaos without a list is the lively one: said so to those who read the settings. */
+static void name_lively(int argc, char **argv)
+{
+    static char lively[] = "--chaos=" CHAOS_LIVELY;
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--chaos") == 0 && (i + 1 == argc || argv[i + 1][0] == '-'))
+            argv[i] = lively;
+}
+
 int up_main(int argc, char **argv)
 {
     const struct verb *verb = cli_verb("up");
@@ -1036,9 +1104,16 @@ int up_main(int argc, char **argv)
     struct config *config = NULL;
     struct error error;
     int exit_code;
+    name_lively(argc, argv);
     if (!up || !cli_read(verb, up_settings, argc, argv, 0, &config, &exit_code)) {
         free(up);
         return up ? exit_code : EXIT_INTERNAL;
+    }
+    if (chaos_list_parse(config_text(config, "CHAOS"), &up->chaos, &error) != OK) {
+        exit_code = cli_fail(verb, &error);
+        free(up);
+        config_destroy(config);
+        return exit_code;
     }
     cli_signals();
     up->config = config;
