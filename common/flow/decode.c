@@ -93,8 +93,10 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
         error_prefix(error, "%s", type->name);
         return outcome;
     }
+    if (!event_lower_id(type, event->data, arena))
+        return error_retry(error, "memory", "%s: no room for it in this batch", type->name);
     struct text key = *(const struct text *)(const void *)((const char *)event->data + type->key_offset);
-    if (record->key_null || !text_equal(record->key, key))
+    if (record->key_null || !event_same_key(type, record->key, key))
         return error_reject(error, "key-contradiction", "%s: the record's key is not its %s", type->name,
                             topic_get(type->topic)->key_field);
 

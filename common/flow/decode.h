@@ -6,6 +6,9 @@
  * topic but `stock`), in every service that reads the topic; one of a known type that cannot be decoded
  * (truncated, trailing bytes, ce_type that contradicts its schema, a key that is not its order id), in those
  * that handle that type. A type that nobody here handles is passed.
+ *
+ * An order id is a UUID, and a UUID in capitals is the same one: event.key and the order_id in event.data are
+ * in lower case whatever case record's key and value have. The record itself stays as it came.
  */
 #ifndef FLOW_DECODE_H
 #define FLOW_DECODE_H

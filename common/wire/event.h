@@ -95,6 +95,8 @@ bool order_placed_valid(const struct order_placed *order, struct codec_faults *f
 /* An order id with capitals names the same order: in lower case from here on, in the arena. For every door
  * that an event of others comes through; data was decoded for the caller just now. False: no memory. */
 MUST_CHECK bool event_lower_id(const struct event_type *type, const void *data, struct arena *arena);
+/* Do both name the same thing? A UUID does in either case, a SKU is its bytes. */
+bool event_same_key(const struct event_type *type, struct text a, struct text b);
 /* The rules of any event, this one's among them: order_id is a UUID, SKUs and payment ids are 1 to 64
  * printable ASCII characters. */
 bool event_valid(const struct event_type *type, const void *data, struct codec_faults *faults);

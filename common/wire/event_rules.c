@@ -28,6 +28,12 @@ bool event_lower_id(const struct event_type *type, const void *data, struct aren
     return type->topic == TOPIC_STOCK || id_lower(arena, key);
 }
 
+bool event_same_key(const struct event_type *type, struct text a, struct text b)
+{
+    struct id id;
+    return text_equal(a, b) || (type->topic != TOPIC_STOCK && text_equal_nocase(a, b) && id_parse(a, &id));
+}
+
 bool event_valid(const struct event_type *type, const void *data, struct codec_faults *faults)
 {
     size_t before = faults->count;

@@ -163,7 +163,7 @@ bool cli_contradicts(const struct record *record, const struct event_type *type,
     size_t count = 0;
     struct error ignored;
     struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
-    if (record->key_null || !text_equal(record->key, key) ||
+    if (record->key_null || !event_same_key(type, record->key, key) ||
         record_headers(record, arena, &headers, &count, &ignored) != OK)
         return true;
     const struct header *named = header_find(headers, count, HEADER_TYPE);
