@@ -65,16 +65,19 @@ static bool keep_text(void *owner, const struct store_row *row)
 /* The owner is noted once and then compared, so that two services cannot mix their rows in one database. */
 static enum outcome owner_check(struct backend *backend, const char *service, bool note, struct error *error)
 {
+    static const char read[] = "SELECT value FROM weir WHERE name = 'service'";
     struct found_text owner = {.found = false};
-    enum outcome outcome = backend->ops->query(backend, "SELECT value FROM weir WHERE name = 'service'", NULL,
-                                               0, keep_text, &owner, error);
+    enum outcome outcome = backend->ops->query(backend, read, NULL, 0, keep_text, &owner, error);
+    if (outcome == OK && !owner.found && note) {
+        struct store_value value = STORE_TEXT(text_of(service));
+        outcome = backend->ops->query(
+            backend, "INSERT INTO weir (name, value) VALUES ('service', $1) ON CONFLICT DO NOTHING", &value,
+            1, NULL, NULL, error);
+        if (outcome == OK) /* another may have been quicker */
+            outcome = backend->ops->query(backend, read, NULL, 0, keep_text, &owner, error);
+    }
     if (outcome != OK)
         return outcome;
-    if (!owner.found && note) {
-        struct store_value value = STORE_TEXT(text_of(service));
-        return backend->ops->query(backend, "INSERT INTO weir (name, value) VALUES ('service', $1)", &value,
-                                   1, NULL, NULL, error);
-    }
     if (strcmp(owner.text, service) == 0)
         return OK;
     error_set(error, FATAL, "store-owner",
@@ -216,8 +219,8 @@ static enum outcome script_of(struct backend *backend, struct buffer *sql, struc
     return backend->ops->script(backend, sql->at, error);
 }
 
-/* Of what is there already, whoever made it. Tables come first, so that a migration may fill a new one from an
- * old one. */
+/* Of what is there already, whoever made it. Tables come first, so that a migration may fill a new one from
+ * an old one. */
 static enum outcome tables_make(struct backend *backend, const struct rows_table *const *tables,
                                 size_t table_count, const struct migration *migrations,
                                 size_t migration_count, struct buffer *sql, struct error *error)
