@@ -60,10 +60,17 @@ static void on_done(void *owner, const struct net_result *result)
 enum outcome ask_http(struct ask *ask, const char *method, const char *url, struct text json, int timeout_ms, int *ret_status,
                       struct text *ret_body, struct error *error)
 {
+    return ask_http_as(ask, method, url, NULL, json, timeout_ms, ret_status, ret_body, error);
+}
+
+enum outcome ask_http_as(struct ask *ask, const char *method, const char *url, const char *header, struct text json,
+                         int timeout_ms, int *ret_status, struct text *ret_body, struct error *error)
+{
+    const char *type = json.length ? "Content-Type: application/json" : NULL;
     const struct net_http http = {
         .method = method,
         .url = url,
-        .headers = {json.length ? "Content-Type: application/json" : NULL},
+        .headers = {header ? header : type, header ? type : NULL},
         .body = json,
         .timeout_ms = timeout_ms,
     };

@@ -11,5 +11,8 @@ void ask_close(struct ask *ask); /* accepts NULL */
 /* json: empty for none. OK for any answer, whatever its status; its body is in *ret_body until the next call. */
 MUST_CHECK enum outcome ask_http(struct ask *ask, const char *method, const char *url, struct text json, int timeout_ms,
                                  int *ret_status, struct text *ret_body, struct error *error);
+/* With a header line of the caller's, "Authorization: Bearer …"; NULL: none. */
+MUST_CHECK enum outcome ask_http_as(struct ask *ask, const char *method, const char *url, const char *header, struct text json,
+                                    int timeout_ms, int *ret_status, struct text *ret_body, struct error *error);
 
 #endif

@@ -19,6 +19,8 @@ const struct verb verbs[] = {
     {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main},
     {"schemas", "list|check|register", "the event schemas", schemas_main},
     {"dlq", "list|show|redrive|drop", "dead letters: by cause, or whole; send them back, or drop them", dlq_main},
+    {"pause", "[SERVICE...]", "services take no records until they are resumed; none named: all", flow_main},
+    {"resume", "[SERVICE...]", "they take records again, after a pause or a flood of rejects", flow_main},
     {"broker", "[flags]", "librdkafka's mock cluster as a process: for a look without Java", broker_main},
     {"mail", "[flags]", "an SMTP server that keeps what it gets", mail_main},
     {"gateway", "[flags]", "a stand-in for a payment gateway", gateway_main},

@@ -5,11 +5,18 @@
 #include "base/clock.h"
 #include "kafka/admin.h"
 #include "kafka/reader.h"
+#include "wire/origin.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { ORDER_EVENTS_MAX = 10000, ORDER_TOPICS_MAX = 256, ORDER_TIMEOUT_MS = 15000, ORDER_POLL_MS = 1000 };
+enum {
+    ORDER_EVENTS_MAX = 10000,
+    ORDER_TOPICS_MAX = 256,
+    ORDER_TIMEOUT_MS = 15000,
+    ORDER_POLL_MS = 1000,
+    ORDER_INDENT = 28
+};
 
 static const struct setting order_settings[] = {
     {"JSON", SETTING_BOOL, "false", 0, 0, NULL, "One JSON object a line, as weir watch gives it."},
@@ -21,6 +28,13 @@ struct station {
     int64_t time_us; /* of the event, else of the record */
     size_t number;   /* as read: keeps the order of a topic where times are equal */
     char *text;      /* malloc */
+    int64_t record_us;
+    bool event,
+        retry; /* on an event topic; a copy of one that is tried again by a service that keeps order */
+    char topic[TOPIC_NAME_BYTES_MAX]; /* where it is, or first was */
+    int32_t partition;
+    int64_t offset;
+    int64_t until_us; /* retry: due */
 };
 
 struct life {
@@ -60,21 +74,133 @@ static enum outcome topics_of(const struct client_settings *client, struct admin
     return outcome;
 }
 
-static void failure_of(struct life *life, const struct header *headers, size_t count)
+/* "payment" of "retry.payment.2s" and of "dlq.payment". */
+static struct text service_of(struct text topic)
 {
-    static const char *const told[] = {"weir_error_class", "__dlq.errors.message", "weir_attempt",
-                                       "weir_due_at", "weir_first_failed_at"};
-    for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
-        const struct header *header = header_find(headers, count, told[i]);
-        if (!header)
+    const char *dot = memchr(topic.at, '.', topic.length);
+    if (!dot)
+        return topic;
+    struct text rest = {dot + 1, topic.length - (size_t)(dot + 1 - topic.at)};
+    const char *end = memchr(rest.at, '.', rest.length);
+    return end ? (struct text){rest.at, (size_t)(end - rest.at)} : rest;
+}
+
+static void line_begin(struct life *life)
+{
+    buffer_print(&life->line, "\n%*s", ORDER_INDENT, "");
+}
+
+static void put_time(struct life *life, int64_t time_us)
+{
+    char time[CLOCK_RFC3339_BYTES_MAX];
+    buffer_print(&life->line, "%.23sZ", clock_to_rfc3339(time_us, time));
+}
+
+static void put_header(struct life *life, const struct header *headers, size_t count, const char *before,
+                       const char *name)
+{
+    const struct header *header = header_find(headers, count, name);
+    if (!header || !header->value.length)
+        return;
+    buffer_add_string(&life->line, before);
+    buffer_add_plain(&life->line, header->value);
+}
+
+/* In place of the event's data, which stands where the record first was: what became of it at a service. */
+static void tell_copy(struct life *life, struct station *station, const struct record *record,
+                      const struct header *headers, size_t count)
+{
+    struct origin origin;
+    struct text service = service_of(record->topic);
+    bool dead = record->topic.length > 4 && memcmp(record->topic.at, "dlq.", 4) == 0;
+    origin_read(headers, count, &origin);
+    buffer_add_plain(&life->line, service);
+    if (dead) {
+        buffer_print(&life->line, ": a dead letter");
+        if (origin.class.length) {
+            buffer_add_string(&life->line, ", ");
+            buffer_add_plain(&life->line, origin.class);
+        }
+        if (origin.deliveries)
+            buffer_print(&life->line, ", after %d deliver%s", origin.deliveries,
+                         origin.deliveries == 1 ? "y" : "ies");
+    } else if (origin.drop.length) {
+        buffer_print(&life->line, ": dropped");
+        put_header(life, headers, count, " by ", HEADER_DROPPED_BY);
+    } else if (origin.redrives && origin.attempt == 0) {
+        buffer_print(&life->line, ": sent back");
+        put_header(life, headers, count, " by ", HEADER_REDRIVEN_BY);
+    } else {
+        buffer_print(&life->line, ": attempt %d failed, attempt %d", origin.attempt, origin.attempt + 1);
+        if (origin.due_us) {
+            buffer_add_string(&life->line, " is due ");
+            put_time(life, origin.due_us);
+        }
+        station->retry = true;
+    }
+    if (origin.topic.length) {
+        line_begin(life);
+        buffer_add_string(&life->line, "of ");
+        buffer_add_plain(&life->line, origin.topic);
+        buffer_print(&life->line, "[%d]@%lld", (int)origin.partition, (long long)origin.offset);
+        if (origin.redrives)
+            buffer_print(&life->line, ", sent back %d time%s", origin.redrives,
+                         origin.redrives == 1 ? "" : "s");
+    }
+    line_begin(life);
+    buffer_add_string(&life->line, "reason: ");
+    buffer_add_plain(&life->line, origin.drop.length      ? origin.drop
+                                  : origin.message.length ? origin.message
+                                                          : TEXT("not said"));
+    if (origin.first_failed_us && !origin.drop.length) {
+        line_begin(life);
+        buffer_add_string(&life->line, "first failed ");
+        put_time(life, origin.first_failed_us);
+        if (dead && origin.fingerprint.length) {
+            buffer_add_string(&life->line, ", fingerprint ");
+            buffer_add_plain(&life->line, origin.fingerprint);
+        }
+    }
+    if (!station->retry)
+        return;
+    /* E-mail and analytics do not hold back what comes later (services/email, services/analytics: UNORDERED).
+     */
+    station->retry = origin.due_us && !text_is(service, "email") && !text_is(service, "analytics");
+    snprintf(station->topic, sizeof(station->topic), "%.*s", TEXT_ARG(origin.topic));
+    station->partition = origin.partition;
+    station->offset = origin.offset;
+    station->until_us = origin.due_us;
+}
+
+/* What came to the same topic meanwhile waits behind the one that failed. */
+static void tell_waits(struct life *life)
+{
+    for (size_t i = 0; i < life->count; i++) {
+        struct station *head = &life->stations[i];
+        if (!head->retry)
             continue;
-        buffer_print(&life->line, "\n%28s%s: ", "",
-                     strncmp(told[i], "weir_", 5) == 0 ? told[i] + 5 : "reason");
-        buffer_add_plain(&life->line, header->value);
+        buffer_clear(&life->line);
+        buffer_add_string(&life->line, head->text);
+        for (size_t j = 0; j < life->count; j++) {
+            const struct station *later = &life->stations[j];
+            if (!later->event || strcmp(later->topic, head->topic) != 0 ||
+                later->partition != head->partition || later->offset <= head->offset ||
+                later->record_us >= head->until_us)
+                continue;
+            line_begin(life);
+            buffer_print(&life->line,
+                         "meanwhile %s[%d]@%lld waits, or goes by if nothing is to be done for it",
+                         later->topic, (int)later->partition, (long long)later->offset);
+        }
+        char *text = life->line.failed ? NULL : strndup(life->line.at, life->line.length);
+        if (text) {
+            free(head->text);
+            head->text = text;
+        }
     }
 }
 
-static int64_t tell(struct life *life, const struct record *record)
+static int64_t tell(struct life *life, struct station *station, const struct record *record)
 {
     char time[CLOCK_RFC3339_BYTES_MAX];
     const struct header *headers = NULL;
@@ -101,17 +227,24 @@ static int64_t tell(struct life *life, const struct record *record)
     if (outcome == OK)
         outcome = codec_decode(plan, datum, life->arena, &data, &error);
     buffer_print(&life->line, "%.23sZ  %-16s ", time, type ? type->name : "(unreadable)");
-    if (outcome == OK) {
+    if (!event_topic) {
+        tell_copy(life, station, record, headers, header_count);
+    } else if (outcome == OK) {
         struct json_writer writer = json_writer(&life->line);
         codec_to_json(type->codec, data, &writer);
     }
     const struct header *source = header_find(headers, header_count, HEADER_SOURCE);
-    buffer_print(&life->line, "\n%28s%.*s[%d]@%lld%s", "", TEXT_ARG(record->topic), (int)record->partition,
+    line_begin(life);
+    buffer_print(&life->line, "%.*s[%d]@%lld%s", TEXT_ARG(record->topic), (int)record->partition,
                  (long long)record->offset, source ? " from " : "");
     if (source)
         buffer_add_plain(&life->line, source->value);
-    if (!event_topic)
-        failure_of(life, headers, header_count);
+    if (event_topic) {
+        station->event = true;
+        snprintf(station->topic, sizeof(station->topic), "%.*s", TEXT_ARG(record->topic));
+        station->partition = record->partition;
+        station->offset = record->offset;
+    }
     return time_us;
 }
 
@@ -122,11 +255,11 @@ static enum outcome note(struct life *life, const struct record *record, struct 
     struct station *station = &life->stations[life->count];
     arena_reset(life->arena);
     buffer_clear(&life->line);
-    station->time_us = record->timestamp_ms * 1000;
+    station->time_us = station->record_us = record->timestamp_ms * 1000;
     if (life->json)
         cli_record_json(life->registry, record, life->arena, &life->line, NULL, NULL);
     else
-        station->time_us = tell(life, record);
+        station->time_us = tell(life, station, record);
     station->number = life->count;
     station->text = strndup(life->line.at ? life->line.at : "", life->line.length);
     if (!station->text)
@@ -166,6 +299,8 @@ static enum outcome run(struct life *life, const struct config *config, const ch
             reader_release(&record);
         }
     }
+    if (!life->json)
+        tell_waits(life);
     qsort(life->stations, life->count, sizeof(*life->stations), by_time);
     for (size_t i = 0; i < life->count; i++)
         printf("%s\n", life->stations[i].text);
