@@ -427,6 +427,13 @@ void lane_answer_keys(const struct lane_answer *answer, struct work *work)
         answer->line->lane->keys(work, &answer->call);
 }
 
+/* Up to a tenth later, by the call's own id and attempt: calls that failed together do not come back together. */
+static int64_t jitter_us(const struct call *call, int64_t delay_ms)
+{
+    uint8_t part = (uint8_t)(call->id.bytes[15] + 97 * call->attempts);
+    return delay_ms * 1000 * part / 2560;
+}
+
 /* After the hook has spoken: what becomes of the row, and when the lane goes on. */
 static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work *work, struct call *row,
                    enum outcome outcome, int64_t now_us)
@@ -446,7 +453,7 @@ static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work 
                                                         : limits->delays_ms[limits->delay_count - 1];
         if (answer->result.retry_after_ms > delay_ms)
             delay_ms = answer->result.retry_after_ms;
-        row->due_us = now_us + delay_ms * 1000;
+        row->due_us = now_us + delay_ms * 1000 + jitter_us(row, delay_ms);
     } else {
         row->attempts--; /* an outage counts for nothing */
         row->due_us = now_us + line->outage_ms * 1000;

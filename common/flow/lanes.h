@@ -31,7 +31,8 @@ struct lane_limits {
     int concurrency;       /* calls in flight                                     */
     int timeout_ms;        /* of one attempt                                      */
     int64_t rate_per_hour; /* attempts begun, 0: no limit; burst a tenth of a minute's worth, at least 1 */
-    int64_t delays_ms[LANES_DELAYS_MAX]; /* after the first, second … attempt     */
+    int64_t
+        delays_ms[LANES_DELAYS_MAX]; /* after the first, second … attempt; up to a tenth more, by chance */
     size_t delay_count;
 };
 
