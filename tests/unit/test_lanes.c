@@ -392,7 +392,7 @@ static void a_call_under_way_when_the_process_died_comes_back_as_ambiguous(void 
     assert_true(heard[0].ambiguous);
     assert_int_equal(heard[0].outcome, RETRY);
     assert_int_equal(heard[0].attempts, 1);
-    later(world, 100);
+    later(world, 110);
     turn(world);
     assert_int_equal(sent_count, 1);
     assert_string_equal(sent[0].url, "u1");
@@ -407,7 +407,7 @@ static void what_waits_is_taken_up_after_a_restart_in_its_order(void **state)
     world_close(world);
     world_open(world);
     turn(world); /* u1 and u2 come back, so that u3 and u4 go first */
-    later(world, 100);
+    later(world, 110);
     for (size_t i = 0; i < 5; i++) {
         turn(world);
         for (size_t j = 0; j < sent_count; j++)
