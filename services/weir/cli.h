@@ -25,7 +25,7 @@ int order_main(int argc, char **argv);
 int topics_main(int argc, char **argv);
 int schemas_main(int argc, char **argv);
 int dlq_main(int argc, char **argv);
-int flow_main(int argc, char **argv); /* pause and resume: argv[0] says which */
+int pause_main(int argc, char **argv); /* pause and resume: argv[0] says which */
 int broker_main(int argc, char **argv);
 int mail_main(int argc, char **argv);
 int gateway_main(int argc, char **argv);

@@ -78,11 +78,12 @@ static const struct setting up_settings[] = {
     {"PAYMENT_GATEWAY_URL", SETTING_URL, NULL, 0, 0, "http|https", "A payment gateway to use instead of the stand-in."},
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "As of the services; one retry topic for each."},
     {"CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
-     "Failures on purpose, to see it heal. --chaos alone is \"" CHAOS_LIVELY "\", which is \"handlers,gateway,smtp\"; each of these words is a "
-     "mix of its own: handlers is " CHAOS_LIVELY_HANDLERS "; gateway is 5xx=2%, lost=0.5% and outage=8s/45s, each as gateway-…; smtp is "
-     "4yz=1%, 421=0.2% and outage=6s/35s, each as smtp-…. Or a list: keys=P%[:N] (handlers fail for the first N deliveries of P per cent "
-     "of the keys), poison=P%, outage=T/U, slow=P%:T, crash=P%, seed=N; gateway-5xx=P%, gateway-timeout=P%, gateway-lost=P% (done, the "
-     "answer lost), gateway-outage=T/U (away for T of every U); smtp-4yz=P%, smtp-421=P%, smtp-lost=P%, smtp-outage=T/U."},
+     "Failures on purpose, to see it heal. --chaos alone is lively, which is handlers,gateway,smtp; each of these words is a mix of its "
+     "own: handlers is keys=1%:2 and poison=0.1%; gateway is gateway-5xx=2%, gateway-lost=0.5% and gateway-outage=8s/45s; smtp is "
+     "smtp-4yz=1%, smtp-421=0.2% and smtp-outage=6s/35s. Or a list of one's own: keys=P%[:N] (handlers fail for the first N deliveries "
+     "of P per cent of the keys), poison=P%, outage=T/U, slow=P%:T, crash=P%, seed=N; gateway-5xx=P%, gateway-timeout=P%, "
+     "gateway-lost=P% (done, the answer lost), gateway-outage=T/U (away for T of every U); smtp-4yz=P%, smtp-421=P%, smtp-lost=P%, "
+     "smtp-outage=T/U."},
     SETTINGS_END,
 };
 /* Settings that are the services' as well: handed on as they were given here, by whichever form. */

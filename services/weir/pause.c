@@ -118,7 +118,7 @@ static int offset_of(const char *service)
     return -1;
 }
 
-int flow_main(int argc, char **argv)
+int pause_main(int argc, char **argv)
 {
     const struct verb *verb = cli_verb(argv[0]);
     struct config *config = NULL;
