@@ -1,5 +1,5 @@
 /* emit: what handlers say. An event becomes an outbox row, a call a row of `calls`, both of the item's
- * transaction. */
+ * transaction; what is for people and for metrics waits for its commit. */
 #include "flow/context.h"
 
 #include "base/clock.h"
@@ -129,4 +129,63 @@ struct id work_call(struct work *work, const struct lane *lane, struct text key,
     };
     lanes_add(context->lanes, work, lane, &call);
     return id;
+}
+
+/* ---- after the commit */
+
+struct counted {
+    struct metric *metric;
+    int64_t by;
+};
+
+struct noted {
+    const char *station, *message;
+    enum log_level level;
+    size_t field_count;
+    struct log_field fields[];
+};
+
+static void count(void *what)
+{
+    const struct counted *counted = what;
+    metric_add(counted->metric, counted->by);
+}
+
+static void note(void *what)
+{
+    const struct noted *noted = what;
+    log_write(noted->level, noted->station, noted->message, noted->fields, noted->field_count);
+}
+
+static void fail_memory(struct work *work)
+{
+    struct error error;
+    error_set(&error, RETRY, "memory", "the batch is too large for its memory");
+    work_fail(work, &error);
+}
+
+void work_count(struct work *work, struct metric *metric, int64_t by)
+{
+    struct counted *counted = arena_take(work_arena(work), sizeof(*counted));
+    if (!counted) {
+        fail_memory(work);
+        return;
+    }
+    *counted = (struct counted){metric, by};
+    work_after_commit(work, count, counted);
+}
+
+void work_note_fields(struct work *work, enum log_level level, const char *message,
+                      const struct log_field *fields, size_t field_count)
+{
+    const struct context *context = work_owner(work);
+    struct noted *noted = arena_take(work_arena(work), sizeof(*noted) + field_count * sizeof(*fields));
+    if (!noted) {
+        fail_memory(work);
+        return;
+    }
+    *noted = (struct noted){
+        .station = context->service, .message = message, .level = level, .field_count = field_count};
+    memcpy(noted->fields, fields, field_count * sizeof(*fields));
+    work_after_commit(work, note, noted);
 }

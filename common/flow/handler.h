@@ -13,6 +13,8 @@
 #ifndef FLOW_HANDLER_H
 #define FLOW_HANDLER_H
 
+#include "base/log.h"
+#include "base/metrics.h"
 #include "store/rows.h"
 #include "wire/event.h"
 #include "wire/events.h"
@@ -42,6 +44,19 @@ struct emit_as {
 };
 void work_emit_type(struct work *work, const struct event_type *type, const void *data,
                     const struct emit_as *as);
+
+/* Adds to a counter once what is handled is committed: a batch that is run again counts once. */
+void work_count(struct work *work, struct metric *metric, int64_t by);
+/*
+ * A line in the log, of the service's own station, once what is handled is committed: for what a person must
+ * look at. As log_warn(): work_note(work, LOG_WARN, "a refund was refused", LOG_TEXT("order_id", id)).
+ * message, and the text of fields, live as long as the work's arena.
+ */
+#define work_note(work, level, message, ...)                                                                 \
+    work_note_fields((work), (level), (message), (const struct log_field[]){__VA_ARGS__},                    \
+                     sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))
+void work_note_fields(struct work *work, enum log_level level, const char *message,
+                      const struct log_field *fields, size_t field_count);
 
 /* ---- door 1: records */
 

@@ -338,8 +338,9 @@ void work_destroy(struct work *work)
         free(work->maps[i].slots);
         free(work->maps[i].entries.at);
     }
-    struct work_list *lists[] = {&work->saved,       &work->saved_bytes, &work->saved_notes, &work->notes,
-                                 &work->note_ranges, &work->added,       &work->done,        &work->refused};
+    struct work_list *lists[] = {&work->after,       &work->saved, &work->saved_bytes,
+                                 &work->saved_notes, &work->notes, &work->note_ranges,
+                                 &work->added,       &work->done,  &work->refused};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
         free(lists[i]->at);
     free(work->nowhere);
@@ -370,7 +371,8 @@ enum outcome work_begin(struct work *work, struct error *error)
     work->saved.count = work->saved_bytes.count = work->saved_notes.count = 0;
     work->notes.count = work->note_ranges.count = 0;
     work->added.count = work->done.count = work->refused.count = 0;
-    work->item_added = work->item_done = work->item_refused = 0;
+    work->item_added = work->item_done = work->item_refused = work->item_after = 0;
+    work->after.count = 0;
     work->item = 0;
     work->read = false;
     work->pruned = false;
@@ -437,6 +439,7 @@ void work_item_begin(struct work *work)
     work->item++;
     work->saved.count = work->saved_bytes.count = work->saved_notes.count = 0;
     work->item_added = work->added.count;
+    work->item_after = work->after.count;
     work->item_done = work->done.count;
     work->item_refused = work->refused.count;
 }
@@ -456,6 +459,7 @@ void work_item_undo(struct work *work)
     for (size_t i = work->saved_notes.count; i-- > 0;)
         notes[i].note->now = notes[i].now;
     work->added.count = work->item_added;
+    work->after.count = work->item_after;
     work->done.count = work->item_done;
     work->refused.count = work->item_refused;
     /* What the handler does with the item from here on is journalled anew. */
@@ -520,6 +524,21 @@ static bool map_prepare(struct work *work, struct work_map *map, struct backend_
     return true;
 }
 
+void work_after_commit(struct work *work, void (*call)(void *what), void *what)
+{
+    struct work_after *after = work_list_add(work, &work->after, sizeof(*after));
+    if (after)
+        *after = (struct work_after){call, what};
+}
+
+static void call_after(struct work *work)
+{
+    const struct work_after *after = work->after.at;
+    for (size_t i = 0; i < work->after.count; i++)
+        after[i].call(after[i].what);
+    work->after.count = 0;
+}
+
 enum outcome work_commit(struct work *work, struct error *error)
 {
     assert(work->open);
@@ -547,12 +566,16 @@ enum outcome work_commit(struct work *work, struct error *error)
     }
     if (work->open) { /* failed, or nothing to write */
         work_rollback(work);
-        return work_failed(work, error);
+        enum outcome outcome = work_failed(work, error);
+        if (outcome == OK)
+            call_after(work);
+        return outcome;
     }
     if (outbox) {
         atomic_fetch_add(&store->outbox_rows, (int64_t)apply.added_count - apply.outbox_gone);
         atomic_store(&store->outbox_oldest_us, apply.outbox_oldest_us);
     }
+    call_after(work);
     return OK;
 }
 

@@ -76,6 +76,9 @@ void work_item_undo(struct work *work);
 void work_fail(struct work *work, const struct error *error);
 /* The first failure that stuck, or OK. */
 enum outcome work_failed(const struct work *work, struct error *error);
+/* Called with what, on the loop's thread, once the work is committed; never where the item is undone or the
+ * work rolled back. what lives as long as the work's arena. */
+void work_after_commit(struct work *work, void (*call)(void *what), void *what);
 /* True when something would be written: a batch of nothing but reads needs no commit. */
 bool work_changed(const struct work *work);
 /* OK: durable. OUTAGE, RETRY: nothing was written (for PostgreSQL also: it was looked up after a lost

@@ -50,6 +50,11 @@ struct work_saved_note {
     int32_t now;
 };
 
+struct work_after {
+    void (*call)(void *what);
+    void *what;
+};
+
 struct work_notes {
     struct inbox_note *first;
     size_t count;
@@ -72,7 +77,8 @@ struct work {
     struct work_list saved;       /* of struct work_saved */
     struct work_list saved_bytes; /* of char */
     struct work_list saved_notes; /* of struct work_saved_note */
-    size_t item_added, item_done, item_refused;
+    size_t item_added, item_done, item_refused, item_after;
+    struct work_list after; /* of struct work_after */
 
     struct work_list notes;       /* of struct backend_note */
     struct work_list note_ranges; /* of struct work_notes */

@@ -197,21 +197,21 @@ static enum outcome smtp_answer(struct work *work, const struct call *call, cons
     if (!mail || mail->state == MAIL_SENT || mail->state == MAIL_FAILED)
         return OK;
     if (result->ambiguous) {
-        metric_add(email->ambiguous, 1);
+        work_count(work, email->ambiguous, 1);
         mail->ambiguous++;
     }
     switch (result->outcome) {
     case OK:
-        metric_add(email->ok, 1);
+        work_count(work, email->ok, 1);
         settle(work, mail, call, true, TEXT(""));
         return OK;
     case OUTAGE:
-        metric_add(email->outage, 1);
+        work_count(work, email->outage, 1);
         mail->state = MAIL_WAITING;
         return OUTAGE;
     case RETRY:
         if (!last && (!result->ambiguous || email->resend)) {
-            metric_add(email->retry, 1);
+            work_count(work, email->retry, 1);
             mail->state = MAIL_RETRYING;
             mail->reason = text_copy(work_arena(work), text_of(result->text));
             return RETRY;
@@ -221,7 +221,7 @@ static enum outcome smtp_answer(struct work *work, const struct call *call, cons
     case FATAL:
         break;
     }
-    metric_add(email->failed, 1);
+    work_count(work, email->failed, 1);
     const char *reason =
         result->ambiguous ? arena_print(work_arena(work), "ambiguous: %s", result->text) : result->text;
     settle(work, mail, call, false, text_of(reason));

@@ -190,7 +190,9 @@ static enum outcome on_order_confirmed(struct work *work, const struct event *ev
     } else if (!lines_short(lines, count)) {
         lines_move(work, lines, count, -1, 0);
     } else {
-        metric_add(state->short_total, 1);
+        work_count(work, state->short_total, 1);
+        work_note(work, LOG_WARN, "an order is confirmed whose stock was given back and sold",
+                  LOG_TEXT("order_id", row->order_id));
         return OK;
     }
     row->state = RESERVATION_TAKEN;

@@ -213,6 +213,10 @@ static enum outcome refunded(struct work *work, struct payment *payment, struct 
         refund->state = PAYMENT_REFUND_FAILED;
         refund->reason = reason_of(work, &answer, result);
         refund->updated_at = work_now_us(work);
+        work_note(work, LOG_ERROR, "the gateway will not give money back: somebody has to look at it",
+                  LOG_TEXT("order_id", refund->order_id), LOG_TEXT("payment_id", refund->payment_id),
+                  LOG_INT("amount_minor", refund->amount_minor), LOG_TEXT("currency", refund->currency),
+                  LOG_TEXT("reason", refund->reason));
         if (text_equal(payment->payment_id, refund->payment_id)) {
             payment->state = PAYMENT_REFUND_FAILED;
             payment->reason = refund->reason;

@@ -12,6 +12,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 extern const struct service payment_service;
 
@@ -420,8 +422,22 @@ static void refund_that_is_refused_is_left_for_a_person(void **state)
     hear(PLACED);
     hear(CAPTURED);
     hear(REJECTED);
-    assert_int_equal(answer_with((struct net_result){.outcome = REJECT, .status = 404, .text = "HTTP 404"}),
-                     OK);
+    /* One line tells a person. */
+    char said[4096] = "";
+    fflush(stderr);
+    int true_stderr = dup(STDERR_FILENO), caught = memfd_create("log", MFD_CLOEXEC);
+    dup2(caught, STDERR_FILENO);
+    enum outcome outcome =
+        answer_with((struct net_result){.outcome = REJECT, .status = 404, .text = "HTTP 404"});
+    dup2(true_stderr, STDERR_FILENO);
+    assert_true(pread(caught, said, sizeof(said) - 1, 0) > 0);
+    close(true_stderr);
+    close(caught);
+    assert_int_equal(outcome, OK);
+    assert_non_null(strstr(said, order_id));
+    assert_non_null(strstr(said, "\"level\":\"error\""));
+    assert_non_null(strstr(said, "\"station\":\"payment\""));
+    assert_ptr_equal(strchr(said, '\n'), said + strlen(said) - 1);
     assert_int_equal(row_now()->state, PAYMENT_REFUND_FAILED);
     handlers_commit(handlers);
     assert_false(answer_one_call());

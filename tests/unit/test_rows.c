@@ -503,6 +503,44 @@ static void steps_of_a_handler_agree_with_a_model_after_any_undo_commit_and_roll
     work_rollback(work);
 }
 
+static void one_more(void *what)
+{
+    ++*(int *)what;
+}
+
+static void what_waits_for_the_commit_happens_once_and_only_then(void **state)
+{
+    struct fixture *fixture = *state;
+    int kept = 0, undone = 0, rolled_back = 0, idle = 0;
+    begin_read(fixture);
+    work_item_begin(fixture->work);
+    add_ware(fixture, "a", 1);
+    work_after_commit(fixture->work, one_more, &kept);
+    work_item_begin(fixture->work);
+    work_after_commit(fixture->work, one_more, &undone);
+    work_item_undo(fixture->work);
+    work_after_commit(fixture->work, one_more, &kept); /* what is done about it */
+    assert_int_equal(kept, 0);
+    commit(fixture);
+    assert_int_equal(kept, 2);
+    assert_int_equal(undone, 0);
+
+    begin_read(fixture);
+    work_item_begin(fixture->work);
+    work_after_commit(fixture->work, one_more, &rolled_back);
+    work_rollback(fixture->work);
+    begin_read(fixture);
+    add_ware(fixture, "a", 1); /* is there: the commit is refused */
+    work_after_commit(fixture->work, one_more, &rolled_back);
+    assert_int_equal(work_commit(fixture->work, &fixture->error), REJECT);
+    begin_read(fixture);
+    work_after_commit(fixture->work, one_more, &idle); /* nothing is written */
+    commit(fixture);
+    assert_int_equal(rolled_back, 0);
+    assert_int_equal(idle, 1);
+    assert_int_equal(kept, 2);
+}
+
 int main(int argc, char **argv)
 {
     scratch_choose(argc, argv);
@@ -522,6 +560,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(a_broken_check_is_rejected_and_nothing_is_written, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_arena_sticks, setup, teardown),
         cmocka_unit_test_setup_teardown(undo_puts_back_only_what_the_item_did, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_waits_for_the_commit_happens_once_and_only_then, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(
             steps_of_a_handler_agree_with_a_model_after_any_undo_commit_and_rollback, setup, teardown),
     };
