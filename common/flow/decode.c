@@ -52,7 +52,7 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
     *ret = (struct decoded){0};
     enum topic_id topic = TOPIC_COUNT;
     const struct topic *declared = topic_find(record->topic, &topic);
-    const struct event_type *type;
+    const struct event_type *type = NULL;
     const struct codec_plan *plan;
     int32_t schema_id;
     struct text datum;
@@ -66,13 +66,14 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
     if (outcome != OK)
         return outcome;
     outcome = registry_plan(decode->registry, schema_id, &type, &plan, error);
+    if (outcome == REJECT && strcmp(error->cause, "schema-foreign") == 0)
+        return OK; /* what it is can be told: nothing for anybody here */
+    const struct subscription *subscription =
+        type && type->number < DECODE_TYPES_MAX ? decode->by_number[type->number] : NULL;
+    if (type && (!subscription || (declared && type->topic != topic)))
+        return OK;
     if (outcome != OK)
         return outcome;
-
-    const struct subscription *subscription =
-        type->number < DECODE_TYPES_MAX ? decode->by_number[type->number] : NULL;
-    if (!subscription || (declared && type->topic != topic))
-        return OK;
 
     const struct header *named = header_find(headers, header_count, HEADER_TYPE);
     if (named && !text_is(named->value, type->full_name) && !text_is(named->value, type->name))

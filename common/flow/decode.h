@@ -2,6 +2,9 @@
  * decode: a record as it came, to an event for a handler, or the reason why not. Pure but for the registry's
  * cache.
  *
+ * OUTAGE, while the schema registry is away or a schema is on its way from it, holds the record and counts
+ * nothing; FATAL is the registry's (wire/registry.h).
+ *
  * Who owes a dead letter: a record whose type cannot be told (no framing, unknown schema id, null on any
  * topic but `stock`), in every service that reads the topic; one of a known type that cannot be decoded
  * (truncated, trailing bytes, ce_type that contradicts its schema, a key that is not its order id), in those

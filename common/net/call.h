@@ -44,6 +44,7 @@ struct net_call {
     CURL *easy;
     struct curl_slist *headers;
     char *method;
+    char *ca_file; /* or NULL: the net's */
     struct buffer answer;
     size_t header_bytes;
     bool answer_too_long;

@@ -75,6 +75,7 @@ static void class_by_failure(struct net_call *call, CURLcode code, struct net_re
         result->outcome = progress.connected ? RETRY : OUTAGE;
     }
     result->ambiguous = progress.all_sent;
+    result->too_long = call->answer_too_long;
     if (call->answer_too_long)
         net_result_say(result, "the answer is longer than %d bytes", NET_ANSWER_BYTES_MAX);
     else
@@ -117,6 +118,8 @@ void http_call_start(struct net *net, struct net_call *call)
         curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
         curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
         curl_easy_setopt(easy, CURLOPT_USERAGENT, "weir/" WEIR_VERSION);
+        if (call->ca_file)
+            curl_easy_setopt(easy, CURLOPT_CAINFO, call->ca_file);
         curl_easy_setopt(easy, CURLOPT_HTTPHEADER, call->headers);
         curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
         curl_easy_setopt(easy, CURLOPT_WRITEDATA, call);
@@ -164,7 +167,8 @@ enum outcome net_http(struct net *net, const struct net_http *http, net_done_fn 
 {
     assert(http->method && http->url && done);
     struct net_call *call = calloc(1, sizeof(*call));
-    bool copied = call && (call->url = strdup(http->url)) && (call->method = strdup(http->method));
+    bool copied = call && (call->url = strdup(http->url)) && (call->method = strdup(http->method)) &&
+                  (!http->ca_file || (call->ca_file = strdup(http->ca_file)));
     /* libcurl would wait a second for "100 Continue" before a larger body. */
     copied = copied && (call->headers = curl_slist_append(NULL, "Expect:"));
     for (size_t i = 0; copied && i < NET_HEADERS_MAX && http->headers[i]; i++) {

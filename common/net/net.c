@@ -56,6 +56,7 @@ void net_call_destroy(struct net_call *call)
     buffer_free(&call->answer);
     free(call->url);
     free(call->method);
+    free(call->ca_file);
     free(call->from);
     free(call->to);
     free(call);

@@ -29,6 +29,7 @@ struct net_result {
     int status;       /* HTTP status, SMTP reply code, 0 without */
     struct text body; /* HTTP; valid during done() */
     bool ambiguous;   /* it may have taken effect: the answer was lost after all was sent */
+    bool too_long;    /* HTTP: the answer is past NET_ANSWER_BYTES_MAX, and would be again */
     int64_t duration_us;
     int64_t retry_after_ms; /* of a 429 or 503, 0 without */
     char text[256]; /* one line for people: the reason, or the server's words (control bytes replaced) */
@@ -40,7 +41,8 @@ struct net_http {
     const char *url;
     const char *headers[NET_HEADERS_MAX]; /* "Name: value", NULL ended; no CR or LF (asserted) */
     struct text body;
-    int timeout_ms; /* of the whole call; connecting takes at most a third of it */
+    int timeout_ms;      /* of the whole call; connecting takes at most a third of it */
+    const char *ca_file; /* PEM, of the authorities that this server is trusted by; NULL: as for all calls */
 };
 /* Copies all. Any thread. RETRY ("net-full") past NET_CALLS_MAX: not taken. */
 MUST_CHECK enum outcome net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner,

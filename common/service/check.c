@@ -5,11 +5,10 @@
 #include "store/store.h"
 #include "wire/event.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LINE_BYTES = 1024, URL_BYTES = 512 };
+enum { LINE_BYTES = 1024 };
 
 /* service->check() is given a function without an owner. One check a process. */
 static int exit_code;
@@ -130,55 +129,33 @@ static void check_port(const struct config *config)
     http_close(server);
 }
 
-struct waited {
-    pthread_mutex_t lock;
-    pthread_cond_t answered;
-    bool done;
-    enum outcome outcome;
-    char text[LINE_BYTES];
-};
-
-static void on_answer(void *owner, const struct net_result *result)
+/* Does it answer, and does it know what this service writes? */
+static void check_registry(const struct service *service, const struct config *config)
 {
-    struct waited *waited = owner;
-    pthread_mutex_lock(&waited->lock);
-    waited->outcome = result->outcome;
-    snprintf(waited->text, sizeof(waited->text), "%s", result->outcome == OK ? "answers" : result->text);
-    waited->done = true;
-    pthread_cond_signal(&waited->answered);
-    pthread_mutex_unlock(&waited->lock);
-}
-
-static void check_registry(const struct config *config)
-{
-    const char *base = config_text(config, "SCHEMA_REGISTRY_URL");
-    if (!base) {
+    const struct registry_use use = {.config = config, .tool = true};
+    struct registry *registry = NULL;
+    struct error error;
+    json_t *json = NULL;
+    int32_t id;
+    const char *url = config_text(config, "SCHEMA_REGISTRY_URL");
+    if (!url || !*url) {
         say("schemas", OK, "built in (SCHEMA_REGISTRY_URL is not set)");
         return;
     }
-    char url[URL_BYTES];
-    size_t length = strlen(base);
-    snprintf(url, sizeof(url), "%s%ssubjects", base, length && base[length - 1] == '/' ? "" : "/");
-    struct waited waited = {.outcome = OUTAGE};
-    pthread_mutex_init(&waited.lock, NULL);
-    pthread_cond_init(&waited.answered, NULL);
-    struct net *net = NULL;
-    struct error error;
-    const struct net_http http = {.method = "GET", .url = url, .timeout_ms = CHECK_TIMEOUT_MS};
-    enum outcome outcome = net_open(1, &net, &error);
+    enum outcome outcome = registry_open(&use, &registry, &error);
     if (outcome == OK)
-        outcome = net_http(net, &http, on_answer, &waited, &error);
-    if (outcome == OK) {
-        pthread_mutex_lock(&waited.lock);
-        while (!waited.done) /* the net bounds it by timeout_ms */
-            pthread_cond_wait(&waited.answered, &waited.lock);
-        pthread_mutex_unlock(&waited.lock);
-        outcome = waited.outcome;
-    }
-    say("schemas", outcome, waited.done ? waited.text : error.text);
-    net_close(net);
-    pthread_cond_destroy(&waited.answered);
-    pthread_mutex_destroy(&waited.lock);
+        outcome = registry_call(registry, "GET", "/subjects", TEXT(""), &json, NULL, &error);
+    json_decref(json);
+    /* To look is not to register. */
+    bool looks_up = !config_bool(config, "SCHEMA_REGISTRY_REGISTER");
+    for (const struct event_type *const *type = event_types; outcome == OK && *type && looks_up; type++)
+        for (const enum topic_id *topic = service->writes; outcome == OK && topic && *topic != TOPIC_COUNT;
+             topic++)
+            if ((*type)->topic == *topic)
+                outcome = registry_id(registry, *type, &id, &error);
+    tell("schemas", outcome,
+         looks_up ? "the registry answers, and has what is written" : "the registry answers", &error);
+    registry_close(registry);
 }
 
 int check_run(const struct service *service, const struct config *config,
@@ -188,7 +165,7 @@ int check_run(const struct service *service, const struct config *config,
     exit_code = 0;
     check_kafka(service, client);
     check_database(service, config);
-    check_registry(config);
+    check_registry(service, config);
     check_port(config);
     enum outcome outcome = service->check ? service->check(config, say, &error) : OK;
     if (outcome != OK)

@@ -29,7 +29,8 @@ static bool is_ready(const struct health *health, char reason[REASON_BYTES])
         snprintf(reason, REASON_BYTES, "draining: asked to stop");
         return false;
     }
-    return dispatch_ready(health->dispatch, reason, REASON_BYTES);
+    return registry_ready(health->registry, reason, REASON_BYTES) &&
+           dispatch_ready(health->dispatch, reason, REASON_BYTES);
 }
 
 static void page_live(void *owner, const struct request *request, struct answer *answer, struct buffer *body)
@@ -158,11 +159,15 @@ static void collect(void *owner)
 }
 
 void health_open(struct health *health, const struct service *service, const char *group_id,
-                 struct metrics *metrics, struct dispatch *dispatch, struct server *http)
+                 struct metrics *metrics, struct dispatch *dispatch, struct registry *registry,
+                 struct server *http)
 {
     char library[16];
-    *health =
-        (struct health){.service = service, .group_id = group_id, .metrics = metrics, .dispatch = dispatch};
+    *health = (struct health){.service = service,
+                              .group_id = group_id,
+                              .metrics = metrics,
+                              .dispatch = dispatch,
+                              .registry = registry};
     library_version(library, sizeof(library));
     metric_set(
         metrics_get(metrics, &health_metrics[METRIC_BUILD_INFO], service->name, WEIR_VERSION, library, NULL),

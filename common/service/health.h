@@ -3,7 +3,8 @@
  * line when readiness changes.
  *
  * Liveness asks for nothing: a service whose Kafka or database is away is alive, and starting it again would
- * help nobody. Readiness is the flow's, and falls as soon as a drain is asked for.
+ * help nobody. Readiness is the schema registry's, until the ids of
+ * what is written are known, then the flow's, and falls as soon as a drain is asked for.
  */
 #ifndef SERVICE_HEALTH_H
 #define SERVICE_HEALTH_H
@@ -22,6 +23,7 @@ struct health {
     const char *group_id;
     struct metrics *metrics;
     struct dispatch *dispatch;
+    struct registry *registry;
     bool was_ready, said; /* by health_watch() */
     struct lag {
         char topic[64];
@@ -34,7 +36,8 @@ struct health {
 
 /* Fills *health, adds its pages and metrics. Its pointers are lent until the server is closed. */
 void health_open(struct health *health, const struct service *service, const char *group_id,
-                 struct metrics *metrics, struct dispatch *dispatch, struct server *http);
+                 struct metrics *metrics, struct dispatch *dispatch, struct registry *registry,
+                 struct server *http);
 /* One thread, now and then: logs when the service has become ready, or is not any more and why. True when it
  * is ready. */
 bool health_watch(struct health *health);

@@ -182,6 +182,28 @@ static enum outcome http_prepare(struct running *running, struct error *error)
     return http_open(&settings, &running->http, error);
 }
 
+/* On a thread of the registry's: once when it goes away, once when it is back. */
+static void on_registry_said(void *owner, bool away, const char *text)
+{
+    (void)owner;
+    if (away)
+        log_error("registry", "the schema registry is away: what needs it waits; nothing is lost",
+                  LOG_STRING("error", text));
+    else
+        log_info("registry", "the schema registry answers again", LOG_STRING("answer", text));
+}
+
+static enum outcome registry_prepare(struct running *running, struct error *error)
+{
+    const struct registry_use use = {
+        .config = running->config,
+        .writes = running->service->writes,
+        .metrics = running->metrics,
+        .say = on_registry_said,
+    };
+    return registry_open(&use, &running->registry, error);
+}
+
 /* The service's tables and the flow's. */
 static enum outcome store_prepare(struct running *running, struct error *error)
 {
@@ -281,7 +303,7 @@ static enum outcome dispatch_prepare(struct running *running, struct error *erro
 static enum outcome http_serve(struct running *running, struct error *error)
 {
     health_open(&running->health, running->service, running->group_id, running->metrics, running->dispatch,
-                running->http);
+                running->registry, running->http);
     http_add_routes(running->http, running->service->routes, running->state);
     flow_http_open(&running->flow_http, running->http, running->dispatch,
                    admin_token_of(config_text(running->config, "ADMIN_TOKEN")));
@@ -297,8 +319,7 @@ static enum outcome start(struct running *running, struct error *error)
         return error_fatal(error, "memory", "out of memory");
     if ((outcome = stop_open(config_ms(config, "DRAIN_TIMEOUT"), error)) != OK ||
         (outcome = http_prepare(running, error)) != OK ||
-        (outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &running->registry, error)) !=
-            OK ||
+        (outcome = registry_prepare(running, error)) != OK ||
         (outcome = store_prepare(running, error)) != OK ||
         (outcome = service_prepare(running, error)) != OK || (outcome = net_prepare(running, error)) != OK ||
         (outcome = dispatch_prepare(running, error)) != OK || (outcome = http_serve(running, error)) != OK ||

@@ -32,6 +32,7 @@ struct service {
     const struct tick *ticks;                 /* ended by .name == NULL; may be NULL */
     const struct lane *const *lanes;          /* NULL ended; may be NULL */
     const struct rows_table *const *tables;   /* NULL ended */
+    const enum topic_id *writes;              /* topics of what it emits, ended by TOPIC_COUNT; NULL: none */
     const struct migration *migrations;       /* ended by .number == 0; may be NULL */
     const struct metric_family *metrics;      /* its own, for docs; ended by .name == NULL; may be NULL */
     size_t state_bytes;                       /* zeroed, owned by service_main() */

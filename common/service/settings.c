@@ -2,6 +2,7 @@
 
 #include "flow/dispatch.h"
 #include "kafka/client.h"
+#include "wire/registry.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -12,8 +13,6 @@ static const struct setting common[] = {
      "Where HTTP is served, host:port; port 0 picks one and logs it."},
     {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL,
      "This service's own database: sqlite:PATH (relative to the working directory) or postgresql://…."},
-    {"SCHEMA_REGISTRY_URL", SETTING_URL, NULL, 0, 0, NULL,
-     "A Confluent-compatible schema registry; without it the project's own schema files are used."},
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
      "The delays before the second, third, … attempt; after the last one the record goes to the dead "
      "letters."},
@@ -55,6 +54,7 @@ void settings_of(const struct service *service, struct settings *settings)
     if (service->settings)
         settings->tables[settings->table_count++] = service->settings;
     settings->tables[settings->table_count++] = settings->kafka;
+    settings->tables[settings->table_count++] = registry_settings;
     settings->tables[settings->table_count++] = flow_settings;
     assert(settings->table_count <= sizeof(settings->tables) / sizeof(settings->tables[0]));
 }

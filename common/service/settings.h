@@ -8,7 +8,7 @@
 #include "base/config.h"
 #include "service/service.h"
 
-enum { SETTINGS_COMMON_MAX = 16, SETTINGS_KAFKA_MAX = 32, SETTINGS_TABLES = 4 };
+enum { SETTINGS_COMMON_MAX = 16, SETTINGS_KAFKA_MAX = 32, SETTINGS_TABLES = 5 };
 
 struct settings {
     struct setting common[SETTINGS_COMMON_MAX];

@@ -6,6 +6,7 @@
 
 #include "base/ids.h"
 #include "wire/codec.h"
+#include "wire/registry.h"
 #include "wire/topic.h"
 
 /* One row of topics.def with what eventgen made of its schema. */
@@ -67,23 +68,6 @@ enum { FRAME_BYTES = 5 };
 MUST_CHECK enum outcome frame_read(struct text value, int32_t *ret_schema_id, struct text *ret_datum,
                                    struct error *error);
 void frame_write(struct buffer *into, int32_t schema_id);
-
-/*
- * Schema ids. Without a registry an id is 100 × number + version, known from the files. With one
- * (SCHEMA_REGISTRY_URL) ids are the registry's. Thread: the loop's, and tools. One a process.
- */
-struct registry;
-MUST_CHECK enum outcome registry_open(const char *url, struct registry **ret,
-                                      struct error *error); /* NULL url: the files */
-void registry_close(struct registry *registry);
-/* The id under which events of this type are written. */
-MUST_CHECK enum outcome registry_id(struct registry *registry, const struct event_type *type, int32_t *ret_id,
-                                    struct error *error);
-/* How to read datums with this id: the event's type and the plan. REJECT ("schema-unknown") for an id
- * that nobody knows or a schema that is no event's; OUTAGE while the registry cannot be asked. */
-MUST_CHECK enum outcome registry_plan(struct registry *registry, int32_t schema_id,
-                                      const struct event_type **ret_type, const struct codec_plan **ret_plan,
-                                      struct error *error);
 
 /*
  * The rules of a valid order (CONTRACT.md "A valid order"), beyond its schema. Adds a fault for each

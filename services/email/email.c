@@ -394,6 +394,8 @@ static enum outcome email_check(const struct config *config,
     return OK;
 }
 
+static const enum topic_id email_writes[] = {TOPIC_EMAILS, TOPIC_COUNT};
+
 extern const char email_openapi[];
 
 const struct service email_service = {
@@ -407,6 +409,7 @@ const struct service email_service = {
     .lanes = email_lanes,
     .tables = email_tables,
     .migrations = email_migrations,
+    .writes = email_writes,
     .metrics = email_metrics,
     .state_bytes = sizeof(struct email_state),
     .start = email_start,

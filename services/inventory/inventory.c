@@ -41,6 +41,8 @@ static enum outcome inventory_start(void *state, const struct service_start *sta
     return OK;
 }
 
+static const enum topic_id inventory_writes[] = {TOPIC_INVENTORY, TOPIC_STOCK, TOPIC_COUNT};
+
 extern const char inventory_openapi[];
 
 const struct service inventory_service = {
@@ -53,6 +55,7 @@ const struct service inventory_service = {
     .ticks = inventory_ticks,
     .tables = inventory_tables,
     .migrations = inventory_migrations,
+    .writes = inventory_writes,
     .metrics = inventory_metrics,
     .state_bytes = sizeof(struct inventory_state),
     .start = inventory_start,

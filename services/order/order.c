@@ -77,6 +77,8 @@ static enum outcome order_start(void *state, const struct service_start *start, 
     return OK;
 }
 
+static const enum topic_id order_writes[] = {TOPIC_ORDERS, TOPIC_COUNT};
+
 extern const char order_openapi[];
 
 const struct service order_service = {
@@ -88,6 +90,7 @@ const struct service order_service = {
     .routes = order_routes,
     .ticks = order_ticks,
     .tables = order_tables,
+    .writes = order_writes,
     .state_bytes = sizeof(struct order_state),
     .start = order_start,
     .openapi = order_openapi,

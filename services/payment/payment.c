@@ -110,6 +110,8 @@ static enum outcome payment_check(const struct config *config,
     return OK;
 }
 
+static const enum topic_id payment_writes[] = {TOPIC_PAYMENTS, TOPIC_COUNT};
+
 extern const char payment_openapi[];
 
 const struct service payment_service = {
@@ -123,6 +125,7 @@ const struct service payment_service = {
     .ticks = payment_ticks,
     .lanes = payment_lanes,
     .tables = payment_tables,
+    .writes = payment_writes,
     .state_bytes = sizeof(struct payment_service_state),
     .start = payment_start,
     .check = payment_check,

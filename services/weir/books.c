@@ -803,7 +803,7 @@ static enum outcome read_all(struct books *books, struct error *error)
         {settings->payment_url, "payment", "SELECT order_id, payment_id, amount_minor, currency, state FROM refunds", each_refund},
         {settings->email_url, "email", "SELECT order_id, template, state, message_id FROM mails", each_mail},
     };
-    enum outcome outcome = registry_open(settings->registry_url, &books->registry, error);
+    enum outcome outcome = cli_registry(settings->client.config, &books->registry, error);
     if (outcome == OK && (read_topic(books, error) != OK || read_dead_letters(books, error) != OK))
         books->no_topic = true; /* what the databases say is worth knowing all the same */
     if (outcome == OK)

@@ -16,7 +16,6 @@ enum { BOOKS_ORDERS_MAX = 8 << 20, BOOKS_SAID_MAX = 20, BOOKS_READ_MS = 1500 };
 
 struct books_settings {
     struct client_settings client;
-    const char *registry_url;
     const char *order_url, *inventory_url, *payment_url, *email_url; /* databases */
     const int64_t *retry_delays_ms; /* of the services: their retry topics are looked into for what is left */
     size_t retry_delay_count;

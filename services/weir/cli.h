@@ -48,6 +48,8 @@ const struct verb *cli_verb(const char *name);
 int cli_fail(const struct verb *verb, const struct error *error);
 /* Settings for Kafka handles of a tool: librdkafka's own log is shown only from LOG_LEVEL=debug on. */
 struct client_settings cli_client(const struct config *config);
+/* As SCHEMA_REGISTRY_… say; waits for its answers. */
+MUST_CHECK enum outcome cli_registry(const struct config *config, struct registry **ret, struct error *error);
 /* Stdout is a terminal that takes colour: a TTY, no NO_COLOR, TERM not dumb. */
 bool cli_colour(void);
 /* True from the first SIGINT or SIGTERM on (a second one ends the process). cli_signals() once, before

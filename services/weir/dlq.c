@@ -169,7 +169,7 @@ int dlq_main(int argc, char **argv)
     } else if (!class_is_one(&dlq) || !time_of(config, "SINCE", &dlq.filter.since_us) ||
                !time_of(config, "UNTIL", &dlq.filter.until_us)) {
         exit_code = EXIT_CONFIG;
-    } else if (registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &dlq.letters.registry, &error) !=
+    } else if (cli_registry(config, &dlq.letters.registry, &error) !=
                OK) {
         exit_code = cli_fail(dlq.verb, &error);
     } else {

@@ -251,7 +251,7 @@ static enum outcome run(struct emit *emit, const struct config *config, FILE *fi
     emit->timeout_us = config_ms(config, "EMIT_TIMEOUT") * 1000;
     if (!emit->arena)
         return error_fatal(error, "memory", "out of memory");
-    enum outcome outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &emit->registry, error);
+    enum outcome outcome = cli_registry(config, &emit->registry, error);
     if (outcome == OK)
         outcome = producer_open(&settings, on_report, emit, &emit->producer, error);
     if (outcome == OK)

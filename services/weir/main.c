@@ -28,8 +28,6 @@ const struct verb verbs[] = {
 };
 
 static const struct setting common_settings[] = {
-    {"SCHEMA_REGISTRY_URL", SETTING_URL, NULL, 0, 0, NULL,
-     "Schema registry; without it the schemas that were built in."},
     {"LOG_LEVEL", SETTING_CHOICE, "info", 0, 0, "debug|info|warn|error", "Least level that is logged."},
     {"LOG_FORMAT", SETTING_CHOICE, NULL, 0, 0, "json|text", "Form of log lines; text on a terminal."},
     SETTINGS_END,
@@ -80,12 +78,13 @@ void cli_forget_environment(const struct setting *own)
 bool cli_read(const struct verb *verb, const struct setting *own, int argc, char **argv,
               size_t positional_max, struct config **ret, int *ret_exit)
 {
-    const struct setting *tables[3];
+    const struct setting *tables[4];
     size_t count = 0;
     struct error error;
     if (own)
         tables[count++] = own;
     tables[count++] = kafka_settings;
+    tables[count++] = registry_settings;
     tables[count++] = common_settings;
 
     if (config_read(tables, count, argc - 1, argv + 1, ret, &error) != OK) {
@@ -127,6 +126,11 @@ struct client_settings cli_client(const struct config *config)
         .config = config,
         .log = client_log,
     };
+}
+
+enum outcome cli_registry(const struct config *config, struct registry **ret, struct error *error)
+{
+    return registry_open(&(struct registry_use){.config = config, .tool = true}, ret, error);
 }
 
 bool cli_colour(void)

@@ -283,7 +283,7 @@ static enum outcome run(struct life *life, const struct config *config, const ch
     struct admin_topic *list = NULL;
     struct reader *reader = NULL;
     bool end = false;
-    enum outcome outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &life->registry, error);
+    enum outcome outcome = cli_registry(config, &life->registry, error);
     if (outcome == OK)
         outcome = topics_of(&client, &list, names, error);
     if (outcome == OK && names[0])

@@ -280,7 +280,7 @@ static void *run(void *owner)
     return NULL;
 }
 
-enum outcome pulse_open(const struct client_settings *client, const char *registry_url, struct pulse **ret, struct error *error)
+enum outcome pulse_open(const struct client_settings *client, struct pulse **ret, struct error *error)
 {
     static const char *const topics[] = {"orders",      "payments",  "emails",        "dlq.order", "dlq.inventory",
                                          "dlq.payment", "dlq.email", "dlq.analytics", NULL};
@@ -295,7 +295,7 @@ enum outcome pulse_open(const struct client_settings *client, const char *regist
     pulse->arena = arena_new(ARENA_BYTES);
     enum outcome outcome = pulse->orders && pulse->buckets && pulse->arena ? OK : error_fatal(error, "memory", "out of memory");
     if (outcome == OK)
-        outcome = registry_open(registry_url, &pulse->registry, error);
+        outcome = cli_registry(client->config, &pulse->registry, error);
     if (outcome == OK)
         outcome = reader_open(client, topics, READER_END, 0, false, PULSE_OPEN_MS, NULL, &pulse->reader, error);
     if (outcome == OK) {

@@ -31,8 +31,7 @@ struct pulse_counts {
 
 struct pulse;
 /* From now on. OUTAGE where the topics cannot be read. */
-MUST_CHECK enum outcome pulse_open(const struct client_settings *client, const char *registry_url, struct pulse **ret,
-                                   struct error *error);
+MUST_CHECK enum outcome pulse_open(const struct client_settings *client, struct pulse **ret, struct error *error);
 void pulse_counts(struct pulse *pulse, struct pulse_counts *ret); /* any thread */
 void pulse_close(struct pulse *pulse); /* accepts NULL */
 

@@ -87,7 +87,9 @@ static const struct setting up_settings[] = {
     SETTINGS_END,
 };
 /* Settings that are the services' as well: handed on as they were given here, by whichever form. */
-static const char *const handed_on[] = {"SCHEMA_REGISTRY_URL", "LOG_LEVEL", "LOG_FORMAT", "DATABASE_URL", "SMTP_URL",
+static const char *const handed_on[] = {"SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_USER", "SCHEMA_REGISTRY_PASSWORD",
+                                        "SCHEMA_REGISTRY_CA_LOCATION", "SCHEMA_REGISTRY_REGISTER",
+                                        "SCHEMA_REGISTRY_UNKNOWN_WAIT", "LOG_LEVEL", "LOG_FORMAT", "DATABASE_URL", "SMTP_URL",
                                         "PAYMENT_GATEWAY_URL", "RETRY_DELAYS", NULL};
 
 enum part { PART_KAFKA, PART_MAIL, PART_GATEWAY, PART_ORDER, PART_INVENTORY, PART_PAYMENT, PART_EMAIL, PART_ANALYTICS, PART_COUNT };
@@ -997,7 +999,6 @@ static bool do_books(struct up *up)
     int64_t delays_ms[CONFIG_DURATIONS_MAX];
     const struct books_settings settings = {
         .client = client_of(up),
-        .registry_url = config_text(up->config, "SCHEMA_REGISTRY_URL"),
         .order_url = database_of(up, PART_ORDER, order),
         .inventory_url = database_of(up, PART_INVENTORY, inventory),
         .payment_url = database_of(up, PART_PAYMENT, payment),
@@ -1085,7 +1086,7 @@ static enum outcome start(struct up *up, struct error *error)
     }
     const struct client_settings client = client_of(up);
     if (outcome == OK)
-        outcome = pulse_open(&client, config_text(up->config, "SCHEMA_REGISTRY_URL"), &up->pulse, error);
+        outcome = pulse_open(&client, &up->pulse, error);
     return outcome;
 }
 

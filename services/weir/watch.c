@@ -112,7 +112,7 @@ static enum outcome run(struct watch *watch, const struct config *config, struct
     int64_t from_ms;
     enum outcome outcome = from_read(config_text(config, "FROM"), &from, &from_ms, error);
     if (outcome == OK)
-        outcome = registry_open(config_text(config, "SCHEMA_REGISTRY_URL"), &watch->registry, error);
+        outcome = cli_registry(config, &watch->registry, error);
     if (outcome == OK)
         outcome = reader_open(&client, topics, from, from_ms, config_bool(config, "EXIT"), WATCH_OPEN_MS,
                               &missing, &watch->reader, error);

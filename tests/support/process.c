@@ -31,7 +31,7 @@ struct process {
 static bool is_handed_on(const char *variable)
 {
     static const char *const prefixes[] = {
-        "WEIR_",        "KAFKA_",        "HTTP_LISTEN", "DATABASE_URL", "SCHEMA_REGISTRY_URL",
+        "WEIR_",        "KAFKA_",        "HTTP_LISTEN", "DATABASE_URL", "SCHEMA_REGISTRY_",
         "RETRY_DELAYS", "DRAIN_TIMEOUT", "LOG_"};
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
         if (strncmp(variable, prefixes[i], strlen(prefixes[i])) == 0)

@@ -26,6 +26,7 @@ OWNERS = [
     ("common/flow/", "Every service: the flow"),
     ("common/service/", "Every service"),
     ("common/net/", "Whatever calls out"),
+    ("common/wire/", "Whatever reads or writes events"),
     ("common/base/", "Every program"),
     ("services/weir/main.c", "weir, all verbs"),
 ]

@@ -175,16 +175,6 @@ static void files_are_the_registry_without_one(void **state)
     registry_close(NULL);
 }
 
-static void registry_over_http_is_refused_clearly(void **state)
-{
-    (void)state;
-    struct registry *registry;
-    struct error error;
-    assert_int_equal(registry_open("http://127.0.0.1:8081", &registry, &error), FATAL);
-    assert_non_null(strstr(error.text, "SCHEMA_REGISTRY_URL: not supported by this version"));
-    assert_int_equal(error_exit_code(&error), EXIT_CONFIG);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -198,7 +188,6 @@ int main(void)
         cmocka_unit_test(frame_goes_there_and_back),
         cmocka_unit_test(what_is_not_framed_is_rejected),
         cmocka_unit_test(files_are_the_registry_without_one),
-        cmocka_unit_test(registry_over_http_is_refused_clearly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
