@@ -30,6 +30,9 @@ NODE_PROPERTIES = ("group.min.session.timeout.ms=500",)
 MEMBER_PROPERTIES = "session.timeout.ms=2000;heartbeat.interval.ms=500"
 
 
+RETRY_DELAYS = "200ms,400ms,800ms"
+
+
 def need(name):
     value = os.environ.get(name)
     if not value:
@@ -224,7 +227,8 @@ class World:
 
     def make_topics(self, partitions):
         subprocess.run([self.tools + "/services/weir/weir", "topics", "create", "--partitions", str(partitions)], check=True,
-                       timeout=120, env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka}, stdout=subprocess.DEVNULL)
+                       timeout=120, stdout=subprocess.DEVNULL,
+                       env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka, "RETRY_DELAYS": RETRY_DELAYS, **self.settings})
 
     # ---- the services
 
@@ -240,7 +244,7 @@ class World:
             "PAYMENT_GATEWAY_URL": self.gateway.url,
             "SMTP_URL": self.mailbox.url,
             "EMAIL_RATE": "0",
-            "RETRY_DELAYS": "200ms,400ms,800ms",
+            "RETRY_DELAYS": RETRY_DELAYS,
             **self.settings,
             **more,
         }
