@@ -577,7 +577,10 @@ enum outcome redrive_run(const struct redrive_settings *settings, struct redrive
     if (!run)
         return error_fatal(error, "memory", "redrive: out of memory");
     run->settings = settings;
-    (void)id_to_text(id_new(), run->done.run);
+    if (settings->run)
+        snprintf(run->done.run, sizeof(run->done.run), "%s", settings->run);
+    else
+        (void)id_to_text(id_new(), run->done.run);
     for (uint16_t i = 0; i < REDRIVE_IN_FLIGHT_MAX; i++) {
         run->flights[i].story = buffer_of(16 << 20); /* a record's key and what JSON makes of it */
         run->free[run->free_count++] = i;
@@ -597,7 +600,10 @@ enum outcome redrive_run(const struct redrive_settings *settings, struct redrive
     /* Also after a failure: what can still be settled need not be sent again. */
     struct error later;
     bool fatal = run->producer && producer_is_fatal(run->producer);
-    while (run->producer && !fatal && in_flight(run) > 0) {
+    int64_t finish_us =
+        clock_monotonic_us() + (settings->finish_ms ? settings->finish_ms : REDRIVE_ACK_MS) * INT64_C(1000);
+    while (run->producer && !fatal && in_flight(run) > 0 &&
+           (!run->done.stopped || clock_monotonic_us() < finish_us)) {
         enum outcome last = harvest(run, REDRIVE_WAIT_MS, &later);
         if (last != OK) {
             if (outcome == OK && error)
@@ -607,7 +613,7 @@ enum outcome redrive_run(const struct redrive_settings *settings, struct redrive
         }
     }
     tell(run, true);
-    producer_close(run->producer, REDRIVE_CLOSE_MS);
+    producer_close(run->producer, run->done.stopped && settings->finish_ms ? 0 : REDRIVE_CLOSE_MS);
     letters_close(run->letters);
     for (size_t i = 0; i < REDRIVE_IN_FLIGHT_MAX; i++)
         buffer_free(&run->flights[i].story);

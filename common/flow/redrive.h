@@ -34,6 +34,8 @@ struct redrive_settings {
     int64_t first_delay_ms; /* of RETRY_DELAYS                                */
     int64_t rate_per_hour;  /* as SETTING_RATE; 0: no limit                   */
     int64_t limit;          /* at most so many letters; 0: all                */
+    const char *run;        /* its id; NULL: a new one                        */
+    int finish_ms;          /* for what is in flight after a stop; 0: REDRIVE_ACK_MS */
     void (*progress)(void *owner, const struct redrive_done *done); /* now and then; may be NULL */
     void *progress_owner;
 };

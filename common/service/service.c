@@ -20,8 +20,9 @@
 #include "base/log.h"
 #include "base/stop.h"
 #include "flow/dispatch.h"
-#include "service/check.h"
 #include "flow/retry.h"
+#include "service/check.h"
+#include "service/dlq_http.h"
 #include "service/flow_http.h"
 #include "service/health.h"
 #include "service/http.h"
@@ -46,6 +47,7 @@ enum {
     KAFKA_SAID_MAX = 16,
     KAFKA_SAID_S = 300,
     CLOSE_MS_MIN = 100,
+    DLQ_CLOSE_MS_MAX = 3000,
     CLOSE_MS_MAX =
         4000, /* work in hand is finished by then: this is for the last commit, and for Kafka to hear of it */
 };
@@ -120,6 +122,7 @@ struct running {
     char crash_note[4096]; /* path; empty: none */
     struct dispatch *dispatch;
     struct flow_http flow_http;
+    struct dlq_http *dlq_http;
     struct health health;
     pthread_t keeper;
     bool kept;
@@ -129,7 +132,8 @@ struct running {
 static void on_request(void *owner, struct exchange *exchange, const struct request *request)
 {
     struct running *running = owner;
-    if (flow_http_answers(&running->flow_http, exchange, request))
+    if (flow_http_answers(&running->flow_http, exchange, request) ||
+        dlq_http_answers(running->dlq_http, exchange, request))
         return;
     if (!dispatch_request(running->dispatch, exchange, request))
         http_answer(exchange, &(struct answer){.status = 503, .retry_after_s = 1});
@@ -154,6 +158,7 @@ static void *keeper_run(void *owner)
     }
     log_info("drain", "asked to stop: no more requests are taken", LOG_INT("left_ms", stop_drain_left_ms()));
     http_drain(running->http);
+    dlq_http_stop(running->dlq_http);
     dispatch_stop(running->dispatch);
     return NULL;
 }
@@ -305,9 +310,17 @@ static enum outcome http_serve(struct running *running, struct error *error)
     health_open(&running->health, running->service, running->group_id, running->metrics, running->dispatch,
                 running->registry, running->http);
     http_add_routes(running->http, running->service->routes, running->state);
-    flow_http_open(&running->flow_http, running->http, running->dispatch,
-                   admin_token_of(config_text(running->config, "ADMIN_TOKEN")));
-    return http_start(running->http, error);
+    const struct admin_token token = admin_token_of(config_text(running->config, "ADMIN_TOKEN"));
+    flow_http_open(&running->flow_http, running->http, running->dispatch, token);
+    const struct dlq_http_settings dlq = {
+        .service = running->service->name,
+        .registry_url = config_text(running->config, "SCHEMA_REGISTRY_URL"),
+        .client = running->client,
+        .first_delay_ms = running->delay_count ? running->delays_ms[0] : -1,
+        .token = token,
+    };
+    enum outcome outcome = dlq_http_open(&dlq, running->http, &running->dlq_http, error);
+    return outcome == OK ? http_start(running->http, error) : outcome;
 }
 
 static enum outcome start(struct running *running, struct error *error)
@@ -335,6 +348,8 @@ static enum outcome start(struct running *running, struct error *error)
 /* The opposite order of start(). Everything may be missing. */
 static void finish(struct running *running)
 {
+    int64_t dlq_ms = stop_drain_left_ms() / 2;
+    dlq_http_close(running->dlq_http, dlq_ms < DLQ_CLOSE_MS_MAX ? (int)dlq_ms : DLQ_CLOSE_MS_MAX);
     http_close(running->http);
     net_close(running->net);
     int64_t left_ms = stop_drain_left_ms();
