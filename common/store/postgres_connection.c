@@ -199,7 +199,7 @@ enum outcome postgres_connect(struct postgres *postgres, struct error *error)
     if (postgres->conn && PQstatus(postgres->conn) == CONNECTION_OK)
         return OK;
     postgres_disconnect(postgres);
-    char application[POSTGRES_NAME_BYTES_MAX];
+    char application[POSTGRES_NAME_BYTES_MAX + sizeof("_reader")];
     snprintf(application, sizeof(application), "%s%s", postgres->schema,
              postgres->read_only ? "_reader" : "");
     /* What the URL says counts, where it comes later. */
