@@ -160,7 +160,7 @@ static void name_it(const struct letter *letter, const struct error *error, char
 {
     const struct record *record = letter->record;
     if (into[0] == '\0')
-        snprintf(into, bytes, "%.*s[%d]@%lld: %s", TEXT_ARG(record->topic), (int)record->partition,
+        snprintf(into, bytes, "%.*s[%d]@%lld: %.160s", TEXT_ARG(record->topic), (int)record->partition,
                  (long long)record->offset, error->text);
 }
 
