@@ -1,14 +1,17 @@
 #include "service/check.h"
 
+#include "base/json.h"
 #include "kafka/admin.h"
+#include "net/net.h"
 #include "service/http.h"
 #include "store/store.h"
 #include "wire/event.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LINE_BYTES = 1024 };
+enum { LINE_BYTES = 1024, URL_BYTES = 512 };
 
 /* service->check() is given a function without an owner. One check a process. */
 static int exit_code;
@@ -117,16 +120,48 @@ static void check_database(const struct service *service, const struct config *c
     tell("database", outcome, line, &error);
 }
 
-static void check_port(const struct config *config)
+struct waited {
+    pthread_mutex_t lock;
+    pthread_cond_t answered;
+    bool done;
+    struct net_result result; /* without its body */
+    char body[LINE_BYTES];
+};
+
+static void on_answer(void *owner, const struct net_result *result)
 {
-    struct server *server = NULL;
-    struct error error;
-    char line[LINE_BYTES];
-    const struct server_settings settings = {.listen = config_text(config, "HTTP_LISTEN")};
-    enum outcome outcome = http_open(&settings, &server, &error);
-    snprintf(line, sizeof(line), "%s is free", settings.listen);
-    tell("http", outcome, line, &error);
-    http_close(server);
+    struct waited *waited = owner;
+    pthread_mutex_lock(&waited->lock);
+    waited->result = *result;
+    snprintf(waited->body, sizeof(waited->body), "%.*s", TEXT_ARG(result->body));
+    waited->done = true;
+    pthread_cond_signal(&waited->answered);
+    pthread_mutex_unlock(&waited->lock);
+}
+
+/* OK for any answer, whatever its status; it is in *ret then. */
+static enum outcome get(const char *url, struct waited *ret, struct error *error)
+{
+    struct net *net = NULL;
+    const struct net_http http = {.method = "GET", .url = url, .timeout_ms = CHECK_TIMEOUT_MS};
+    *ret = (struct waited){.done = false};
+    pthread_mutex_init(&ret->lock, NULL);
+    pthread_cond_init(&ret->answered, NULL);
+    enum outcome outcome = net_open(1, &net, error);
+    if (outcome == OK)
+        outcome = net_http(net, &http, on_answer, ret, error);
+    if (outcome == OK) {
+        pthread_mutex_lock(&ret->lock);
+        while (!ret->done) /* the net bounds it by timeout_ms */
+            pthread_cond_wait(&ret->answered, &ret->lock);
+        pthread_mutex_unlock(&ret->lock);
+        if (ret->result.status == 0)
+            outcome = error_outage(error, "http", "%s", ret->result.text);
+    }
+    net_close(net);
+    pthread_cond_destroy(&ret->answered);
+    pthread_mutex_destroy(&ret->lock);
+    return outcome;
 }
 
 /* Does it answer, and does it know what this service writes? */
@@ -158,6 +193,71 @@ static void check_registry(const struct service *service, const struct config *c
     registry_close(registry);
 }
 
+/* Where HTTP_LISTEN is reached on this machine: every address is also the loopback's. */
+static void own_url(const struct config *config, const char *path, char into[URL_BYTES])
+{
+    const char *listen = config_text(config, "HTTP_LISTEN");
+    const char *port = strrchr(listen, ':');
+    bool every = strncmp(listen, "0.0.0.0:", 8) == 0 || strncmp(listen, "[::]:", 5) == 0 || port == listen;
+    if (every)
+        snprintf(into, URL_BYTES, "http://127.0.0.1%s%s", port, path);
+    else
+        snprintf(into, URL_BYTES, "http://%s%s", listen, path);
+}
+
+/* Whose port it is where it is not free: this service's own, or another program's. */
+static bool serves_here(const struct service *service, const struct config *config)
+{
+    char url[URL_BYTES];
+    struct waited waited;
+    struct error error;
+    json_t *json = NULL;
+    own_url(config, "/version", url);
+    bool serves = get(url, &waited, &error) == OK && waited.result.status == 200 &&
+                  json_read(text_of(waited.body), &json, &error) == OK &&
+                  text_is(json_text(json, "service"), service->name);
+    json_decref(json);
+    return serves;
+}
+
+static void check_port(const struct service *service, const struct config *config)
+{
+    struct server *server = NULL;
+    struct error error;
+    char line[LINE_BYTES];
+    const struct server_settings settings = {.listen = config_text(config, "HTTP_LISTEN")};
+    enum outcome outcome = http_open(&settings, &server, &error);
+    snprintf(line, sizeof(line), "%s is free", settings.listen);
+    if (outcome == OUTAGE && serves_here(service, config)) {
+        outcome = OK;
+        snprintf(line, sizeof(line), "weir-%s serves at %s", service->name, settings.listen);
+    }
+    tell("http", outcome, line, &error);
+    http_close(server);
+}
+
+int check_ready(const struct service *service, const struct config *config)
+{
+    char url[URL_BYTES], line[LINE_BYTES];
+    struct waited waited;
+    struct error error;
+    json_t *json = NULL;
+    exit_code = 0;
+    own_url(config, "/readyz", url);
+    enum outcome outcome = get(url, &waited, &error);
+    if (outcome == OK && waited.result.status == 200) {
+        snprintf(line, sizeof(line), "weir-%s, at %s", service->name, config_text(config, "HTTP_LISTEN"));
+        say("ready", OK, line);
+    } else if (outcome == OK && json_read(text_of(waited.body), &json, &error) == OK) {
+        snprintf(line, sizeof(line), "%.*s", TEXT_ARG(json_text(json, "reason")));
+        say("ready", OUTAGE, line);
+    } else {
+        say("ready", OUTAGE, outcome == OK ? waited.result.text : error.text);
+    }
+    json_decref(json);
+    return exit_code;
+}
+
 int check_run(const struct service *service, const struct config *config,
               const struct client_settings *client)
 {
@@ -166,7 +266,7 @@ int check_run(const struct service *service, const struct config *config,
     check_kafka(service, client);
     check_database(service, config);
     check_registry(service, config);
-    check_port(config);
+    check_port(service, config);
     enum outcome outcome = service->check ? service->check(config, say, &error) : OK;
     if (outcome != OK)
         tell(service->name, outcome, NULL, &error);

@@ -449,10 +449,12 @@ static void help(const struct service *service, const struct settings *settings)
                  "  weir-%s [serve] [settings]   runs the service until SIGTERM\n"
                  "  weir-%s config [settings]    shows the settings in effect and where each comes from\n"
                  "  weir-%s check [settings]     tries to reach all that it needs, one line a part\n"
+                 "  weir-%s check ready          asks the one that serves here whether it is ready: a health check\n"
                  "  weir-%s --help | --version\n\n"
                  "Settings: --name value, environment NAME, or a line \"name = value\" in --config FILE; in "
                  "this order.\n\n",
-                 service->name, service->about, service->name, service->name, service->name, service->name);
+                 service->name, service->about, service->name, service->name, service->name, service->name,
+                 service->name);
     config_help(settings->tables, settings->table_count, &text);
     fwrite(text.at, 1, text.length, stdout);
     buffer_free(&text);
@@ -500,7 +502,11 @@ int service_main(const struct service *service, int argc, char **argv)
         return error_exit_code(&error);
     }
     int exit_code = 0;
-    if (config_positional_count(config)) {
+    bool asks_ready = verb == VERB_CHECK && config_positional_count(config) == 1 &&
+                      strcmp(config_positional(config, 0), "ready") == 0;
+    if (asks_ready) {
+        exit_code = check_ready(service, config);
+    } else if (config_positional_count(config)) {
         fprintf(stderr, "weir-%s: unexpected argument \"%s\" (--help tells more)\n", service->name,
                 config_positional(config, 0));
         exit_code = EXIT_USAGE;

@@ -26,6 +26,7 @@ int topics_main(int argc, char **argv);
 int schemas_main(int argc, char **argv);
 int dlq_main(int argc, char **argv);
 int pause_main(int argc, char **argv); /* pause and resume: argv[0] says which */
+int traffic_main(int argc, char **argv);
 int broker_main(int argc, char **argv);
 int mail_main(int argc, char **argv);
 int gateway_main(int argc, char **argv);

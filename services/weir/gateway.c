@@ -1,12 +1,13 @@
 /* weir gateway: the stand-in for a payment gateway, alone. */
 #include "base/log.h"
 #include "base/stop.h"
+#include "net/net.h"
 #include "weir/cli.h"
 #include "weir/gateway_sim.h"
 
 #include <stdio.h>
 
-enum { DRAIN_MS = 2000 };
+enum { DRAIN_MS = 2000, CHECK_MS = 3000 };
 
 static const struct setting gateway_settings_table[] = {
     {"GATEWAY_LISTEN", SETTING_LISTEN, "127.0.0.1:8090", 0, 0, NULL,
@@ -25,12 +26,23 @@ static const struct setting gateway_settings_table[] = {
      "last 8 s of every 45)."},
     {"GATEWAY_LATENCY_MIN", SETTING_DURATION, "0s", 0, 600000, NULL, "Shortest time to an answer."},
     {"GATEWAY_LATENCY_MAX", SETTING_DURATION, "0s", 0, 600000, NULL, "Longest time to an answer."},
+    {"CHECK", SETTING_BOOL, "false", 0, 0, NULL,
+     "Only ask whether a gateway answers at GATEWAY_LISTEN: a health check."},
     SETTINGS_END,
 };
 
 static uint32_t percent(const struct config *config, const char *name)
 {
     return (uint32_t)config_int(config, name) * FAILURES_PPM_PER_PERCENT;
+}
+
+/* Every address is also the loopback's. */
+static enum outcome check(const char *listen, struct error *error)
+{
+    char url[320];
+    bool every = strncmp(listen, "0.0.0.0:", 8) == 0 || strncmp(listen, "[::]:", 5) == 0;
+    snprintf(url, sizeof(url), "http://%s%s", every ? "127.0.0.1" : "", every ? strrchr(listen, ':') : listen);
+    return net_reach(url, CHECK_MS, error);
 }
 
 int gateway_main(int argc, char **argv)
@@ -49,6 +61,11 @@ int gateway_main(int argc, char **argv)
     };
     struct gateway *gateway = NULL;
     struct error error;
+    if (config_bool(config, "CHECK")) {
+        enum outcome answers = check(settings.listen, &error);
+        config_destroy(config);
+        return answers == OK ? 0 : cli_fail(verb, &error);
+    }
     struct failures *failures = &settings.failures;
     enum outcome outcome = failures_parse("GATEWAY_CHAOS", config_text(config, "GATEWAY_CHAOS"),
                                           FAILURES_GATEWAY, failures, &error);

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -100,8 +101,9 @@ static void write_request(struct load *load, struct connection *connection)
                  locales[random_below(load, 5)], currencies[random_below(load, 7)]);
     put_items(load, &body);
     buffer_add_string(&body, "]}");
-    buffer_print(&request, "POST /v1/orders HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
-                           "Idempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n", load->settings.port, TEXT_ARG(id), body.length);
+    buffer_print(&request, "POST /v1/orders HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\n"
+                           "Idempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n",
+                 load->settings.host ? load->settings.host : "127.0.0.1", load->settings.port, TEXT_ARG(id), body.length);
     buffer_add_text(&request, buffer_text(&body));
     if (!request.failed && !body.failed) {
         memcpy(connection->request, request.at, request.length);
@@ -135,16 +137,38 @@ static void begin_sending(struct connection *connection)
     enter(connection, CONNECTION_SENDING);
 }
 
-static void connect_again(struct load *load, struct connection *connection)
+/* False where the name is not known: somebody who is being started. */
+static bool find_address(struct load *load, struct sockaddr_in *ret)
 {
-    const int on = 1;
-    const struct sockaddr_in to = {
+    const struct addrinfo wanted = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    size_t count = 0;
+    *ret = (struct sockaddr_in){
         .sin_family = AF_INET,
         .sin_port = htons((uint16_t)load->settings.port),
         .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
     };
+    if (!load->settings.host)
+        return true;
+    if (getaddrinfo(load->settings.host, NULL, &wanted, &found) != 0)
+        return false;
+    for (const struct addrinfo *at = found; at; at = at->ai_next)
+        if (random_below(load, (uint32_t)++count) == 0) /* each with the same chance */
+            ret->sin_addr = ((const struct sockaddr_in *)(const void *)at->ai_addr)->sin_addr;
+    freeaddrinfo(found);
+    return true;
+}
+
+static void connect_again(struct load *load, struct connection *connection)
+{
+    const int on = 1;
+    struct sockaddr_in to;
     if (connection->fd >= 0) {
         begin_sending(connection);
+        return;
+    }
+    if (!find_address(load, &to)) {
+        lose(connection);
         return;
     }
     connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
