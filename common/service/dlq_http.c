@@ -136,6 +136,13 @@ static bool is_stopping(void *owner)
     return stopping;
 }
 
+/* One of its own: the service's is the loop's. */
+static enum outcome registry_of(struct dlq_http *dlq, struct registry **ret, struct error *error)
+{
+    return registry_open(&(struct registry_use){.config = dlq->settings.client.config, .tool = true}, ret,
+                         error);
+}
+
 static struct letters_settings letters_of(struct dlq_http *dlq, struct registry *registry,
                                           struct letter_filter *filter)
 {
@@ -280,7 +287,7 @@ static void read_one(struct dlq_http *dlq, struct reading *reading)
     struct buffer body = buffer_of(ANSWER_BYTES_MAX);
     struct registry *registry = NULL;
     struct error error;
-    enum outcome outcome = registry_open(dlq->settings.registry_url, &registry, &error);
+    enum outcome outcome = registry_of(dlq, &registry, &error);
     if (outcome == OK && (reading->route == ROUTE_REDRIVE || reading->route == ROUTE_DROP))
         outcome = read_forecast(dlq, reading, registry, &body, &error);
     else if (outcome == OK)
@@ -375,7 +382,7 @@ static enum outcome job_do(struct dlq_http *dlq, const struct job *job, struct d
 {
     struct registry *registry = NULL;
     struct redrive_forecast forecast;
-    enum outcome outcome = registry_open(dlq->settings.registry_url, &registry, error);
+    enum outcome outcome = registry_of(dlq, &registry, error);
     if (outcome != OK)
         return outcome;
     struct redrive_settings settings = redrive_of(dlq, order, registry, job->drop);

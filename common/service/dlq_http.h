@@ -24,10 +24,9 @@ enum { DLQ_READS_MAX = 8, DLQ_JOBS_KEPT = 16 };
 
 struct dlq_http;
 struct dlq_http_settings {
-    const char *service;      /* lent, as all text here */
-    const char *registry_url; /* NULL: the files */
-    struct client_settings client;
-    int64_t first_delay_ms; /* of RETRY_DELAYS; -1: there is none, and nothing can be sent back */
+    const char *service;           /* lent, as all text here */
+    struct client_settings client; /* its config names the schema registry as well */
+    int64_t first_delay_ms;        /* of RETRY_DELAYS; -1: there is none, and nothing can be sent back */
     struct admin_token token;
 };
 /* Adds the routes; before http_start(). Starts its threads. */

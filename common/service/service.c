@@ -314,7 +314,6 @@ static enum outcome http_serve(struct running *running, struct error *error)
     flow_http_open(&running->flow_http, running->http, running->dispatch, token);
     const struct dlq_http_settings dlq = {
         .service = running->service->name,
-        .registry_url = config_text(running->config, "SCHEMA_REGISTRY_URL"),
         .client = running->client,
         .first_delay_ms = running->delay_count ? running->delays_ms[0] : -1,
         .token = token,
