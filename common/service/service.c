@@ -26,6 +26,7 @@
 #include "service/flow_http.h"
 #include "service/health.h"
 #include "service/http.h"
+#include "service/own_topics.h"
 #include "service/settings.h"
 #include "store/store.h"
 #include "wire/event.h"
@@ -124,6 +125,7 @@ struct running {
     struct flow_http flow_http;
     struct dlq_http *dlq_http;
     struct health health;
+    struct own_topics own_topics;
     pthread_t keeper;
     bool kept;
 };
@@ -322,6 +324,14 @@ static enum outcome http_serve(struct running *running, struct error *error)
     return outcome == OK ? http_start(running->http, error) : outcome;
 }
 
+static enum outcome topics_prepare(struct running *running, struct error *error)
+{
+    if (!config_bool(running->config, "TOPICS_CREATE"))
+        return OK;
+    return own_topics_open(&running->own_topics, &running->client, running->service->name, running->delays_ms,
+                           running->delay_count, error);
+}
+
 static enum outcome start(struct running *running, struct error *error)
 {
     const struct config *config = running->config;
@@ -335,7 +345,7 @@ static enum outcome start(struct running *running, struct error *error)
         (outcome = store_prepare(running, error)) != OK ||
         (outcome = service_prepare(running, error)) != OK || (outcome = net_prepare(running, error)) != OK ||
         (outcome = dispatch_prepare(running, error)) != OK || (outcome = http_serve(running, error)) != OK ||
-        (outcome = keeper_open(running, error)) != OK)
+        (outcome = topics_prepare(running, error)) != OK || (outcome = keeper_open(running, error)) != OK)
         return outcome;
     log_info("service", "serving", LOG_STRING("service", running->service->name),
              LOG_STRING("version", WEIR_VERSION), LOG_STRING("http", config_text(config, "HTTP_LISTEN")),
@@ -347,6 +357,7 @@ static enum outcome start(struct running *running, struct error *error)
 /* The opposite order of start(). Everything may be missing. */
 static void finish(struct running *running)
 {
+    own_topics_close(&running->own_topics);
     int64_t dlq_ms = stop_drain_left_ms() / 2;
     dlq_http_close(running->dlq_http, dlq_ms < DLQ_CLOSE_MS_MAX ? (int)dlq_ms : DLQ_CLOSE_MS_MAX);
     http_close(running->http);
@@ -442,18 +453,19 @@ static int unknown_verb(const struct service *service, const char *word)
 static void help(const struct service *service, const struct settings *settings)
 {
     struct buffer text = buffer_of(1 << 20);
-    buffer_print(&text,
-                 "weir-%s: %s\n\n"
-                 "Usage:\n"
-                 "  weir-%s [serve] [settings]   runs the service until SIGTERM\n"
-                 "  weir-%s config [settings]    shows the settings in effect and where each comes from\n"
-                 "  weir-%s check [settings]     tries to reach all that it needs, one line a part\n"
-                 "  weir-%s check ready          asks the one that serves here whether it is ready: a health check\n"
-                 "  weir-%s --help | --version\n\n"
-                 "Settings: --name value, environment NAME, or a line \"name = value\" in --config FILE; in "
-                 "this order.\n\n",
-                 service->name, service->about, service->name, service->name, service->name, service->name,
-                 service->name);
+    buffer_print(
+        &text,
+        "weir-%s: %s\n\n"
+        "Usage:\n"
+        "  weir-%s [serve] [settings]   runs the service until SIGTERM\n"
+        "  weir-%s config [settings]    shows the settings in effect and where each comes from\n"
+        "  weir-%s check [settings]     tries to reach all that it needs, one line a part\n"
+        "  weir-%s check ready          asks the one that serves here whether it is ready: a health check\n"
+        "  weir-%s --help | --version\n\n"
+        "Settings: --name value, environment NAME, or a line \"name = value\" in --config FILE; in "
+        "this order.\n\n",
+        service->name, service->about, service->name, service->name, service->name, service->name,
+        service->name);
     config_help(settings->tables, settings->table_count, &text);
     fwrite(text.at, 1, text.length, stdout);
     buffer_free(&text);

@@ -16,6 +16,8 @@ static const struct setting common[] = {
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
      "The delays before the second, third, … attempt; after the last one the record goes to the dead "
      "letters."},
+    {"TOPICS_CREATE", SETTING_BOOL, "true", 0, 0, NULL,
+     "Make this service's own retry and dead letter topics where they are missing."},
     {"CRASH_NOTE", SETTING_TEXT, NULL, 0, 0, NULL,
      "File in which the record in hand is noted, to find the one that kills the process; by default beside "
      "the SQLite database (its name and .inhand), none with PostgreSQL. It must outlive the process."},

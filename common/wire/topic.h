@@ -18,7 +18,9 @@ enum {
     TOPIC_DLQ_DAYS = 30,
     TOPIC_RETRY_DAYS = 7,
     TOPIC_AUDIT_DAYS = 90,
-    TOPIC_PARTITIONS = 6
+    TOPIC_PARTITIONS = 6,
+    /* A copy carries more headers than what it is a copy of, so it must be allowed to be larger. */
+    TOPIC_COPY_BYTES_MAX = 2 << 20
 };
 
 /* What people did with dead letters, one JSON object a record (flow/audit.h); key: the dead letter's. */

@@ -34,8 +34,6 @@ static void declare(struct declared *list, size_t *count, const char *name, bool
 
 size_t topics_declared(const struct topics_wanted *wanted, struct declared list[TOPICS_MAX])
 {
-    /* A copy carries more headers than what it is a copy of, so it must be allowed to be larger. */
-    const int64_t copy_bytes_max = 2 << 20;
     size_t count = 0;
     char name[TOPIC_NAME_BYTES_MAX];
     int partitions = wanted->partitions;
@@ -46,10 +44,10 @@ size_t topics_declared(const struct topics_wanted *wanted, struct declared list[
     for (const char *const *service = topic_services; *service; service++) {
         for (size_t i = 0; i < wanted->delay_count; i++)
             declare(list, &count, topic_retry(*service, wanted->delays_ms[i], name), false, TOPIC_RETRY_DAYS,
-                    copy_bytes_max, partitions);
-        declare(list, &count, topic_dlq(*service, name), false, TOPIC_DLQ_DAYS, copy_bytes_max, partitions);
+                    TOPIC_COPY_BYTES_MAX, partitions);
+        declare(list, &count, topic_dlq(*service, name), false, TOPIC_DLQ_DAYS, TOPIC_COPY_BYTES_MAX, partitions);
     }
-    declare(list, &count, TOPIC_AUDIT, false, TOPIC_AUDIT_DAYS, copy_bytes_max, partitions);
+    declare(list, &count, TOPIC_AUDIT, false, TOPIC_AUDIT_DAYS, TOPIC_COPY_BYTES_MAX, partitions);
     return count;
 }
 

@@ -226,9 +226,10 @@ class World:
         self.node("stop", self.folder + "/kafka")  # waits until it is gone
 
     def make_topics(self, partitions):
+        """Without the retry topics of RETRY_DELAYS: each service makes its own."""
         subprocess.run([self.tools + "/services/weir/weir", "topics", "create", "--partitions", str(partitions)], check=True,
                        timeout=120, stdout=subprocess.DEVNULL,
-                       env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka, "RETRY_DELAYS": RETRY_DELAYS, **self.settings})
+                       env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka})
 
     # ---- the services
 
