@@ -72,7 +72,7 @@ void postgres_list_columns(struct buffer *sql, const char *prefix, const struct 
                            size_t from, size_t to)
 {
     for (size_t i = from; i < to; i++)
-        buffer_print(sql, "%s%s%s", i > from ? ", " : "", prefix, table->columns[i].name);
+        buffer_print(sql, "%s%s\"%s\"", i > from ? ", " : "", prefix, table->columns[i].name);
 }
 
 /* "unnest($1, $2)" as rows; arrays are sent with their types. */
@@ -87,7 +87,8 @@ static void list_arrays(struct buffer *sql, size_t count)
 static void where_keys(struct buffer *sql, const struct rows_table *table)
 {
     for (size_t i = 0; i < table->key_count; i++)
-        buffer_print(sql, "%st.%s = v.%s", i ? " AND " : "", table->columns[i].name, table->columns[i].name);
+        buffer_print(sql, "%st.\"%s\" = v.\"%s\"", i ? " AND " : "", table->columns[i].name,
+                     table->columns[i].name);
 }
 
 static char *built(struct postgres *postgres)
@@ -127,7 +128,7 @@ static void build(struct postgres *postgres, const struct rows_table *table, str
 
     buffer_print(sql, "UPDATE \"%s\".%s t SET ", schema, table->name);
     for (size_t i = keys; i < columns; i++)
-        buffer_print(sql, "%s%s = v.%s", i > keys ? ", " : "", table->columns[i].name,
+        buffer_print(sql, "%s\"%s\" = v.\"%s\"", i > keys ? ", " : "", table->columns[i].name,
                      table->columns[i].name);
     buffer_add_string(sql, " FROM ");
     list_arrays(sql, columns);

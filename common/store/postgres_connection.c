@@ -113,7 +113,8 @@ static enum outcome refused(struct postgres *postgres, const char *message, stru
     for (const char *at = message; (at = strchr(at, ':')); at++) {
         size_t blanks = strspn(at + 1, " ");
         const char *code = at + 1 + blanks;
-        if (blanks && strspn(code, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && code[5] == ':') {
+        if (blanks && strspn(code, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && code[5] == ':' &&
+            strcspn(code, "0123456789") < 5) { /* FATAL has no digit */
             memcpy(state, code, 5);
             break;
         }

@@ -154,11 +154,11 @@ static void table_ddl(const struct backend_ops *ops, const struct rows_table *ta
 {
     buffer_print(sql, "CREATE TABLE IF NOT EXISTS %s (", table->name);
     for (size_t i = 0; i < table->column_count; i++)
-        buffer_print(sql, "%s %s NOT NULL, ", table->columns[i].name,
+        buffer_print(sql, "\"%s\" %s NOT NULL, ", table->columns[i].name,
                      ops->type_names[table->columns[i].type]);
     buffer_add_string(sql, "PRIMARY KEY (");
     for (size_t i = 0; i < table->key_count; i++)
-        buffer_print(sql, "%s%s", i ? ", " : "", table->columns[i].name);
+        buffer_print(sql, "%s\"%s\"", i ? ", " : "", table->columns[i].name);
     buffer_add_string(sql, ")");
     if (table->check)
         buffer_print(sql, ", CHECK (%s)", table->check);

@@ -14,7 +14,13 @@ extern char **environ;
 
 static int run(const struct cluster *cluster, const char *verb)
 {
-    const char *const argv[] = {SOURCE_DIR "/tests/support/postgres", verb, cluster->folder, NULL};
+    const char *const argv[] = {SOURCE_DIR "/tests/support/postgres",
+                                verb,
+                                cluster->folder,
+                                cluster->settings[0],
+                                cluster->settings[1],
+                                cluster->settings[2],
+                                NULL};
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);

@@ -13,6 +13,7 @@ enum { CLUSTER_URL_BYTES = 256 };
 
 struct cluster {
     char folder[128];
+    const char *settings[4]; /* of postgresql.conf, "name=value", NULL ended; set before cluster_start() */
 };
 
 void cluster_start(struct cluster *cluster);

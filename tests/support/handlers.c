@@ -3,7 +3,6 @@
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum { WORK_BYTES_MAX = 256 << 20, KEPT_BYTES_MAX = 512 << 20 };
 
@@ -21,10 +20,8 @@ struct handlers *handlers_open(const struct service *service, void *state)
     struct error error;
     assert(handlers);
     clock_hold((int64_t)HANDLERS_START_S * 1000000);
-    snprintf(handlers->folder, sizeof(handlers->folder), "%s/handlers.XXXXXX",
-             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    assert(mkdtemp(handlers->folder));
-    snprintf(handlers->url, sizeof(handlers->url), "sqlite:%s/test.db", handlers->folder);
+    scratch_make(&handlers->scratch);
+    handlers->url = handlers->scratch.url;
     handlers->service = service;
     must(store_open(handlers->url, service->name, &handlers->store, &error), &error, "open");
     size_t count = 0;
@@ -43,7 +40,6 @@ struct handlers *handlers_open(const struct service *service, void *state)
 
 void handlers_close(struct handlers *handlers)
 {
-    static const char *const files[] = {"test.db", "test.db-wal", "test.db-shm", "test.db.lock"};
     if (!handlers)
         return;
     work_destroy(handlers->work);
@@ -51,12 +47,7 @@ void handlers_close(struct handlers *handlers)
     registry_close(handlers->context.registry);
     buffer_free(&handlers->context.scratch);
     arena_destroy(handlers->arena);
-    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-        char path[128];
-        snprintf(path, sizeof(path), "%s/%s", handlers->folder, files[i]);
-        unlink(path);
-    }
-    rmdir(handlers->folder);
+    scratch_remove(&handlers->scratch);
     free(handlers->said);
     free(handlers);
     clock_release();

@@ -1,5 +1,5 @@
 /*
- * handlers: a service's handlers over a real SQLite store, without Kafka and without HTTP: the test is the
+ * handlers: a service's handlers over a real store (support/scratch.h says which), without Kafka and without HTTP: the test is the
  * loop.
  *
  * Failures of the machinery (a store that does not open, a work that fails) end the test by assert; what
@@ -12,6 +12,7 @@
 #include "flow/context.h"
 #include "service/service.h"
 #include "store/outbox.h"
+#include "support/scratch.h"
 
 struct said {
     const struct event_type *type;
@@ -25,8 +26,8 @@ struct handlers {
     struct work *work;
     struct context context;
     struct arena *arena; /* for what is kept until the end */
-    char folder[64];
-    char url[128];     /* of the database, for readers */
+    struct scratch scratch;
+    const char *url;   /* of the database, for readers */
     bool in_work;      /* between begin and commit */
     uint64_t items;    /* begun so far: makes the ids of what is handled */
     struct said *said; /* all that was committed, in order */

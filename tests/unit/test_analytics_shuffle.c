@@ -447,8 +447,9 @@ static void a_report_job_ends_with_its_result_and_survives_a_restart(void **noth
     free(state);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(figures_do_not_depend_on_the_order_of_arrival),
         cmocka_unit_test(figures_survive_the_facts_they_were_made_of),

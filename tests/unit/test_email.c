@@ -418,8 +418,9 @@ static int close_service(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(money_is_written_by_its_currency),
         cmocka_unit_test(every_letter_in_both_languages_is_whole),

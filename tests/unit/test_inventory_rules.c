@@ -425,8 +425,9 @@ static void items_are_packed_and_unpacked(void **nothing)
     arena_destroy(arena);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_unit_is_made_or_lost),
         cmocka_unit_test(a_short_item_rejects_the_order_and_nothing_is_set_aside),

@@ -606,8 +606,9 @@ static void an_event_that_is_none_is_refused(void **nothing)
     handlers_close(handlers);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_order_is_decided_once_and_confirmed_only_when_reserved_and_captured),
         cmocka_unit_test(a_reservation_that_ran_out_rejects_the_order),

@@ -629,8 +629,9 @@ static void any_interleaving_keeps_the_books_right(void **state)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(order_is_charged_once_and_says_so),
         cmocka_unit_test(declined_card_is_a_failed_payment),
