@@ -17,7 +17,7 @@ const struct verb verbs[] = {
     {"watch", "[TOPIC...]", "show decoded events as they pass", watch_main},
     {"order", "ID", "tell the life of one order across all topics", order_main},
     {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main},
-    {"schemas", "list|check|register", "the event schemas", schemas_main},
+    {"schemas", "list|check [DIR]|register", "the event schemas", schemas_main},
     {"dlq", "list|show|redrive|drop", "dead letters: by cause, whole, sent back, dropped", dlq_main},
     {"pause", "[SERVICE...]", "services take no records until they are resumed; none named: all", pause_main},
     {"resume", "[SERVICE...]", "they take records again, after a pause or a flood of rejects", pause_main},
