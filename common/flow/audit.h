@@ -27,6 +27,11 @@ void audit_write(const struct audit_entry *entry, struct buffer *into);
 MUST_CHECK enum outcome audit_read(struct text value, struct audit_entry *ret, json_t **ret_json,
                                    struct error *error);
 
+/* Only which letter and what was done, ten times as fast: whoever lists dead letters reads all of the audit.
+ * Slices point into value. False: not as audit_write() writes it, ask audit_read(). */
+bool audit_place(struct text value, enum letter_state *ret_action, struct text *ret_topic,
+                 int32_t *ret_partition, int64_t *ret_offset);
+
 /*
  * The letters that were settled, by place. An entry is AUDIT_SETTLED_BYTES; at most AUDIT_SETTLED_MAX of
  * them, that is 48 MiB, and half as much again while the set grows.
