@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { URL_BYTES = 64 };
+enum { URL_BYTES = 64, LINE_BYTES_MAX = 8192 };
 
 /* The sum of a metric's series on a page; only those that hold filter, where it is not NULL. */
 static double sum_of(struct text page, const char *name, const char *filter)
@@ -148,27 +148,41 @@ static void draw_on_terminal(struct table *table, const struct pulse_counts *cou
     table->lines_drawn = (int)table->count + 2 + 3;
 }
 
-static void print_line(const struct table *table, const struct pulse_counts *counts)
+static void write_line(const struct table *table, const struct pulse_counts *counts, struct buffer *into)
 {
     char p50[32], p99[32];
     char stuck[48] = "";
     if (counts->stuck)
         snprintf(stuck, sizeof(stuck), " (%lld with dead letters)", (long long)counts->stuck);
-    printf("%5llds  orders: accepted %lld confirmed %lld rejected %lld cancelled %lld under way %lld%s  e-mails %lld  p50 %s ms p99 %s ms |",
-           (long long)((clock_monotonic_us() - table->begun_us) / 1000000), (long long)counts->placed,
-           (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled, (long long)counts->open, stuck,
-           (long long)counts->mails_sent, milliseconds(counts->p50_us, p50), milliseconds(counts->p99_us, p99));
+    buffer_print(into, "orders: accepted %lld confirmed %lld rejected %lld cancelled %lld under way %lld%s  e-mails %lld  p50 %s ms p99 %s ms |",
+                 (long long)counts->placed, (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled,
+                 (long long)counts->open, stuck, (long long)counts->mails_sent, milliseconds(counts->p50_us, p50),
+                 milliseconds(counts->p99_us, p99));
     for (size_t i = 0; i < table->count; i++) {
         const struct table_service *service = &table->services[i];
         const char *state = state_of(service), *comma = i + 1 < table->count ? "," : "";
         if (!service->up)
-            printf(" %s down%s", service->name, comma);
+            buffer_print(into, " %s down%s", service->name, comma);
         else
-            printf(" %s %.0f/s lag %lld dup %lld retry %lld wait %lld dead %lld%s%s%s", service->name, service->handled_per_second,
-                   (long long)service->lag, (long long)service->duplicates, (long long)service->retried, (long long)service->waiting,
-                   (long long)service->dead, strcmp(state, "flows") == 0 ? "" : " ", strcmp(state, "flows") == 0 ? "" : state, comma);
+            buffer_print(into, " %s %.0f/s lag %lld dup %lld retry %lld wait %lld dead %lld%s%s%s", service->name,
+                         service->handled_per_second, (long long)service->lag, (long long)service->duplicates,
+                         (long long)service->retried, (long long)service->waiting, (long long)service->dead,
+                         strcmp(state, "flows") == 0 ? "" : " ", strcmp(state, "flows") == 0 ? "" : state, comma);
     }
-    printf("\n");
+}
+
+static void print_line(struct table *table, const struct pulse_counts *counts)
+{
+    struct buffer line = buffer_of(LINE_BYTES_MAX);
+    int64_t now_us = clock_monotonic_us();
+    write_line(table, counts, &line);
+    uint64_t hash = text_hash(buffer_text(&line));
+    if (!table->line_us || hash != table->line_hash || now_us - table->line_us >= TABLE_BEAT_MS * INT64_C(1000)) {
+        printf("%5llds  %.*s\n", (long long)((now_us - table->begun_us) / 1000000), TEXT_ARG(buffer_text(&line)));
+        table->line_hash = hash;
+        table->line_us = now_us;
+    }
+    buffer_free(&line);
 }
 
 void table_draw(struct table *table, const struct pulse_counts *counts)

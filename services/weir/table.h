@@ -1,6 +1,6 @@
 /*
  * table: what `weir up` shows while it runs: each service's metrics page and the pulse of the orders, redrawn each second on a
- * terminal, else as one line every few seconds.
+ * terminal, else as one line every few seconds, if it says anything new, and else one a minute, so that a log shows life.
  */
 #ifndef WEIR_TABLE_H
 #define WEIR_TABLE_H
@@ -8,7 +8,7 @@
 #include "ask.h"
 #include "pulse.h"
 
-enum { TABLE_SERVICES_MAX = 8, TABLE_LINE_MS = 5000, TABLE_DRAW_MS = 1000, TABLE_ASK_MS = 1000 };
+enum { TABLE_SERVICES_MAX = 8, TABLE_LINE_MS = 5000, TABLE_BEAT_MS = 60000, TABLE_DRAW_MS = 1000, TABLE_ASK_MS = 1000 };
 
 struct table_service {
     const char *name;
@@ -34,6 +34,8 @@ struct table {
     bool terminal, colour;
     int lines_drawn; /* of the table that stands on the terminal now */
     int64_t begun_us;
+    uint64_t line_hash; /* of the last line, but for its time */
+    int64_t line_us;    /* when it was printed; 0: none yet */
 };
 
 /* Asks every service for its metrics, at most TABLE_ASK_MS each. */
