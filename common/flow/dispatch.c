@@ -175,6 +175,8 @@ static void gauges(struct dispatch *dispatch)
     metric_set(meters->outbox_rows, (double)outbox_rows(dispatch->settings.store));
     metric_set(meters->outbox_oldest_seconds, oldest_us ? (double)(clock_wall_us() - oldest_us) / 1e6 : 0);
     metric_set(meters->waiting_keys, (double)atomic_load(&dispatch->held_keys));
+    int64_t held_us = atomic_load(&dispatch->held_since_us);
+    metric_set(meters->waiting_oldest_seconds, held_us ? (double)(clock_wall_us() - held_us) / 1e6 : 0);
     metric_set(meters->waiting_records, (double)atomic_load(&dispatch->waiting_records));
     metric_set(meters->paused_outage, !!(paused & PAUSE_OUTAGE));
     metric_set(meters->paused_flood, atomic_load(&dispatch->in_flood));
@@ -268,6 +270,8 @@ static void turn(struct dispatch *dispatch)
     }
     atomic_store(&dispatch->held_keys, dispatch->room.keys);
     atomic_store(&dispatch->waiting_records, dispatch->room.records);
+    if (!dispatch->outage_until_us && !dispatch->fatal)
+        waiters_look(dispatch);
     ticks_run(dispatch);
 }
 

@@ -115,6 +115,8 @@ struct dispatch {
     atomic_bool in_flood;
     char flood_reason[ERROR_TEXT_BYTES_MAX];    /* written before in_flood is set */
     _Atomic int64_t held_keys, waiting_records; /* for other threads */
+    _Atomic int64_t held_since_us;              /* of the key that is held longest, 0: none */
+    int64_t held_look_us;                       /* when it is looked up again */
     size_t batch_count_max;
     int64_t inbox_age_us;
 
@@ -192,6 +194,8 @@ void route_tell(struct dispatch *dispatch, const struct item *item);
 /* In a unit of work, before anything is read: fills dispatch->waiters, at most limit. */
 size_t waiters_find(struct dispatch *dispatch, size_t limit);
 bool waiters_paused(const struct dispatch *dispatch);
+/* Now and then, while keys are held: since when. A unit of work of its own. */
+void waiters_look(struct dispatch *dispatch);
 
 /* ---- tick.c */
 void ticks_run(struct dispatch *dispatch); /* those that are due */

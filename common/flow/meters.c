@@ -13,6 +13,7 @@ enum {
     OUTBOX_REFUSED,
     WAITING_KEYS,
     WAITING_RECORDS,
+    WAITING_OLDEST,
     PAUSED,
     OLDEST,
     BATCH
@@ -42,6 +43,8 @@ const struct metric_family flow_metrics[] = {
     [WAITING_KEYS] = {"weir_waiting_keys", METRIC_GAUGE, "",
                       "Keys whose records wait behind one that failed.", NULL},
     [WAITING_RECORDS] = {"weir_waiting_records", METRIC_GAUGE, "", "Records that wait behind those.", NULL},
+    [WAITING_OLDEST] = {"weir_waiting_oldest_seconds", METRIC_GAUGE, "",
+                        "Since when the key that waits longest is held.", NULL},
     [PAUSED] = {"weir_flow_paused", METRIC_GAUGE, "reason", "1 while no records are taken for this reason.",
                 NULL},
     [OLDEST] = {"weir_oldest_unhandled_seconds", METRIC_GAUGE, "",
@@ -73,6 +76,7 @@ void meters_open(struct meters *meters, struct metrics *metrics, const bool read
     meters->outbox_refused = metrics_get(metrics, &flow_metrics[OUTBOX_REFUSED], NULL);
     meters->waiting_keys = metrics_get(metrics, &flow_metrics[WAITING_KEYS], NULL);
     meters->waiting_records = metrics_get(metrics, &flow_metrics[WAITING_RECORDS], NULL);
+    meters->waiting_oldest_seconds = metrics_get(metrics, &flow_metrics[WAITING_OLDEST], NULL);
     meters->paused_outage = metrics_get(metrics, &flow_metrics[PAUSED], "outage", NULL);
     meters->paused_flood = metrics_get(metrics, &flow_metrics[PAUSED], "flood", NULL);
     meters->paused_backlog = metrics_get(metrics, &flow_metrics[PAUSED], "backlog", NULL);

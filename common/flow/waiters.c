@@ -2,6 +2,7 @@
  * that came later. */
 #include "flow/loop.h"
 
+#include "base/clock.h"
 #include "store/header_blob.h"
 
 static struct record record_of(const struct dispatch *dispatch, const struct waiting_record *row)
@@ -81,4 +82,30 @@ bool waiters_paused(const struct dispatch *dispatch)
     unsigned reasons = PAUSE_FLOOD | PAUSE_OPERATOR | PAUSE_BACKLOG;
     return dispatch->fatal || dispatch->outage_until_us || atomic_load(&dispatch->stopping) ||
            (consumer_paused(dispatch->consumer) & reasons) || dispatch->flood.state == FLOOD_OPEN;
+}
+
+void waiters_look(struct dispatch *dispatch)
+{
+    enum { LOOK_MS = 5000 };
+    struct work *work = dispatch->work;
+    struct error error;
+    int64_t since_us = 0, now_us = clock_monotonic_us();
+    if (dispatch->room.keys == 0) {
+        atomic_store(&dispatch->held_since_us, 0);
+        return;
+    }
+    if (now_us < dispatch->held_look_us)
+        return;
+    dispatch->held_look_us = now_us + LOOK_MS * INT64_C(1000);
+    enum outcome outcome = work_begin(work, &error);
+    if (outcome == OK)
+        outcome = work_read(work, &error);
+    if (outcome == OK) {
+        since_us = waiting_oldest_us(work);
+        outcome = work_commit(work, &error);
+    }
+    if (outcome == OK)
+        atomic_store(&dispatch->held_since_us, since_us);
+    else
+        batch_rolled_back(dispatch); /* a batch will find out why, and what to do about it */
 }

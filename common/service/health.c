@@ -1,5 +1,6 @@
 #include "service/health.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/stop.h"
 
@@ -13,9 +14,13 @@ const struct metric_family health_metrics[] = {
     {"weir_ready", METRIC_GAUGE, "", "1 while /readyz says so.", NULL},
     {"kafka_consumergroup_lag", METRIC_GAUGE, "consumergroup,topic,partition",
      "Records of the partitions assigned to this member that are not yet committed.", NULL},
+    {"kafka_consumergroup_lag_seconds", METRIC_GAUGE, "consumergroup,topic,partition",
+     "Age of the oldest record of them; where none is fetched, for how long there has been any.", NULL},
+    {"kafka_consumergroup_current_offset", METRIC_GAUGE, "consumergroup,topic,partition",
+     "Committed offset of the partitions assigned to this member.", NULL},
     {0},
 };
-enum { METRIC_BUILD_INFO, METRIC_READY, METRIC_LAG };
+enum { METRIC_BUILD_INFO, METRIC_READY, METRIC_LAG, METRIC_LAG_SECONDS, METRIC_OFFSET };
 
 static void library_version(char *into, size_t into_bytes)
 {
@@ -112,6 +117,25 @@ static void page_openapi(void *owner, const struct request *request, struct answ
     buffer_add_string(body, health->service->openapi);
 }
 
+static struct metric *lag_metric(struct health *health, const struct lag *lag, int metric)
+{
+    char number[16];
+    snprintf(number, sizeof(number), "%d", (int)lag->partition);
+    return metrics_get(health->metrics, &health_metrics[metric], health->group_id, lag->topic, number, NULL);
+}
+
+static double lag_seconds(struct lag *lag, const struct consumer_partition *partition)
+{
+    int64_t now_us = clock_monotonic_us(), age_us = now_us - lag->even_us;
+    if (partition->lag == 0) {
+        lag->even_us = now_us;
+        return 0;
+    }
+    if (partition->oldest_ms)
+        age_us = clock_wall_us() - partition->oldest_ms * 1000;
+    return age_us > 0 ? (double)age_us / 1e6 : 0;
+}
+
 static void lag_of(void *owner, const struct consumer_partition *partition)
 {
     struct health *health = owner;
@@ -122,20 +146,25 @@ static void lag_of(void *owner, const struct consumer_partition *partition)
             lag = &health->lags[i];
     if (!lag && health->lag_count < HEALTH_PARTITIONS_MAX) {
         lag = &health->lags[health->lag_count++];
+        *lag = (struct lag){.partition = partition->partition, .even_us = clock_monotonic_us()};
         snprintf(lag->topic, sizeof(lag->topic), "%s", partition->topic);
-        lag->partition = partition->partition;
     }
     if (!lag)
         return;
     lag->seen = true;
+    if (partition->committed >= 0) {
+        if (!lag->committed)
+            lag->committed = lag_metric(health, lag, METRIC_OFFSET);
+        metric_set(lag->committed, (double)partition->committed);
+    }
     if (partition->lag < 0)
         return; /* not known yet */
-    char number[16];
-    snprintf(number, sizeof(number), "%d", (int)partition->partition);
-    if (!lag->metric)
-        lag->metric = metrics_get(health->metrics, &health_metrics[METRIC_LAG], health->group_id, lag->topic,
-                                  number, NULL);
-    metric_set(lag->metric, (double)partition->lag);
+    if (!lag->records) {
+        lag->records = lag_metric(health, lag, METRIC_LAG);
+        lag->seconds = lag_metric(health, lag, METRIC_LAG_SECONDS);
+    }
+    metric_set(lag->records, (double)partition->lag);
+    metric_set(lag->seconds, lag_seconds(lag, partition));
 }
 
 /* One page at a time: metrics_write() sees to it. */
@@ -153,7 +182,9 @@ static void collect(void *owner)
             i++;
             continue;
         }
-        metrics_drop(health->metrics, lag->metric);
+        metrics_drop(health->metrics, lag->records);
+        metrics_drop(health->metrics, lag->seconds);
+        metrics_drop(health->metrics, lag->committed);
         *lag = health->lags[--health->lag_count];
     }
 }

@@ -28,7 +28,8 @@ struct health {
     struct lag {
         char topic[64];
         int32_t partition;
-        struct metric *metric;
+        struct metric *records, *seconds, *committed; /* NULL while they are not known */
+        int64_t even_us; /* when the lag was last 0, or this member's first look at it (monotonic) */
         bool seen;
     } lags[HEALTH_PARTITIONS_MAX]; /* while a page of metrics is written */
     size_t lag_count;

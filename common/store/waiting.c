@@ -173,6 +173,22 @@ void waiting_taken(struct waiting_room *room, struct work *work, struct held_key
         let_go(room, work, held);
 }
 
+int64_t waiting_oldest_us(struct work *work)
+{
+    int64_t oldest_us = 0;
+    for (int64_t state = HELD_RETRYING; state <= HELD_DRAINING;
+         state++) { /* a step into the index for each */
+        struct store_value value = STORE_INT(state);
+        void **rows;
+        if (rows_find(work, &held_table, "state = $1 ORDER BY state, since_us", &value, 1, 1, &rows) == 0)
+            continue;
+        int64_t since_us = ((const struct held_key *)rows[0])->since_us;
+        if (oldest_us == 0 || since_us < oldest_us)
+            oldest_us = since_us;
+    }
+    return oldest_us;
+}
+
 size_t waiting_draining(struct work *work, size_t limit, struct held_key ***ret)
 {
     struct store_value draining = STORE_INT(HELD_DRAINING);

@@ -86,6 +86,8 @@ MUST_CHECK bool waiting_add(struct waiting_room *room, struct work *work, struct
 void waiting_taken(struct waiting_room *room, struct work *work, struct held_key *held,
                    struct waiting_record *record);
 
+/* Since when the key that has waited longest is held, 0 for none; what this unit of work changed is not looked at. */
+int64_t waiting_oldest_us(struct work *work);
 /* Keys that are draining, at most limit. */
 size_t waiting_draining(struct work *work, size_t limit, struct held_key ***ret);
 /* The next ones of a key, in order, at most limit. */

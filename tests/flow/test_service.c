@@ -288,6 +288,11 @@ static void junk_goes_to_the_dead_letters_and_lag_falls_to_nothing(void **state)
     wait_for_reply(
         port, "/metrics",
         "kafka_consumergroup_lag{consumergroup=\"weir-fake\",topic=\"orders\",partition=\"0\"} 0\n");
+    wait_for_reply(
+        port, "/metrics",
+        "kafka_consumergroup_lag_seconds{consumergroup=\"weir-fake\",topic=\"orders\",partition=\"0\"} 0\n");
+    wait_for_reply(port, "/metrics",
+                   "kafka_consumergroup_current_offset{consumergroup=\"weir-fake\",topic=\"orders\"");
     wait_for_reply(port, "/metrics", "weir_outbox_rows 0\n");
     assert_says("weir_build_info{service=\"fake\",version=\"" WEIR_VERSION "\"");
     assert_says("weir_ready 1\n");
@@ -381,6 +386,32 @@ static void check_tells_part_by_part(void **state)
     expect_exit(RUN("check", SETTINGS(broker_bootstrap(broker))), 0, "ok   database");
 }
 
+/* A health check for a container without a shell. */
+static void check_ready_asks_the_one_that_serves(void **state)
+{
+    (void)state;
+    char nobody[32], listen[32], other[600];
+    snprintf(other, sizeof(other), "%s.other", scratch.url);
+    snprintf(nobody, sizeof(nobody), "127.0.0.1:%d", peer_refusing_port());
+    expect_exit(RUN("check", "ready", "--http-listen", nobody), 69, "FAIL ready");
+    int port;
+    struct process *process = serve(broker_bootstrap(broker), &port);
+    wait_for_reply(port, "/readyz", "HTTP/1.1 200");
+    snprintf(listen, sizeof(listen), "0.0.0.0:%d", port);
+    expect_exit(RUN("check", "ready", "--http-listen", listen), 0, "ok   ready");
+    expect_exit(RUN("check", "reddy", "--http-listen", listen), 64, "reddy");
+    snprintf(listen, sizeof(listen), "127.0.0.1:%d", port);
+    expect_exit(RUN("check", "--kafka-bootstrap-servers", broker_bootstrap(broker), "--database-url", other,
+                    "--http-listen", listen),
+                0, "weir-fake serves at");
+    assert_int_equal(stop(process), 0);
+    process = serve(nobody, &port);
+    process_expect(process, "not ready");
+    snprintf(listen, sizeof(listen), "127.0.0.1:%d", port);
+    expect_exit(RUN("check", "ready", "--http-listen", listen), 69, "partitions");
+    assert_int_equal(stop(process), 0);
+}
+
 /* `check` before `serve` in a unit file would otherwise say "try again" where nothing ever will help. */
 static void check_and_serve_end_with_one_code(void **state)
 {
@@ -425,6 +456,7 @@ int main(int argc, char **argv)
         WITH_BROKER(broker_that_hangs_does_not_hold_up_the_drain),
         WITH_BROKER(broker_that_is_gone_does_not_hold_up_the_drain),
         WITH_BROKER(check_tells_part_by_part),
+        WITH_BROKER(check_ready_asks_the_one_that_serves),
         WITH_BROKER(check_and_serve_end_with_one_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
