@@ -69,9 +69,23 @@ int stop_fd(void)
     return asked_fd;
 }
 
+/*
+ * A process takes a moment to be gone, and longer where its disk or the machine is busy: it was seen to take
+ * half a second from _exit() to the end, with an fsync under way. So the work has to end that much before.
+ */
+enum { STOP_MARGIN_MS_MIN = 50, STOP_MARGIN_MS_MAX = 1000 };
+
+static int64_t margin_ms(int64_t whole_ms)
+{
+    int64_t tenth = whole_ms / 10;
+    return tenth < STOP_MARGIN_MS_MIN ? STOP_MARGIN_MS_MIN
+                                      : (tenth > STOP_MARGIN_MS_MAX ? STOP_MARGIN_MS_MAX : tenth);
+}
+
 int64_t stop_drain_left_ms(void)
 {
     int64_t asked = atomic_load(&asked_at_ms), whole = atomic_load(&timeout_ms);
+    whole = whole > margin_ms(whole) ? whole - margin_ms(whole) : 0;
     if (asked == 0)
         return whole;
     int64_t left = asked + whole - now_ms();
@@ -93,9 +107,6 @@ static int take_signals(void)
     return got > 0 ? (int)((size_t)got / sizeof(signals[0])) : 0;
 }
 
-/* A process takes a moment to be gone: it begins so much before its bound. */
-enum { STOP_MARGIN_MS = 50 };
-
 /*
  * Stands beside the work, because the work may hang in a library, in a lock or on a disk: the bound of a
  * drain holds whatever the other threads do. Ends only with the process.
@@ -109,7 +120,7 @@ static void *watch(void *unused)
         bool draining = stop_asked();
         int wait_ms = -1;
         if (draining) {
-            int64_t left = stop_drain_left_ms() - STOP_MARGIN_MS;
+            int64_t left = stop_drain_left_ms();
             if (left <= 0)
                 _exit(stop_exit_code());
             wait_ms = left < INT32_MAX ? (int)left : INT32_MAX;

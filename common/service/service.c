@@ -362,7 +362,7 @@ static void finish(struct running *running)
     dlq_http_close(running->dlq_http, dlq_ms < DLQ_CLOSE_MS_MAX ? (int)dlq_ms : DLQ_CLOSE_MS_MAX);
     http_close(running->http);
     net_close(running->net);
-    int64_t left_ms = stop_drain_left_ms();
+    int64_t left_ms = stop_drain_left_ms() * 3 / 4; /* the rest is the database's */
     int close_ms = left_ms < CLOSE_MS_MIN   ? CLOSE_MS_MIN
                    : left_ms > CLOSE_MS_MAX ? CLOSE_MS_MAX
                                             : (int)left_ms;

@@ -93,9 +93,28 @@ static void drain_well(void)
     stop_wait();
     bool readable = poll(&fd, 1, 0) == 1 && poll(&fd, 1, 0) == 1;
     stop_wait(); /* returns again */
-    bool right = !before && quiet && readable && stop_asked() && whole == NEVER_MS &&
-                 stop_drain_left_ms() <= NEVER_MS && stop_drain_left_ms() > 0 && stop_exit_code() == 0;
+    bool right = !before && quiet && readable && stop_asked() && whole == NEVER_MS - 1000 &&
+                 stop_drain_left_ms() <= whole && stop_drain_left_ms() > 0 && stop_exit_code() == 0;
     _exit(right ? 42 : 1);
+}
+
+/* The process must be gone by its bound, not begin to go. */
+static void plan(void)
+{
+    static const int64_t plans[][2] = {{10000, 9000}, {3000, 2700}, {60000, 59000}, {100, 50}};
+    bool right = true;
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
+        open_only(plans[i][0]);
+        right = right && stop_drain_left_ms() == plans[i][1];
+    }
+    _exit(right ? 42 : 1);
+}
+
+static void work_is_to_end_before_the_bound(void **state)
+{
+    (void)state;
+    struct child child = start(plan);
+    assert_ends(&child, 42);
 }
 
 static void first_signal_asks_for_a_drain(void **state)
@@ -232,6 +251,7 @@ static void drain_asked_for_before_the_signals_are_open_holds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(work_is_to_end_before_the_bound),
         cmocka_unit_test(first_signal_asks_for_a_drain),
         cmocka_unit_test(second_signal_ends_the_process_at_once_with_143),
         cmocka_unit_test(drain_past_its_bound_ends_by_itself_with_0),
