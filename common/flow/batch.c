@@ -240,8 +240,13 @@ void batch_run(struct dispatch *dispatch, struct item *items, size_t count)
     }
     if ((outcome == REJECT || outcome == RETRY) && count > 1) {
         /* One of them does not fit the data, or all together do not fit the memory: each for itself. */
-        for (size_t i = 0; i < count; i++)
+        for (size_t i = 0; i < count; i++) {
+            if (dispatch->outage_until_us > clock_monotonic_us()) { /* one of them has met an outage */
+                batch_put_back(dispatch, &items[i], count - i);
+                return;
+            }
             batch_run(dispatch, &items[i], 1);
+        }
         return;
     }
     if (outcome == REJECT && count == 1 && !items[0].refused) {
@@ -260,21 +265,22 @@ void batch_run_waiters(struct dispatch *dispatch)
     size_t count = dispatch->waiters_max;
     int64_t since_us = clock_monotonic_us();
     enum outcome outcome = batch_try(dispatch, dispatch->waiters, &count, &error);
+    if (outcome == REJECT && dispatch->waiters_max == 1) {
+        /* At once, so that it is this one that is found again, and no other. */
+        dispatch->waiters_refused = true;
+        dispatch->waiters_error = error;
+        outcome = batch_try(dispatch, dispatch->waiters, &count, &error);
+        dispatch->waiters_refused = false;
+    }
     if (outcome == OK) {
         outage_passed(dispatch, dispatch->waiters, count);
         batch_let_go(dispatch, dispatch->waiters, count, since_us);
-        dispatch->waiters_refused = false;
         if (dispatch->waiters_max < WAITERS_MAX)
             dispatch->waiters_max++;
         return;
     }
     if ((outcome == REJECT || outcome == RETRY) && dispatch->waiters_max > 1) {
         dispatch->waiters_max = 1; /* found again, each for itself */
-        return;
-    }
-    if (outcome == REJECT && !dispatch->waiters_refused) {
-        dispatch->waiters_refused = true;
-        dispatch->waiters_error = error;
         return;
     }
     batch_failed(dispatch, dispatch->waiters, 0, &error);

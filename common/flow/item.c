@@ -38,6 +38,8 @@ static enum outcome from_retry_topic(struct dispatch *dispatch, struct item *ite
         return error_retry(error, "memory", "the batch is too large for its memory");
     origin_read(item->headers, item->header_count, origin);
     item->due_us = retry_due_us(&dispatch->retry, item->step, origin, item->record.timestamp_ms);
+    if (!retry_believes(&dispatch->retry, item->step, item->due_us, dispatch->context.now_us))
+        item->due_us = 0;
     if (origin->kind == ORIGIN_NONE)
         return error_reject(error, "origin", "it does not say where it first was");
     *home = item->record;
@@ -167,6 +169,9 @@ static enum outcome handle_record(struct dispatch *dispatch, struct item *item, 
     waiting_item_undo(&dispatch->room);
     if (work_failed(work, error) != OK)
         return OUTAGE;
+#ifdef WEIR_MUTANT_OUTAGE_SPENDS_ATTEMPT
+    outcome = outcome == OUTAGE ? RETRY : outcome;
+#endif
     switch (outcome) {
     case REJECT:
         route_reject(dispatch, item, FAILED_REJECT);
@@ -221,7 +226,8 @@ static enum outcome item_handle_record(struct dispatch *dispatch, struct item *i
     }
     if (outcome == OK && work_failed(work, error) != OK)
         outcome = OUTAGE;
-    if (outcome == OK && item->state != ITEM_HELD && item->state != ITEM_STALE)
+    /* In the waiting room it is a suspect still. */
+    if (outcome == OK && item->state != ITEM_HELD && item->state != ITEM_STALE && item->state != ITEM_WAITS)
         crash_settled(dispatch->crash, work, &item->record);
     return outcome;
 }

@@ -116,8 +116,10 @@ bool letter_matches(const struct letter_filter *filter, const struct letter *let
         return false;
     if (filter->class && !text_is(letter->origin.class, filter->class))
         return false;
+#ifndef WEIR_MUTANT_FINGERPRINT_IGNORED
     if (filter->fingerprint && !text_is(letter->fingerprint, filter->fingerprint))
         return false;
+#endif
     if (filter->id && !text_is(letter->id, filter->id))
         return false;
     if (filter->key && (record->key_null || !text_is(record->key, filter->key)))
@@ -235,6 +237,9 @@ enum outcome letter_copy(const struct letter *letter, const struct letter_order 
     if (letter->service) {
         char name[TOPIC_NAME_BYTES_MAX];
         topic = text_copy(arena, text_of(topic_retry(letter->service, order->first_delay_ms, name)));
+#ifdef WEIR_MUTANT_REDRIVE_TO_SOURCE
+        topic = letter->origin.topic;
+#endif
         rewrite_for_retry(&rewriting, letter, order);
     } else {
         rewrite_for_home(&rewriting, letter);

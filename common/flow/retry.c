@@ -33,6 +33,15 @@ bool retry_find(const struct retry *retry, struct text topic, size_t *ret_step)
 int64_t retry_due_us(const struct retry *retry, size_t step, const struct origin *origin,
                      int64_t timestamp_ms)
 {
+    if (timestamp_ms > RETRY_TIMESTAMP_MS_MAX)
+        timestamp_ms = RETRY_TIMESTAMP_MS_MAX;
+    if (timestamp_ms < 0)
+        timestamp_ms = 0;
     int64_t latest_us = (timestamp_ms + retry->delays_ms[step]) * 1000;
     return origin->due_us && origin->due_us < latest_us ? origin->due_us : latest_us;
+}
+
+bool retry_believes(const struct retry *retry, size_t step, int64_t due_us, int64_t now_us)
+{
+    return due_us <= now_us + (2 * retry->delays_ms[step] + RETRY_SKEW_MS) * 1000;
 }

@@ -10,7 +10,11 @@
 
 #include "wire/origin.h"
 
-enum { RETRY_DELAYS_MAX = 16 };
+enum {
+    RETRY_DELAYS_MAX = 16,
+    RETRY_SKEW_MS = 60000, /* clocks of hosts may differ by so much; see retry_due_us() */
+};
+#define RETRY_TIMESTAMP_MS_MAX INT64_C(253402300800000) /* the year 10000: no clock says more */
 
 struct retry {
     int64_t delays_ms[RETRY_DELAYS_MAX]; /* as in RETRY_DELAYS, the same one may come twice */
@@ -25,8 +29,10 @@ bool retry_next(const struct retry *retry, int attempt, size_t *ret_step);
 /* One of the ladder's topics? */
 bool retry_find(const struct retry *retry, struct text topic, size_t *ret_step);
 /* When a record on this step's topic may be tried: what it says, but never later than its delay after it was
- * written there, so that no header can keep a partition waiting. */
+ * written there, so that no header can keep a partition waiting. A timestamp is the writer's word as well:
+ * what is then due later than two delays and RETRY_SKEW_MS from now is due now (retry_believes()). */
 int64_t retry_due_us(const struct retry *retry, size_t step, const struct origin *origin,
                      int64_t timestamp_ms);
+bool retry_believes(const struct retry *retry, size_t step, int64_t due_us, int64_t now_us);
 
 #endif
