@@ -83,7 +83,7 @@ static enum outcome create(struct admin *admin, const struct declared *topic, in
         .replication = replication ? replication : -1,
         .config = config,
     };
-    return admin_create(admin, &new_topic, 1, TOPICS_TIMEOUT_MS, error);
+    return admin_create(admin, &new_topic, 1, TOPICS_CREATE_MS, error);
 }
 
 static const char *verdict(const struct declared *topic, const struct admin_topic *actual)
@@ -104,7 +104,7 @@ static void say(const struct declared *topic, int partitions, const char *what)
 static enum outcome wait_until_known(struct admin *admin, const struct declared *list, size_t count,
                                      struct error *error)
 {
-    int64_t until_us = clock_monotonic_us() + TOPICS_TIMEOUT_MS * INT64_C(1000);
+    int64_t until_us = clock_monotonic_us() + TOPICS_CREATE_MS * INT64_C(1000);
     for (;;) {
         struct admin_topic *actual = NULL;
         size_t actual_count = 0, known = 0;

@@ -7,7 +7,11 @@
 #include "kafka/client.h"
 #include "wire/topic.h"
 
-enum { TOPICS_MAX = 128, TOPICS_TIMEOUT_MS = 15000 };
+enum {
+    TOPICS_MAX = 128,
+    TOPICS_TIMEOUT_MS = 15000, /* a question */
+    TOPICS_CREATE_MS = 60000,  /* a topic made, and all of them known: brokers that have just started are slow */
+};
 
 struct topics_wanted {
     int partitions;
