@@ -3,6 +3,8 @@
 
 #include "base/metrics.h"
 
+#include <stdlib.h>
+
 static const struct rows_table *const inventory_tables[] = {&stock_table, &reservations_table, NULL};
 
 static const struct tick inventory_ticks[] = {
@@ -35,13 +37,19 @@ static enum outcome inventory_start(void *state, const struct service_start *sta
     struct inventory_state *inventory = state;
     inventory->reservation_ttl_us = config_ms(start->config, "RESERVATION_TTL") * 1000;
     inventory->prune.age_us = config_ms(start->config, "FINISHED_AGE") * 1000;
+    inventory->hints = calloc(RESERVED_HINTS, sizeof(*inventory->hints));
     inventory->short_total = metrics_get(start->metrics, &inventory_metrics[0], NULL);
-    if (!inventory->short_total)
-        return error_fatal(error, "memory", "out of memory for metrics");
+    if (!inventory->short_total || !inventory->hints)
+        return error_fatal(error, "memory", "out of memory");
     return OK;
 }
 
 static const enum topic_id inventory_writes[] = {TOPIC_INVENTORY, TOPIC_STOCK, TOPIC_COUNT};
+
+static void inventory_stop(void *state)
+{
+    free(((struct inventory_state *)state)->hints);
+}
 
 extern const char inventory_openapi[];
 
@@ -59,5 +67,6 @@ const struct service inventory_service = {
     .metrics = inventory_metrics,
     .state_bytes = sizeof(struct inventory_state),
     .start = inventory_start,
+    .stop = inventory_stop,
     .openapi = inventory_openapi,
 };

@@ -58,7 +58,20 @@ enum {
 };
 #define STOCK_AVAILABLE_MAX INT64_C(1000000000000)
 
+/*
+ * The items of an order that was reserved not long ago, packed, so that its decision can name the stock that it will
+ * need before it is handled: a batch then reads once. Only a hint: what is missing here is read when it is asked for,
+ * and what is wrong here is read in vain.
+ */
+struct reserved_hint {
+    uint64_t hash; /* of the order id */
+    uint8_t length;
+    char items[55];
+};
+enum { RESERVED_HINTS = 1 << 15 }; /* 2 MiB; a power of 2 */
+
 struct inventory_state {
+    struct reserved_hint *hints; /* NULL: none are kept */
     int64_t reservation_ttl_us;
     struct prune prune;
     struct metric *short_total; /* weir_stock_short_total */

@@ -33,6 +33,37 @@ static void reservation_keys(struct work *work, const struct event *event)
     rows_want(work, &reservations_table, &(struct reservation_row){.order_id = event->key});
 }
 
+static struct reserved_hint *hint_of(const struct inventory_state *state, uint64_t hash)
+{
+    return state->hints ? &state->hints[hash % RESERVED_HINTS] : NULL;
+}
+
+static void hint_keep(const struct inventory_state *state, const struct reservation_row *row)
+{
+    uint64_t hash = text_hash(row->order_id);
+    struct reserved_hint *hint = hint_of(state, hash);
+    if (!hint || row->items.length > sizeof(hint->items))
+        return;
+    hint->hash = hash;
+    hint->length = (uint8_t)row->items.length;
+    memcpy(hint->items, row->items.at, row->items.length);
+}
+
+/* Of a decision, which does not say what was ordered. */
+static void decision_keys(struct work *work, const struct event *event)
+{
+    uint64_t hash = text_hash(event->key);
+    const struct reserved_hint *hint = hint_of(work_state(work), hash);
+    struct order_item *items;
+    size_t count;
+    reservation_keys(work, event);
+    if (!hint || hint->hash != hash ||
+        !items_unpack(work_arena(work), (struct text){hint->items, hint->length}, &items, &count))
+        return;
+    for (size_t i = 0; i < count; i++) /* a copy: the hint may be another's by then */
+        stock_want(work, text_copy(work_arena(work), items[i].sku));
+}
+
 /* An item and its stock. stock is NULL only for a SKU that was never heard of. */
 struct line {
     struct stock_row *stock;
@@ -113,6 +144,7 @@ static void hold(struct work *work, struct reservation_row *row, const struct li
     int64_t now_us = work_now_us(work);
     lines_move(work, lines, count, -1, 1);
     row->state = RESERVATION_HELD;
+    hint_keep(state, row);
     row->reserved_until = now_us + state->reservation_ttl_us;
     row->expires_at = row->paid ? 0 : row->reserved_until + RESERVATION_GRACE_US;
     const struct stock_reserved event = {
@@ -238,9 +270,9 @@ static enum outcome on_payment_captured(struct work *work, const struct event *e
 
 const struct subscription inventory_subscriptions[] = {
     {&order_placed_type, on_order_placed, placed_keys, ORDERED},
-    {&order_confirmed_type, on_order_confirmed, reservation_keys, ORDERED},
-    {&order_rejected_type, on_order_rejected, reservation_keys, ORDERED},
-    {&order_cancelled_type, on_order_cancelled, reservation_keys, ORDERED},
+    {&order_confirmed_type, on_order_confirmed, decision_keys, ORDERED},
+    {&order_rejected_type, on_order_rejected, decision_keys, ORDERED},
+    {&order_cancelled_type, on_order_cancelled, decision_keys, ORDERED},
     {&payment_captured_type, on_payment_captured, reservation_keys, ORDERED},
     {0},
 };

@@ -23,7 +23,8 @@ static const int64_t ttl_us = 60 * INT64_C(1000000);
 
 static struct inventory_state inventory_state(void)
 {
-    return (struct inventory_state){.reservation_ttl_us = ttl_us};
+    static struct reserved_hint hints[RESERVED_HINTS]; /* of earlier tests as well: only hints */
+    return (struct inventory_state){.reservation_ttl_us = ttl_us, .hints = hints};
 }
 
 static void set_stock(struct handlers *handlers, struct text sku, const char *body)
