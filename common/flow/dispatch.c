@@ -250,9 +250,23 @@ static void load(struct dispatch *dispatch)
                   LOG_INT("crashes_max", CRASH_ATTEMPTS_MAX));
 }
 
+/* Is this still the one process on its database? */
+static bool leased(struct dispatch *dispatch)
+{
+    struct error error;
+    enum outcome outcome = store_lease(dispatch->settings.store, &error);
+    if (outcome == FATAL)
+        give_up(dispatch, &error);
+    if (outcome != OK)
+        outage_begin(dispatch, &error);
+    return outcome == OK;
+}
+
 static void turn(struct dispatch *dispatch)
 {
     dispatch->count = 0;
+    if (!leased(dispatch))
+        return;
     if (!dispatch->loaded)
         load(dispatch);
     if (!dispatch->loaded)

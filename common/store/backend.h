@@ -98,6 +98,7 @@ struct store_row {
 
 struct backend_ops {
     void (*close)(struct backend *backend);
+    bool shared; /* other processes can open it as well: store_lease() */
 
     /* For DDL: types by enum rows_type, and what follows a table's ")". */
     const char *type_names[4];

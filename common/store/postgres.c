@@ -463,6 +463,7 @@ static const struct backend_ops POSTGRES_OPS = {
                    [ROWS_ID] = "UUID"},
     .table_suffix = " WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05)",
     .migration_sql = postgres_migration,
+    .shared = true,
     .own_tables = postgres_own_tables,
     .begin_ddl = postgres_begin_ddl,
     .script = postgres_script,

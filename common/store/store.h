@@ -56,6 +56,16 @@ MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_tab
 MUST_CHECK enum outcome store_probe(struct store *store, struct error *error);
 
 /*
+ * The right to be the one process that works on this database. SQLite: its lock file is that, always OK. On
+ * PostgreSQL a row says who has it and until when by the database's clock: taken or renewed here, at the most
+ * every STORE_LEASE_RENEW_MS, given back by store_close(). FATAL with exit code 75 while another has it: two
+ * relays and two sets of calls in flight would send everything twice. OUTAGE as everywhere. Not within a unit
+ * of work.
+ */
+enum { STORE_LEASE_MS = 15000, STORE_LEASE_RENEW_MS = 3000 };
+MUST_CHECK enum outcome store_lease(struct store *store, struct error *error);
+
+/*
  * A second, read-only connection for long reports on a thread of their own; sees what was committed
  * when its query began. Queries are plain SELECTs in the common subset of both databases, parameters
  * $1, $2, … in order. each: one row; its columns by index; return false to stop.

@@ -8,6 +8,8 @@
 
 struct store {
     struct backend *backend;
+    char lease[ID_TEXT_BYTES + 1]; /* whose it is, where the database is shared; empty: not taken */
+    int64_t lease_renew_us;        /* monotonic */
     _Atomic int64_t outbox_rows;
     _Atomic int64_t outbox_oldest_us;
 };
