@@ -31,9 +31,10 @@
 enum {
     THREADS = 2,
     STACK_BYTES = 512 << 10,
-    CONNECTION_BYTES =
-        HTTP_HEADER_BYTES_MAX + (16 << 10), /* the library's, for headers both ways and a piece of the body */
-    FILES_KEPT = 256,                       /* descriptors for all that is no connection */
+    CONNECTION_BYTES = 2 * HTTP_HEADER_BYTES_MAX +
+                       (16 << 10), /* the library's, for headers both ways and a piece of the body; so
+                                    * much that headers far too large are still read, and refused here */
+    FILES_KEPT = 256,              /* descriptors for all that is no connection */
     CONNECTIONS_MIN = 64,
     HEADERS_MAX = 100, /* of a request */
     TARGET_BYTES_MAX = 8 << 10,

@@ -5,6 +5,10 @@
  * HTTP_CONNECTIONS_MAX connections, more wait in the listen queue; body at most REQUEST_BODY_BYTES_MAX (413);
  * a request that is not whole after HTTP_REQUEST_MS is 408 and closed, however slowly its bytes come; headers
  * at most HTTP_HEADER_BYTES_MAX (431).
+ *
+ * Errors are application/problem+json, but for what the library refuses before it lets anybody see the
+ * request, in HTML of its own: a request line or header that is no HTTP, no Host (400), headers above twice
+ * the bound (431). It has no way to change that.
  */
 #ifndef SERVICE_HTTP_H
 #define SERVICE_HTTP_H
