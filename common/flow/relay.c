@@ -137,6 +137,7 @@ enum outcome relay_open(const struct producer_settings *settings, void (*wake)(v
     if (!relay)
         return error_fatal(error, "memory", "relay: out of memory");
     relay->settings = *settings;
+    relay->settings.gather = true;
     relay->wake = wake;
     relay->wake_owner = wake_owner;
     relay->behind = true; /* what an earlier run left */
@@ -182,9 +183,13 @@ void relay_turn(struct relay *relay, struct work *work)
         return;
     const struct outbox_row *rows;
     size_t count = outbox_read(work, relay->sent_seq, RELAY_READ_MAX, &rows);
-    for (size_t i = 0; i < count; i++)
-        if (!send(relay, &rows[i]))
-            return;
+    bool all = true;
+    for (size_t i = 0; i < count && all; i++)
+        all = send(relay, &rows[i]);
+    if (relay->producer)
+        producer_go(relay->producer);
+    if (!all)
+        return;
     if (count < RELAY_READ_MAX && work_failed(work, NULL) == OK) {
         relay->behind = false;
         relay->reopen_ms = 0;
@@ -205,6 +210,8 @@ void relay_committed(struct relay *relay, const struct outbox_row *rows, size_t 
             break;
         }
     }
+    if (count && relay->producer)
+        producer_go(relay->producer);
 }
 
 void relay_rolled_back(struct relay *relay)

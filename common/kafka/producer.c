@@ -13,11 +13,29 @@
 enum {
     PRODUCER_QUEUE_RECORDS_MAX = 100000,
     PRODUCER_QUEUE_KBYTES_MAX = 64 << 10,
-    PRODUCER_LINGER_MS = 1,
+    PRODUCER_LINGER_MS = 0,
     PRODUCER_TOPICS_MAX = 256, /* kept handles; past it each send looks its topic up by name */
     PRODUCER_POLL_MS = 100,
     PRODUCER_METADATA_MS = 500,
     PRODUCER_CLOSE_MIN_MS = 200,
+    PRODUCER_GATHERED_MAX = 2000, /* gathered records that go without waiting for those in flight … */
+    PRODUCER_GATHER_US = 5000,    /* … as do those of which one was taken so long ago */
+};
+
+#define PRODUCER_GATHER_LINGER_MS "0.1"
+
+/* A record that is gathered: taken, and not yet librdkafka's. */
+struct gathered {
+    struct gathered *next;
+    rd_kafka_topic_t *topic;
+    bool topic_kept; /* by the producer; otherwise let go of with the record */
+    bool key_null, value_null;
+    int32_t partition;
+    uint64_t tag;
+    int64_t timestamp_ms;
+    rd_kafka_headers_t *headers;
+    size_t key_length, value_length;
+    char bytes[]; /* key, value */
 };
 
 struct producer {
@@ -26,12 +44,20 @@ struct producer {
     void *owner;
     pthread_t thread;
     atomic_bool stopping, fatal, connected;
-    atomic_size_t in_flight;
-    char fatal_text[256]; /* written once, before fatal is set */
+    atomic_size_t in_flight; /* taken and not reported */
+    atomic_size_t handed;    /* of these, librdkafka's */
+    char fatal_text[256];    /* written once, before fatal is set */
 
-    pthread_mutex_t lock; /* for those who wait in producer_flush() */
+    pthread_mutex_t lock; /* for those who wait in producer_flush(), and the fatal text */
     pthread_cond_t reported;
     int waiting;
+
+    bool gather;
+    size_t queue_records_max, queue_bytes_max;
+    pthread_mutex_t gather_lock; /* held while records are handed over, so that their order stays */
+    struct gathered *gathered, **gathered_end;
+    size_t gathered_count, gathered_bytes;
+    int64_t gathered_since_us; /* the first of them, monotonic */
 
     /* The sender's thread only, after open: a lookup by name in librdkafka costs a lock and a search. */
     size_t topic_count, topic_last;
@@ -52,6 +78,109 @@ static void become_fatal(struct producer *producer, const char *text)
     pthread_mutex_unlock(&producer->lock);
     if (first)
         handle_log(&producer->handle, 2, "FATAL", "producer: %s", text);
+}
+
+static void gathered_free(struct gathered *record)
+{
+    if (record->headers)
+        rd_kafka_headers_destroy(record->headers);
+    if (!record->topic_kept)
+        rd_kafka_topic_destroy(record->topic);
+    free(record);
+}
+
+static rd_kafka_resp_err_t produce(struct producer *producer, rd_kafka_topic_t *topic, int32_t partition,
+                                   const char *key, size_t key_length, const char *value, size_t value_length,
+                                   int64_t timestamp_ms, rd_kafka_headers_t *headers, uint64_t tag)
+{
+    /* Counted before it is taken: its report may come before rd_kafka_producev() is back. */
+    atomic_fetch_add_explicit(&producer->handed, 1, memory_order_seq_cst);
+    /* The bare tags: rd_kafka.h's checking macros are a GNU extension that clang refuses under -Wpedantic. */
+    rd_kafka_resp_err_t err = rd_kafka_producev(
+        producer->handle.rk, RD_KAFKA_VTYPE_RKT, topic, RD_KAFKA_VTYPE_PARTITION,
+        (int)(partition < 0 ? RD_KAFKA_PARTITION_UA : partition), RD_KAFKA_VTYPE_MSGFLAGS,
+        (int)RD_KAFKA_MSG_F_COPY, RD_KAFKA_VTYPE_KEY, (const void *)key, key_length, RD_KAFKA_VTYPE_VALUE,
+        (const void *)value, value_length, RD_KAFKA_VTYPE_TIMESTAMP, timestamp_ms, RD_KAFKA_VTYPE_HEADERS,
+        headers, RD_KAFKA_VTYPE_OPAQUE, (void *)(uintptr_t)tag, RD_KAFKA_VTYPE_END);
+    if (err)
+        atomic_fetch_sub_explicit(&producer->handed, 1, memory_order_seq_cst);
+    return err;
+}
+
+/* Why librdkafka did not take a record. */
+static enum outcome refused(struct producer *producer, rd_kafka_resp_err_t err, struct text topic,
+                            size_t bytes, struct error *error)
+{
+    if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
+        return error_retry(error, "queue-full", "producer: its queue is full");
+    if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
+        return error_reject(error, "record-too-large", "record of %zu bytes is too large for Kafka", bytes);
+    if (err == RD_KAFKA_RESP_ERR__FATAL || err == RD_KAFKA_RESP_ERR__STATE) {
+        become_fatal(producer, rd_kafka_err2str(err));
+        return error_fatal(error, "producer-fatal", "%s", producer->fatal_text);
+    }
+    if (handle_outcome(err) == REJECT)
+        return error_reject(error, "record-invalid", "producer: %s", rd_kafka_err2str(err));
+    /* An unknown topic or partition above all: a broker that starts says so of topics that it has (P08). */
+    return error_retry(error, "topic-unknown", "topic %.*s: %s", TEXT_ARG(topic), rd_kafka_err2str(err));
+}
+
+/* Hands all that is gathered to librdkafka, in order; one that is not taken for now stays, and what is behind
+ * it. gather_lock held. */
+static void hand_over(struct producer *producer)
+{
+    struct gathered *record;
+    while ((record = producer->gathered) && !atomic_load(&producer->fatal)) {
+        const char *key = record->key_null ? NULL : record->bytes;
+        const char *value = record->value_null ? NULL : record->bytes + record->key_length;
+        rd_kafka_resp_err_t err =
+            produce(producer, record->topic, record->partition, key, record->key_length, value,
+                    record->value_length, record->timestamp_ms, record->headers, record->tag);
+        if (err) {
+            struct error error;
+            size_t bytes = record->key_length + record->value_length;
+            enum outcome outcome =
+                refused(producer, err, text_of(rd_kafka_topic_name(record->topic)), bytes, &error);
+            if (outcome != REJECT)
+                return;
+            producer->report(producer->owner, record->tag, REJECT, -1, -1, error.text);
+            atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
+        } else {
+            record->headers = NULL; /* taken only on success */
+        }
+        producer->gathered = record->next;
+        if (!producer->gathered)
+            producer->gathered_end = &producer->gathered;
+        producer->gathered_count--;
+        producer->gathered_bytes -= record->key_length + record->value_length;
+        gathered_free(record);
+    }
+}
+
+/* After a fatal error nothing is handed over any more. */
+static void give_up_gathered(struct producer *producer)
+{
+    pthread_mutex_lock(&producer->gather_lock);
+    struct gathered *record = producer->gathered;
+    producer->gathered = NULL;
+    producer->gathered_end = &producer->gathered;
+    producer->gathered_count = producer->gathered_bytes = 0;
+    pthread_mutex_unlock(&producer->gather_lock);
+    for (struct gathered *next; record; record = next) {
+        next = record->next;
+        producer->report(producer->owner, record->tag, FATAL, -1, -1, producer->fatal_text);
+        atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
+        gathered_free(record);
+    }
+}
+
+static void hand_over_when_idle(struct producer *producer)
+{
+    if (!producer->gather || atomic_load_explicit(&producer->handed, memory_order_seq_cst) > 0)
+        return;
+    pthread_mutex_lock(&producer->gather_lock);
+    hand_over(producer);
+    pthread_mutex_unlock(&producer->gather_lock);
 }
 
 /*
@@ -75,6 +204,8 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *o
     producer->report(producer->owner, (uint64_t)(uintptr_t)message->_private, outcome, message->partition,
                      message->offset >= 0 ? message->offset : -1, reason);
     atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
+    if (atomic_fetch_sub_explicit(&producer->handed, 1, memory_order_seq_cst) == 1)
+        hand_over_when_idle(producer);
 }
 
 static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
@@ -125,10 +256,12 @@ static void *producer_run(void *argument)
         }
         if (rd_kafka_poll(producer->handle.rk, known ? PRODUCER_POLL_MS : 0) > 0)
             wake_waiting(producer);
+        hand_over_when_idle(producer); /* what was not taken before */
         /* Nothing is sent any more after a fatal error, and without a time-out nothing would be reported
          * either. */
         if (atomic_load(&producer->fatal) && !purged) {
             rd_kafka_purge(producer->handle.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+            give_up_gathered(producer);
             purged = true;
         }
     }
@@ -141,6 +274,7 @@ static void producer_release(void *owner)
 {
     struct producer *producer = owner;
     pthread_mutex_destroy(&producer->lock);
+    pthread_mutex_destroy(&producer->gather_lock);
     pthread_cond_destroy(&producer->reported);
     free(producer);
 }
@@ -183,12 +317,17 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
     int64_t linger_ms = settings->linger_ms;
     if (linger_ms == 0)
         linger_ms = config ? config_ms(config, "KAFKA_LINGER") : PRODUCER_LINGER_MS;
+    int records_max = settings->queue_records_max ? settings->queue_records_max : PRODUCER_QUEUE_RECORDS_MAX;
+    int kbytes_max = settings->queue_kbytes_max ? settings->queue_kbytes_max : PRODUCER_QUEUE_KBYTES_MAX;
     char linger[24], records[24], kbytes[24];
-    snprintf(linger, sizeof(linger), "%lld", (long long)linger_ms);
-    snprintf(records, sizeof(records), "%d",
-             settings->queue_records_max ? settings->queue_records_max : PRODUCER_QUEUE_RECORDS_MAX);
-    snprintf(kbytes, sizeof(kbytes), "%d",
-             settings->queue_kbytes_max ? settings->queue_kbytes_max : PRODUCER_QUEUE_KBYTES_MAX);
+    /* Handed over together, sent together: without a moment's linger the first record of each partition goes
+     * alone. No longer than that: librdkafka waits the last millisecond of it by polling without a pause. */
+    if (settings->gather && linger_ms == 0)
+        snprintf(linger, sizeof(linger), "%s", PRODUCER_GATHER_LINGER_MS);
+    else
+        snprintf(linger, sizeof(linger), "%lld", (long long)linger_ms);
+    snprintf(records, sizeof(records), "%d", records_max);
+    snprintf(kbytes, sizeof(kbytes), "%d", kbytes_max);
     const char *more[] = {
         "linger.ms", linger, "queue.buffering.max.messages", records, "queue.buffering.max.kbytes",
         kbytes,      NULL};
@@ -198,6 +337,11 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
         return error_fatal(error, "memory", "producer: out of memory");
     producer->report = report;
     producer->owner = owner;
+    producer->gather = settings->gather;
+    producer->gathered_end = &producer->gathered;
+    producer->queue_records_max = (size_t)records_max;
+    producer->queue_bytes_max = (size_t)kbytes_max << 10;
+    pthread_mutex_init(&producer->gather_lock, NULL);
     handle_init(&producer->handle, &settings->client);
     pthread_mutex_init(&producer->lock, NULL);
     pthread_condattr_t attributes;
@@ -254,6 +398,7 @@ static struct timespec from_now(int timeout_ms)
 bool producer_flush(struct producer *producer, int timeout_ms)
 {
     struct timespec until = from_now(timeout_ms);
+    producer_go(producer);
     pthread_mutex_lock(&producer->lock);
     producer->waiting++;
     while (producer_in_flight(producer) > 0)
@@ -274,6 +419,11 @@ void producer_close(struct producer *producer, int timeout_ms)
     rd_kafka_yield(producer->handle.rk);
     pthread_join(producer->thread, NULL);
     /* From here on nobody serves reports: what is left ends unreported, in the log or not. */
+    for (struct gathered *record = producer->gathered, *next; record; record = next) {
+        next = record->next;
+        gathered_free(record);
+    }
+    producer->gathered = NULL;
     rd_kafka_purge(producer->handle.rk,
                    RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
     for (size_t i = 0; i < producer->topic_count; i++)
@@ -297,6 +447,61 @@ static rd_kafka_headers_t *headers_copy(const struct producer_record *record)
     return headers;
 }
 
+static enum outcome gather(struct producer *producer, const struct producer_record *record,
+                           rd_kafka_topic_t *topic, bool topic_kept, uint64_t tag, struct error *error)
+{
+    size_t key_length = record->key_null ? 0 : record->key.length;
+    size_t value_length = record->value_null ? 0 : record->value.length;
+    pthread_mutex_lock(&producer->gather_lock);
+    bool room = producer_in_flight(producer) < producer->queue_records_max &&
+                producer->gathered_bytes < producer->queue_bytes_max;
+    pthread_mutex_unlock(&producer->gather_lock);
+    struct gathered *copy = room ? malloc(sizeof(*copy) + key_length + value_length) : NULL;
+    if (!copy) {
+        if (!topic_kept)
+            rd_kafka_topic_destroy(topic);
+        return error_retry(error, "queue-full", "producer: its queue is full");
+    }
+    *copy = (struct gathered){
+        .topic = topic,
+        .topic_kept = topic_kept,
+        .key_null = record->key_null,
+        .value_null = record->value_null,
+        .partition = record->partition,
+        .tag = tag,
+        .timestamp_ms = record->timestamp_ms,
+        .headers = record->header_count ? headers_copy(record) : NULL,
+        .key_length = key_length,
+        .value_length = value_length,
+    };
+    if (key_length)
+        memcpy(copy->bytes, record->key.at, key_length);
+    if (value_length)
+        memcpy(copy->bytes + key_length, record->value.at, value_length);
+    atomic_fetch_add_explicit(&producer->in_flight, 1, memory_order_relaxed);
+    pthread_mutex_lock(&producer->gather_lock);
+    if (!producer->gathered)
+        producer->gathered_since_us = clock_monotonic_us();
+    *producer->gathered_end = copy;
+    producer->gathered_end = &copy->next;
+    producer->gathered_count++;
+    producer->gathered_bytes += key_length + value_length;
+    pthread_mutex_unlock(&producer->gather_lock);
+    return OK;
+}
+
+void producer_go(struct producer *producer)
+{
+    if (!producer->gather)
+        return;
+    pthread_mutex_lock(&producer->gather_lock);
+    if (atomic_load_explicit(&producer->handed, memory_order_seq_cst) == 0 ||
+        producer->gathered_count >= PRODUCER_GATHERED_MAX ||
+        clock_monotonic_us() - producer->gathered_since_us >= PRODUCER_GATHER_US)
+        hand_over(producer);
+    pthread_mutex_unlock(&producer->gather_lock);
+}
+
 enum outcome producer_send(struct producer *producer, const struct producer_record *record, uint64_t tag,
                            struct error *error)
 {
@@ -307,20 +512,16 @@ enum outcome producer_send(struct producer *producer, const struct producer_reco
     rd_kafka_topic_t *topic = sending_topic(producer, record->topic);
     if (!topic && !(topic = sending_topic_add(producer, record->topic, &kept)))
         return error_reject(error, "topic", "no such topic name: %.*s", TEXT_ARG(record->topic));
+    if (producer->gather)
+        return gather(producer, record, topic, kept, tag, error);
     rd_kafka_headers_t *headers = record->header_count ? headers_copy(record) : NULL;
 
-    /* Counted before it is taken: its report may come before rd_kafka_producev() is back. */
     atomic_fetch_add_explicit(&producer->in_flight, 1, memory_order_relaxed);
     const char *key = record->key_null ? NULL : record->key.length ? record->key.at : "";
     const char *value = record->value_null ? NULL : record->value.length ? record->value.at : "";
-    /* The bare tags: rd_kafka.h's checking macros are a GNU extension that clang refuses under -Wpedantic. */
-    rd_kafka_resp_err_t err = rd_kafka_producev(
-        producer->handle.rk, RD_KAFKA_VTYPE_RKT, topic, RD_KAFKA_VTYPE_PARTITION,
-        (int)(record->partition < 0 ? RD_KAFKA_PARTITION_UA : record->partition), RD_KAFKA_VTYPE_MSGFLAGS,
-        (int)RD_KAFKA_MSG_F_COPY, RD_KAFKA_VTYPE_KEY, (const void *)key,
-        (size_t)(key ? record->key.length : 0), RD_KAFKA_VTYPE_VALUE, (const void *)value,
-        (size_t)(value ? record->value.length : 0), RD_KAFKA_VTYPE_TIMESTAMP, (int64_t)record->timestamp_ms,
-        RD_KAFKA_VTYPE_HEADERS, headers, RD_KAFKA_VTYPE_OPAQUE, (void *)(uintptr_t)tag, RD_KAFKA_VTYPE_END);
+    rd_kafka_resp_err_t err =
+        produce(producer, topic, record->partition, key, key ? record->key.length : 0, value,
+                value ? record->value.length : 0, record->timestamp_ms, headers, tag);
     if (!kept)
         rd_kafka_topic_destroy(topic);
     if (!err)
@@ -329,20 +530,7 @@ enum outcome producer_send(struct producer *producer, const struct producer_reco
     atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
     if (headers)
         rd_kafka_headers_destroy(headers); /* taken only on success */
-    if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
-        return error_retry(error, "queue-full", "producer: its queue is full");
-    if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
-        return error_reject(error, "record-too-large", "record of %zu bytes is too large for Kafka",
-                            record->value.length + record->key.length);
-    if (err == RD_KAFKA_RESP_ERR__FATAL || err == RD_KAFKA_RESP_ERR__STATE) {
-        become_fatal(producer, rd_kafka_err2str(err));
-        return error_fatal(error, "producer-fatal", "%s", producer->fatal_text);
-    }
-    if (handle_outcome(err) == REJECT)
-        return error_reject(error, "record-invalid", "producer: %s", rd_kafka_err2str(err));
-    /* An unknown topic or partition above all: a broker that starts says so of topics that it has (P08). */
-    return error_retry(error, "topic-unknown", "topic %.*s: %s", TEXT_ARG(record->topic),
-                       rd_kafka_err2str(err));
+    return refused(producer, err, record->topic, record->value.length + record->key.length, error);
 }
 
 size_t producer_in_flight(const struct producer *producer)

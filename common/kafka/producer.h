@@ -14,9 +14,10 @@ struct producer;
 
 struct producer_settings {
     struct client_settings client;
-    int linger_ms;         /* default 1 (5 on throughput) */
+    int linger_ms;         /* default 0 (5 on throughput) */
     int queue_records_max; /* taken and not yet reported  */
     int queue_kbytes_max;
+    bool gather; /* producer_send() only takes; see producer_go() */
     const char *const
         *topics; /* metadata fetched at start (the first send to a topic is slow on 2.0.2); NULL ended */
 };
@@ -44,6 +45,14 @@ MUST_CHECK enum outcome producer_open(const struct producer_settings *settings, 
  * sent (too large). FATAL: the producer is done for. Never blocks. */
 MUST_CHECK enum outcome producer_send(struct producer *producer, const struct producer_record *record,
                                       uint64_t tag, struct error *error);
+/*
+ * Of a producer that gathers: what was taken goes now if nothing is in flight (or much was taken, or some ms
+ * ago), and otherwise together, as soon as all that is in flight is reported. So a lone record does not wait,
+ * and under load a request carries what came during a round trip: fewer requests for the broker, and
+ * librdkafka, which polls without a pause while a partition has more than five records in flight and others
+ * queued, is not brought there. The sender's thread. Others: nothing.
+ */
+void producer_go(struct producer *producer);
 size_t producer_in_flight(const struct producer *producer); /* any thread */
 bool producer_is_fatal(const struct producer *producer);    /* any thread */
 /* Any broker connection up? For /readyz and the backlog's reason. Any thread. */

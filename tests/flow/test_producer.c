@@ -40,6 +40,7 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
 static const char *const topics[] = {"orders", NULL};
 
 struct fixture {
+    bool gather;
     struct broker *broker;
     struct producer *producer;
     struct reports reports;
@@ -52,6 +53,7 @@ static void open_producer(struct fixture *fixture, int queue_records_max)
         .client = {.bootstrap_servers = broker_bootstrap(fixture->broker)},
         .queue_records_max = queue_records_max,
         .topics = topics,
+        .gather = fixture->gather,
     };
     if (producer_open(&settings, on_report, &fixture->reports, &fixture->producer, &error) != OK)
         fail_msg("%s", error.text);
@@ -62,6 +64,13 @@ static int set_up(void **state)
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     fixture->broker = broker_start(1, topics, 4);
     *state = fixture;
+    return 0;
+}
+
+static int set_up_gathering(void **state)
+{
+    set_up(state);
+    ((struct fixture *)*state)->gather = true;
     return 0;
 }
 
@@ -86,7 +95,10 @@ static enum outcome send_number(struct fixture *fixture, int32_t partition, int 
                                      .value = {text, length},
                                      .headers = headers,
                                      .header_count = 2};
-    return producer_send(fixture->producer, &record, (uint64_t)number, error);
+    enum outcome outcome = producer_send(fixture->producer, &record, (uint64_t)number, error);
+    if (!fixture->gather || number % 3 == 0)
+        producer_go(fixture->producer);
+    return outcome;
 }
 
 static void send_waiting(struct fixture *fixture, int32_t partition, int number)
@@ -289,8 +301,28 @@ static void what_the_promises_rest_on_cannot_be_passed_through(void **state)
     }
 }
 
+static void what_is_gathered_is_taken_and_goes_with_a_flush(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error error;
+    open_producer(fixture, 3);
+    for (int i = 1; i <= 2; i++) /* no third: nobody says go */
+        assert_int_equal(send_number(fixture, 0, i, &error), OK);
+    assert_int_equal(producer_in_flight(fixture->producer), 2);
+    assert_int_equal(fixture->reports.count, 0);
+    assert_int_equal(send_number(fixture, 0, 4, &error), OK);
+    assert_int_equal(send_number(fixture, 0, 5, &error), RETRY); /* the bound counts them too */
+    assert_true(producer_flush(fixture->producer, WAIT_MS));
+    assert_int_equal(fixture->reports.ok, 3);
+    assert_int_equal(send_number(fixture, 0, 7, &error), OK); /* left to close() */
+}
+
 int main(void)
 {
+#define GATHERING(name)                                                                                      \
+    {                                                                                                        \
+#name ", gathering", name, set_up_gathering, tear_down, NULL                                         \
+    }
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         CASE(all_is_delivered_once_and_in_the_order_of_sending),
@@ -302,6 +334,13 @@ int main(void)
         CASE(a_fatal_error_ends_the_producer_with_a_report_for_each_record),
         CASE(close_ends_in_its_bound_where_brokers_hang),
         CASE(what_the_promises_rest_on_cannot_be_passed_through),
+        GATHERING(all_is_delivered_once_and_in_the_order_of_sending),
+        GATHERING(a_full_queue_is_said_and_nothing_is_lost_while_brokers_are_down),
+        GATHERING(errors_that_pass_are_survived_without_a_report),
+        GATHERING(a_record_the_broker_refuses_is_a_reject),
+        GATHERING(a_fatal_error_ends_the_producer_with_a_report_for_each_record),
+        GATHERING(close_ends_in_its_bound_where_brokers_hang),
+        GATHERING(what_is_gathered_is_taken_and_goes_with_a_flush),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
