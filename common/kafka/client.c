@@ -23,9 +23,18 @@ const struct setting kafka_settings[] = {
              "older libraries."},
     {.name = "KAFKA_LINGER",
      .kind = SETTING_DURATION,
-     .fallback = "1ms",
+     .fallback = "0ms",
      .max = 1000,
-     .help = "How long a record may wait for others to share its request."},
+     .help =
+         "How long a record may wait for others to share its request, beside the round trip of those before "
+         "it."},
+    {.name = "KAFKA_FETCH_WAIT",
+     .kind = SETTING_DURATION,
+     .fallback = "0ms",
+     .max = 500,
+     .help =
+         "How long the broker may gather records before it answers a fetch: latency for less work. 0: not at "
+         "all."},
     {.name = "KAFKA_COMPRESSION",
      .kind = SETTING_CHOICE,
      .fallback = "none",
@@ -65,6 +74,7 @@ static const struct {
 };
 
 enum {
+    FETCH_GATHERED_BYTES = 256 << 10, /* so much ends the wait of KAFKA_FETCH_WAIT */
     VERSION_COOPERATIVE =
         0x020a0000, /* 2.10.0: an assignment is no longer lost by a commit during a cooperative rebalance */
     VERSION_KIP848 = 0x020c0000, /* 2.12.0: group.protocol=consumer is generally available */
@@ -201,8 +211,8 @@ static const struct property consumer_properties[] = {
     /* How long the broker may keep an idle fetch: this is no latency, a record ends the wait. */
     {"fetch.wait.max.ms", "500"},
     {"fetch.error.backoff.ms", "200"},
-    /* A topic that was made after the subscription, or just before it so that the broker did not know it yet, is
-     * found when the metadata are asked for again: by default after five minutes, in which nothing that is
+    /* A topic that was made after the subscription, or just before it so that the broker did not know it yet,
+     * is found when the metadata are asked for again: by default after five minutes, in which nothing that is
      * retried would come back. */
     {"topic.metadata.refresh.interval.ms", "10000"},
     {NULL, NULL},
@@ -228,6 +238,20 @@ static enum outcome set_prefetch(rd_kafka_conf_t *conf, struct error *error)
         {NULL, NULL},
     };
     return set_all(conf, offered("fetch.queue.backoff.ms", "10") ? with_backoff : old, error);
+}
+
+/* A fetch is answered with the first record that comes, and each is a request, an answer and two wake-ups
+ * here and at the broker. Who is in no hurry lets it gather more. */
+static enum outcome set_fetch_wait(rd_kafka_conf_t *conf, const struct config *config, struct error *error)
+{
+    int64_t wait_ms = config ? config_ms(config, "KAFKA_FETCH_WAIT") : 0;
+    if (wait_ms == 0)
+        return OK;
+    char wait[24], bytes[24];
+    snprintf(wait, sizeof(wait), "%lld", (long long)wait_ms);
+    snprintf(bytes, sizeof(bytes), "%d", FETCH_GATHERED_BYTES);
+    enum outcome outcome = set(conf, "fetch.wait.max.ms", wait, error);
+    return outcome == OK ? set(conf, "fetch.min.bytes", bytes, error) : outcome;
 }
 
 static enum outcome set_group_protocol(rd_kafka_conf_t *conf, struct handle *handle,
@@ -293,6 +317,8 @@ enum outcome handle_conf(struct handle *handle, const struct client_settings *se
     if ((outcome = set_all(conf, producer ? producer_properties : consumer_properties, error)) != OK)
         goto out;
     if (!producer && (outcome = set_prefetch(conf, error)) != OK)
+        goto out;
+    if (kind == HANDLE_CONSUMER && (outcome = set_fetch_wait(conf, config, error)) != OK)
         goto out;
     if (kind == HANDLE_CONSUMER && (outcome = set_group_protocol(conf, handle, config, error)) != OK)
         goto out;
