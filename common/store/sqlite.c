@@ -7,6 +7,7 @@
  * before 3.51.3 can damage a file where two connections do so at the same moment.
  */
 #include "store/backend.h"
+#include "store/sqlite_log.h"
 
 #include "base/clock.h"
 
@@ -1296,7 +1297,7 @@ enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret,
         goto out;
     int flags = (read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE) |
                 SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    if (sqlite3_open_v2(sqlite->path, &sqlite->db, flags, NULL) != SQLITE_OK) {
+    if (sqlite3_open_v2(sqlite->path, &sqlite->db, flags, sqlite_log_vfs()) != SQLITE_OK) {
         outcome = failed(sqlite, error);
         goto out;
     }
