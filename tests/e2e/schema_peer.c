@@ -27,7 +27,7 @@ static void on_signal(int number)
     stopped = 1;
 }
 
-static void die(const struct error *error)
+__attribute__((noreturn)) static void die(const struct error *error)
 {
     fprintf(stderr, "schema_peer: %s\n", error->text);
     exit(1);
@@ -161,7 +161,7 @@ static struct text file_text(const char *path, struct arena *arena)
 int main(int argc, char **argv)
 {
     const struct setting *const tables[] = {kafka_settings, registry_settings};
-    struct config *config;
+    struct config *config = NULL;
     struct error error;
     struct arena *arena = arena_new(1 << 24), *kept = arena_new(1 << 24);
     const struct schema *schema;

@@ -597,13 +597,13 @@ static void password_is_in_no_message(void **state)
 static void what_is_no_url_is_a_setting_to_be_put_right(void **state)
 {
     (void)state;
-    static const char *const urls[] = {"http://",
-                                       "http:///x",
-                                       "http://a,,http://b",
-                                       "http://a,b",
-                                       "http://a?x",
-                                       "http://1,http://2,http://3,http://4,http://5,http://6,"
-                                       "http://7,http://8,http://9"};
+    static const char *const urls[] = {
+        "http://",
+        "http:///x",
+        "http://a,,http://b",
+        "http://a,b",
+        "http://a?x",
+        "http://1,http://2,http://3,http://4,http://5,http://6,http://7,http://8,http://9"};
     for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
         struct client client = {0};
         snprintf(client.url, sizeof(client.url), "%s", urls[i]);
