@@ -93,13 +93,16 @@ static void check_members(const json_t *json, const char *allowed, const char *a
         codec_fault_add(faults, "is not known here", "%.64s", name);
 }
 
-static void check_int(const json_t *json, const char *name, int64_t min, int64_t max, int64_t *ret,
-                      struct codec_faults *faults)
+static void check_int(struct work *work, const json_t *json, const char *name, int64_t min, int64_t max,
+                      int64_t *ret, struct codec_faults *faults)
 {
     const json_t *value = json_object_get(json, name);
     *ret = json_is_integer(value) ? json_integer_value(value) : 0;
     if (!json_is_integer(value) || *ret < min || *ret > max)
-        codec_fault_add(faults, "must be a whole number within bounds", "%s", name);
+        codec_fault_add(faults,
+                        arena_print(work_arena(work), "must be a whole number from %lld to %lld",
+                                    (long long)min, (long long)max),
+                        "%s", name);
 }
 
 static struct stock_row *stock_row(struct work *work, struct text sku)
@@ -116,7 +119,7 @@ static enum outcome on_set(struct work *work, const struct request *request, str
     int64_t available;
     check_sku(request, &faults);
     check_members(request->json, "available", NULL, &faults);
-    check_int(request->json, "available", 0, STOCK_AVAILABLE_MAX, &available, &faults);
+    check_int(work, request->json, "available", 0, STOCK_AVAILABLE_MAX, &available, &faults);
     if (faults.count) {
         answer_faults(work, answer, &faults);
         return OK;
@@ -136,7 +139,7 @@ static enum outcome on_adjust(struct work *work, const struct request *request, 
     int64_t by;
     check_sku(request, &faults);
     check_members(request->json, "by", "reason", &faults);
-    check_int(request->json, "by", -STOCK_AVAILABLE_MAX, STOCK_AVAILABLE_MAX, &by, &faults);
+    check_int(work, request->json, "by", -STOCK_AVAILABLE_MAX, STOCK_AVAILABLE_MAX, &by, &faults);
     const json_t *reason = json_object_get(request->json, "reason");
     if (reason && (!json_is_string(reason) || json_string_length(reason) > REASON_BYTES_MAX))
         codec_fault_add(&faults, "must be a text of at most 200 bytes", "reason");

@@ -454,8 +454,8 @@ static void headers_are_bounded(void **state)
 {
     (void)state;
     static char head[128 << 10];
-    static const size_t sizes[] = {HTTP_HEADER_BYTES_MAX + 100, 40 << 10, 100 << 10};
-    for (size_t i = 0; i < 3; i++) {
+    static const size_t sizes[] = {HTTP_HEADER_BYTES_MAX + 100, 40 << 10, 60 << 10, 100 << 10};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         int length = snprintf(head, sizeof(head), "GET /hello HTTP/1.1\r\nHost: h\r\nX-Long: ");
         memset(head + length, 'x', sizes[i]);
         int fd = client_open();
