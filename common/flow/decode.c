@@ -65,8 +65,9 @@ enum outcome decode_record(const struct decode *decode, const struct record *rec
     enum outcome outcome = frame_read(record->value, &schema_id, &datum, error);
     if (outcome != OK)
         return outcome;
-    outcome = registry_plan(decode->registry, schema_id, &type, &plan, error);
-    if (outcome == REJECT && strcmp(error->cause, "schema-foreign") == 0)
+    struct error unsaid, *why = error ? error : &unsaid;
+    outcome = registry_plan(decode->registry, schema_id, &type, &plan, why);
+    if (outcome == REJECT && strcmp(why->cause, "schema-foreign") == 0)
         return OK; /* what it is can be told: nothing for anybody here */
     const struct subscription *subscription =
         type && type->number < DECODE_TYPES_MAX ? decode->by_number[type->number] : NULL;

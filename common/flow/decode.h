@@ -33,7 +33,7 @@ enum outcome decode_open(struct decode *decode, const struct subscription *subsc
 /*
  * record: as it first was: a copy on a retry topic with the topic, partition and offset of its origin. OK:
  * *ret_subscription and *ret_event are set, or *ret_subscription is NULL: passed. REJECT, OUTAGE (registry),
- * RETRY (memory). arena NULL: all but the event's data is told, for a record that must not be looked at any
+ * RETRY (memory). error may be NULL. arena NULL: all but the event's data is told, for a record that must not be looked at any
  * closer.
  */
 struct decoded {

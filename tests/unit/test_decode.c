@@ -83,6 +83,17 @@ static void sku_is_its_bytes(void **state)
     assert_int_equal(read(&stock_level_type, &stock, TEXT(LOWER), &decoded), REJECT);
 }
 
+/* A record that killed the process before: looked at without arena and without a place for the reason. */
+static void refused_record_of_an_unknown_id_says_nothing(void **state)
+{
+    (void)state;
+    struct decoded decoded;
+    const struct record record = {.topic = TEXT("orders"), .key = TEXT(LOWER), .value = TEXT("\0\0\1\2\3x")};
+    assert_int_equal(decode_record(&decode, &record, NULL, 0, NULL, &decoded, NULL), REJECT);
+    assert_int_equal(decode_record(&decode, &record, NULL, 0, arena, &decoded, &error), REJECT);
+    assert_string_equal(error.cause, "schema-unknown");
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -106,6 +117,7 @@ int main(void)
         cmocka_unit_test(order_id_in_capitals_is_the_same_order),
         cmocka_unit_test(key_of_another_order_is_a_contradiction),
         cmocka_unit_test(sku_is_its_bytes),
+        cmocka_unit_test(refused_record_of_an_unknown_id_says_nothing),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
