@@ -88,7 +88,7 @@ class Line(world.World):
         self.settings = {"KAFKA_PROPERTIES": "session.timeout.ms=45000", "RETRY_DELAYS": "2s,4s,8s", "LOG_LEVEL": "warn"}
         self.processes, self.ports, self.clients = {}, {}, []
         self.log_file = open(self.folder + "/stand-ins.log", "ab")
-        self.gateway = self.mailbox = None
+        self.gateway = self.mailbox = self.postgres = None
 
     def prepare(self):
         self.gateway = Gateway(self.build, "gateway", self.folder, self.log_file)
