@@ -71,7 +71,7 @@ struct dlq_http {
     pthread_cond_t changed; /* something to read, a job to do, an end */
     bool stopping;
     pthread_t reader, worker;
-    bool reader_done, worker_done;
+    bool reader_done, worker_done, joined;
 
     struct reading *readings[DLQ_READS_MAX]; /* the first is in hand */
     size_t reading_count;
@@ -677,6 +677,13 @@ void dlq_http_close(struct dlq_http *dlq, int timeout_ms)
         return;
     pthread_join(dlq->reader, NULL);
     pthread_join(dlq->worker, NULL);
+    dlq->joined = true;
+}
+
+void dlq_http_free(struct dlq_http *dlq)
+{
+    if (!dlq || !dlq->joined)
+        return;
     for (size_t i = 0; i < dlq->reading_count; i++)
         free(dlq->readings[i]);
     pthread_cond_destroy(&dlq->changed);

@@ -37,7 +37,10 @@ bool dlq_http_answers(struct dlq_http *dlq, struct exchange *exchange, const str
 /* A drain begins: the job ends after what is in flight. Any thread. */
 void dlq_http_stop(struct dlq_http *dlq);
 /* Before http_close(). Ends within about timeout_ms, whatever Kafka does: what is not answered by then is
- * http_close()'s, and a thread that still waits for Kafka is left to the end of the process. Accepts NULL. */
+ * http_close()'s, and a thread that still waits for Kafka is left to the end of the process, with all that it
+ * uses. From then on all is answered 503. Accepts NULL. */
 void dlq_http_close(struct dlq_http *dlq, int timeout_ms);
+/* After http_close(): no request comes any more. Accepts NULL. */
+void dlq_http_free(struct dlq_http *dlq);
 
 #endif

@@ -379,6 +379,7 @@ static void finish(struct running *running)
     int64_t dlq_ms = stop_drain_left_ms() / 2;
     dlq_http_close(running->dlq_http, dlq_ms < DLQ_CLOSE_MS_MAX ? (int)dlq_ms : DLQ_CLOSE_MS_MAX);
     http_close(running->http);
+    dlq_http_free(running->dlq_http);
     net_close(running->net);
     int64_t left_ms = stop_drain_left_ms() * 3 / 4; /* the rest is the database's */
     int close_ms = left_ms < CLOSE_MS_MIN   ? CLOSE_MS_MIN

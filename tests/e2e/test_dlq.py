@@ -359,6 +359,7 @@ def main():
         admin = AdminClient({"bootstrap.servers": here.kafka})
         for topic in admin.create_topics([NewTopic(name, 3, 1) for name in FOREIGN]).values():
             topic.result(30)
+        # Also of services that do not run here.
         subprocess.run([here.tools + "/services/weir/weir", "topics", "create", "--retry-delays", DELAYS], check=True, timeout=120,
                        env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": here.kafka}, stdout=subprocess.DEVNULL)
         dlq, begun, failures = Dlq(here), time.monotonic(), []
