@@ -3,7 +3,7 @@
  * reservation added, one outbox row with 150 bytes and 8 headers; what the batch before sent is deleted.
  * Handlers and Kafka aside.
  *
- * bench_rows FILE EVENTS BATCH prints events/s and CPU µs an event; bench/store/compare runs it beside the
+ * bench_rows FILE|postgresql://… EVENTS BATCH prints events/s and CPU µs an event; bench/store/compare runs it beside the
  * floor.
  */
 #include "store/inbox.h"
@@ -85,7 +85,7 @@ int main(int argc, char **argv)
     if (argc != 4)
         return 64;
     char url[4096];
-    snprintf(url, sizeof(url), "sqlite:%s", argv[1]);
+    snprintf(url, sizeof(url), "%s%s", strstr(argv[1], "://") ? "" : "sqlite:", argv[1]);
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
     struct store *store;
     struct work *work;
