@@ -13,7 +13,9 @@
 #ifndef STORE_SQLITE_LOG_H
 #define STORE_SQLITE_LOG_H
 
-enum { SQLITE_LOG_GATHERED_BYTES_MAX = 256 << 10 }; /* past it they are written before the sync */
+/* Past it they are written before the sync: 30 pages of 4 KiB with their headers. SQLite's own VFS writes no
+ * 128 KiB in one call: it cuts the count's upper bits off. */
+enum { SQLITE_LOG_GATHERED_BYTES_MAX = 30 * (24 + 4096) };
 
 /* The VFS's name for sqlite3_open_v2(); NULL, the default, where it could not be registered. Any thread. */
 const char *sqlite_log_vfs(void);
