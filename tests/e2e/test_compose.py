@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """compose/compose.yaml as a user runs it, with other ports and under a project name of its own.
 
-    test_compose.py            one broker: from nothing to the first confirmed order, scaled, killed, drained
+    test_compose.py            one broker: from nothing to the first confirmed order, killed, drained
     test_compose.py cluster    three brokers, each lost in turn while orders come in
 
 It needs docker with compose, builds the image, and takes everything away again at the end. Figures (time, size, memory) are printed as
@@ -170,14 +170,12 @@ def one_broker(here):
     said = here.compose("run", "--rm", "-T", "topics", "weir", "order", first)
     assert "OrderConfirmed" in said, said
 
-    # Two of each that may be killed: the front finds the other.
-    here.up("up", "--wait", "--no-build", "--scale", "order=2")
     ids = {container["Service"]: container["Name"] for container in here.containers()}
     for name in SERVICES:
         orders = [here.order("MUG") for _ in range(5)]
         subprocess.run(["docker", "kill", "--signal", "KILL", ids[name]], check=True, capture_output=True)
+        here.up("up", "--wait", "--no-build")
         orders += [here.order("MUG") for _ in range(5)]
-        here.up("up", "--wait", "--no-build", "--scale", "order=2")
         for order in orders:
             here.wait(f"{order}, {name} killed", lambda order=order: here.confirmed(order))
 
