@@ -128,6 +128,29 @@ static void reopening_keeps_what_was_committed(void **state)
     assert_int_equal(things(), 1);
 }
 
+static void a_large_commit_is_whole(void **state)
+{
+    (void)state;
+    enum { COUNT = 60, BYTES = 8 << 10 };
+    static char names[COUNT][BYTES];
+    open_things();
+    begin();
+    for (int64_t id = 0; id < COUNT; id++) {
+        memset(names[id], 'A' + (int)id, BYTES);
+        rows_add(work, &THINGS, &(struct thing){id, {names[id], BYTES}});
+    }
+    assert_int_equal(work_commit(work, &error), OK);
+    close_things();
+    open_things();
+    for (int64_t id = 0; id < COUNT; id++) {
+        begin();
+        const struct thing *thing = rows_get(work, &THINGS, &(struct thing){id, {NULL, 0}});
+        assert_non_null(thing);
+        assert_true(text_equal(thing->name, (struct text){names[id], BYTES}));
+        work_rollback(work);
+    }
+}
+
 static void what_only_a_person_can_put_right_is_a_configuration_error(void **state)
 {
     (void)state;
@@ -476,6 +499,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest both[] = {
         cmocka_unit_test_setup_teardown(reopening_keeps_what_was_committed, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_large_commit_is_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(migrations_are_applied_once_and_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_database_has_the_newest_state_without_migrations, setup,
                                         teardown),
