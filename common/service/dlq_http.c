@@ -673,8 +673,11 @@ void dlq_http_close(struct dlq_http *dlq, int timeout_ms)
     for (size_t i = 0; i < dlq->reading_count; i++)
         dlq->readings[i]->exchange = NULL;
     pthread_mutex_unlock(&dlq->lock);
-    if (!done)
+    if (!done) {
+        pthread_detach(dlq->reader);
+        pthread_detach(dlq->worker);
         return;
+    }
     pthread_join(dlq->reader, NULL);
     pthread_join(dlq->worker, NULL);
     dlq->joined = true;

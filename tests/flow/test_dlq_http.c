@@ -12,7 +12,7 @@
 #include "kafka/producer.h"
 
 #include <arpa/inet.h>
-#include <pthread.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -109,16 +109,14 @@ static void bury(struct world *world, int count)
     producer_close(producer, WAIT_MS);
 }
 
-/* The answer's status; its body into, NUL-terminated, unless that is NULL. */
-static int ask_as(struct world *world, const char *token, const char *line, const char *json, char *into)
+/* A connection on which the question has been sent. */
+static int ask_begin(struct world *world, const char *token, const char *line, const char *json)
 {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)http_port(world->server)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    char *answer = calloc(1, ANSWER_BYTES_MAX); /* several ask at once */
     char request[2048];
-    assert_non_null(answer);
-    int status = 0, fd = socket(AF_INET, SOCK_STREAM, 0);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
     struct timeval patience = {.tv_sec = WAIT_S};
     assert_true(fd >= 0);
     assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
@@ -128,24 +126,30 @@ static int ask_as(struct world *world, const char *token, const char *line, cons
                           "Content-Length: %zu\r\n\r\n%s",
                           line, token, strlen(json), json);
     assert_int_equal(send(fd, request, (size_t)length, MSG_NOSIGNAL), length);
+    return fd;
+}
+
+static char body[ANSWER_BYTES_MAX];
+
+/* The answer's status; its body in body. */
+static int ask_end(int fd)
+{
+    static char answer[ANSWER_BYTES_MAX];
+    int status = 0;
     size_t count = 0;
-    for (ssize_t got; (got = recv(fd, answer + count, ANSWER_BYTES_MAX - count - 1, 0)) > 0;)
+    for (ssize_t got; (got = recv(fd, answer + count, sizeof(answer) - count - 1, 0)) > 0;)
         count += (size_t)got;
     close(fd);
     answer[count] = '\0';
     const char *end = strstr(answer, "\r\n\r\n");
     assert_int_equal(sscanf(answer, "HTTP/1.1 %d", &status), 1);
-    if (into)
-        snprintf(into, ANSWER_BYTES_MAX, "%s", end ? end + 4 : "");
-    free(answer);
+    snprintf(body, sizeof(body), "%s", end ? end + 4 : "");
     return status;
 }
 
-static char body[ANSWER_BYTES_MAX];
-
 static int ask(struct world *world, const char *line, const char *json)
 {
-    return ask_as(world, "s3cret", line, json, body);
+    return ask_end(ask_begin(world, "s3cret", line, json));
 }
 
 static json_t *answer_of(struct world *world, const char *line, const char *json, int status)
@@ -220,7 +224,7 @@ static void only_the_token_opens_and_what_is_wrong_is_named(void **state)
         if (status != cases[i].status)
             fail_msg("%s: %d %s", cases[i].line, status, body);
         if (status != 400)
-            assert_int_equal(ask_as(world, "guess", cases[i].line, cases[i].json, NULL), 401);
+            assert_int_equal(ask_end(ask_begin(world, "guess", cases[i].line, cases[i].json)), 401);
     }
 }
 
@@ -299,26 +303,22 @@ static void close_ends_a_job_in_the_middle(void **state)
     /* world_down() closes it: it would take twenty hours. */
 }
 
-static void *list_in_vain(void *owner)
-{
-    assert_int_equal(ask_as(owner, "s3cret", "GET /v1/dlq", "", NULL), 503);
-    return NULL;
-}
-
 /* The last one: the thread that waits for Kafka is left to the end of the process. */
 static void close_without_kafka_leaves_nobody_without_an_answer(void **state)
 {
+    enum { CLIENTS = DLQ_READS_MAX + 1 };
     struct world *world = *state;
-    pthread_t clients[3];
+    struct pollfd clients[CLIENTS];
     broker_down(world->broker);
-    for (size_t i = 0; i < 3; i++)
-        assert_int_equal(pthread_create(&clients[i], NULL, list_in_vain, world), 0);
-    /* Refused at once where it has not come in yet, and answered by the server where it has. */
+    for (size_t i = 0; i < CLIENTS; i++)
+        clients[i] = (struct pollfd){.fd = ask_begin(world, "s3cret", "GET /v1/dlq", ""), .events = POLLIN};
+    /* Only so many may wait: when one is refused, all others are in hand. */
+    assert_int_equal(poll(clients, CLIENTS, WAIT_MS), 1);
     dlq_http_close(world->dlq, 100);
     http_close(world->server);
     dlq_http_free(world->dlq);
-    for (size_t i = 0; i < 3; i++)
-        assert_int_equal(pthread_join(clients[i], NULL), 0);
+    for (size_t i = 0; i < CLIENTS; i++)
+        assert_int_equal(ask_end(clients[i].fd), 503);
     metrics_destroy(world->metrics);
     broker_stop(world->broker);
     free(world);
