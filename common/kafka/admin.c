@@ -92,6 +92,17 @@ enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topi
     return OK;
 }
 
+enum outcome admin_brokers(struct admin *admin, int timeout_ms, int *ret_count, struct error *error)
+{
+    const struct rd_kafka_metadata *metadata;
+    rd_kafka_resp_err_t err = rd_kafka_metadata(admin->handle.rk, 0, NULL, &metadata, timeout_ms);
+    if (err)
+        return failed(error, err, "brokers", NULL);
+    *ret_count = metadata->broker_cnt;
+    rd_kafka_metadata_destroy(metadata);
+    return OK;
+}
+
 /* The answer to what was just asked on a queue of its own, so that one that comes too late finds none any
  * more and is not taken for another's. Takes the queue. */
 static enum outcome answer(rd_kafka_queue_t *queue, int timeout_ms, const char *what, rd_kafka_event_t **ret,

@@ -25,6 +25,10 @@ struct admin_topic {
 MUST_CHECK enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topic **ret,
                                      size_t *ret_count, struct error *error);
 
+/* Brokers that are in service now. OUTAGE when none answers. */
+MUST_CHECK enum outcome admin_brokers(struct admin *admin, int timeout_ms, int *ret_count,
+                                      struct error *error);
+
 struct admin_new_topic {
     const char *name;
     int partitions;

@@ -14,8 +14,8 @@ enum { TOPICS_CONFIG_MAX = 8, TOPICS_STEP_MS = 50 };
 
 static const struct setting topics_settings[] = {
     {"PARTITIONS", SETTING_INT, "6", 1, 10000, NULL, "Partitions of a topic that is made."},
-    {"REPLICATION", SETTING_INT, "0", 0, 100, NULL,
-     "Replicas of a topic that is made; 0: the broker's default."},
+    {"REPLICATION", SETTING_INT, "0", -1, 100, NULL,
+     "Replicas of a topic that is made; 0: the broker's default; -1: 3, or as many as there are brokers."},
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
      "One retry topic for each delay and service."},
     SETTINGS_END,
@@ -123,6 +123,15 @@ static enum outcome wait_until_known(struct admin *admin, const struct declared 
     }
 }
 
+static enum outcome replicas(struct admin *admin, int wanted, int *ret, struct error *error)
+{
+    enum { COPIES = 3 }; /* one may be lost while another is being repaired */
+    int brokers = COPIES;
+    enum outcome outcome = wanted < 0 ? admin_brokers(admin, TOPICS_TIMEOUT_MS, &brokers, error) : OK;
+    *ret = wanted >= 0 ? wanted : brokers < COPIES ? brokers : COPIES;
+    return outcome;
+}
+
 /* Counts the missing, or makes them. */
 static enum outcome run(const struct client_settings *client, const struct topics_wanted *wanted, bool make,
                         bool quiet, size_t *ret_missing, struct error *error)
@@ -130,16 +139,19 @@ static enum outcome run(const struct client_settings *client, const struct topic
     struct declared list[TOPICS_MAX];
     struct admin *admin = NULL;
     struct admin_topic *actual = NULL;
+    int replication = 0;
     size_t actual_count = 0, missing_count = 0, count = topics_declared(wanted, list);
     enum outcome outcome = admin_open(client, &admin, error);
     if (outcome == OK)
         outcome = admin_topics(admin, TOPICS_TIMEOUT_MS, &actual, &actual_count, error);
+    if (outcome == OK && make)
+        outcome = replicas(admin, wanted->replication, &replication, error);
     for (size_t i = 0; outcome == OK && i < count; i++) {
         const struct admin_topic *found = find(actual, actual_count, list[i].name);
         bool missing = !found || found->partitions == 0;
         missing_count += missing;
         if (missing && make)
-            outcome = create(admin, &list[i], wanted->replication, error);
+            outcome = create(admin, &list[i], replication, error);
         if (outcome == OK && !quiet)
             say(&list[i], missing ? list[i].partitions : found->partitions,
                 missing && make ? "created" : verdict(&list[i], found));

@@ -15,7 +15,7 @@ enum {
 
 struct topics_wanted {
     int partitions;
-    int replication; /* 0: the broker's default */
+    int replication; /* 0: the broker's default; -1: 3, or as many as there are brokers */
     int64_t delays_ms[CONFIG_DURATIONS_MAX]; /* RETRY_DELAYS: one retry topic each */
     size_t delay_count;
 };

@@ -53,6 +53,17 @@ static void topics_are_told_with_their_partitions(void **state)
     admin_close(admin);
 }
 
+static void brokers_in_service_are_counted(void **state)
+{
+    (void)state;
+    struct admin *admin = open_admin();
+    struct error error;
+    int count = 0;
+    assert_int_equal(admin_brokers(admin, WAIT_MS, &count, &error), OK);
+    assert_int_equal(count, 1);
+    admin_close(admin);
+}
+
 static void a_group_without_offsets_has_none(void **state)
 {
     (void)state;
@@ -93,6 +104,7 @@ int main(void)
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(topics_are_told_with_their_partitions),
+        cmocka_unit_test(brokers_in_service_are_counted),
         cmocka_unit_test(a_group_without_offsets_has_none),
         cmocka_unit_test(a_coordinator_that_is_none_any_more_is_an_outage),
     };
