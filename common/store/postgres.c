@@ -227,7 +227,8 @@ static enum outcome postgres_begin(struct backend *backend, struct error *error)
     bool committed = false;
     enum outcome outcome = postgres->doubt_xid[0] ? postgres_doubt(postgres, &committed, error)
                                                   : postgres_connect(postgres, error);
-    if (outcome == OK && committed) {
+    postgres->outrun = postgres->outrun || committed; /* for good */
+    if (outcome == OK && postgres->outrun) {
         /* What was committed is in no memory of this process; a new one reads it from the tables. */
         error_set(
             error, FATAL, "store-doubt",

@@ -10,6 +10,7 @@
 #include "store/outbox.h"
 #include "support/batches.h"
 #include "support/cluster.h"
+#include "support/cutter.h"
 
 #include <libpq-fe.h>
 #include <stdio.h>
@@ -160,6 +161,37 @@ static void an_outage_begins_and_ends_with_the_server(void **state)
     assert_true(is_there(&one, TEXT("a")));
     assert_false(is_there(&one, TEXT("b")));
     assert_int_equal(add(&one, TEXT("b")), OK);
+}
+
+static void a_commit_that_took_effect_unseen_ends_the_process_that_knows_nothing_of_it(void **state)
+{
+    (void)state;
+    char through[CLUSTER_URL_BYTES];
+    struct cutter *cutter = cutter_start(&cluster, url, through);
+    close_all(&one);
+    assert_int_equal(open_at(&one, through, "test"), OK);
+    for (int i = 0; i < 3; i++) { /* until each statement is prepared */
+        char name[16];
+        snprintf(name, sizeof(name), "n%d", i);
+        cutter_cut(cutter, CUTTER_TO_CLIENT, 0, 0);
+        assert_int_equal(add(&one, text_of(name)), OK);
+    }
+    /* The answer to COMMIT, but for what says that the server is ready again; and then nobody is there for
+     * long. */
+    cutter_cut(cutter, CUTTER_TO_CLIENT, cutter_messages(cutter, CUTTER_TO_CLIENT) - 1, 1 << 30);
+    assert_int_equal(add(&one, TEXT("unseen")), OUTAGE);
+    assert_int_equal(add(&one, TEXT("later")), OUTAGE);
+    cutter_cut(cutter, CUTTER_TO_CLIENT, 0, 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(add(&one, TEXT("later")), FATAL);
+        assert_int_equal(error.exit_code, EXIT_TRY_AGAIN);
+    }
+    close_all(&one);
+    assert_int_equal(open_at(&one, through, "test"), OK);
+    assert_true(is_there(&one, TEXT("unseen")));
+    assert_false(is_there(&one, TEXT("later")));
+    close_all(&one);
+    cutter_end(cutter);
 }
 
 static void a_restart_between_two_batches_goes_unnoticed(void **state)
@@ -500,6 +532,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_check_makes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(an_outage_begins_and_ends_with_the_server, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            a_commit_that_took_effect_unseen_ends_the_process_that_knows_nothing_of_it, setup, teardown),
         cmocka_unit_test_setup_teardown(a_restart_between_two_batches_goes_unnoticed, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_an_error_at_the_start_is_an_outage_later, setup, teardown),
         cmocka_unit_test_setup_teardown(a_lock_of_a_tool_is_an_outage, setup, teardown),
