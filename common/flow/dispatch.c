@@ -342,6 +342,7 @@ static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
 enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(void), struct error *error)
 {
     while (!atomic_load(&dispatch->stopping) && !dispatch->fatal) {
+        atomic_store(&dispatch->turned_us, clock_monotonic_us());
         if (dispatch->outage_until_us > clock_monotonic_us()) {
             refuse_requests(dispatch);
         } else {
@@ -366,6 +367,11 @@ enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(vo
         return FATAL;
     }
     return OK;
+}
+
+int64_t dispatch_turned_us(const struct dispatch *dispatch)
+{
+    return atomic_load(&dispatch->turned_us);
 }
 
 void dispatch_stop(struct dispatch *dispatch)

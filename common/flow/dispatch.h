@@ -68,6 +68,9 @@ MUST_CHECK enum outcome dispatch_open(const struct dispatch_settings *settings, 
 MUST_CHECK enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(void),
                                      struct error *error);
 void dispatch_stop(struct dispatch *dispatch); /* any thread */
+/* When the loop last began a turn (monotonic clock): it does at least once a second but for the time that a
+ * batch takes. Any thread. */
+int64_t dispatch_turned_us(const struct dispatch *dispatch);
 /* After dispatch_run() has returned, on its thread. Bounded by timeout_ms. */
 void dispatch_close(struct dispatch *dispatch, int timeout_ms);
 

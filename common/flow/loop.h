@@ -116,6 +116,7 @@ struct dispatch {
     char flood_reason[ERROR_TEXT_BYTES_MAX];    /* written before in_flood is set */
     _Atomic int64_t held_keys, waiting_records; /* for other threads */
     _Atomic int64_t held_since_us;              /* of the key that is held longest, 0: none */
+    _Atomic int64_t turned_us;                  /* the loop's last turn began (monotonic) */
     int64_t held_look_us;                       /* when it is looked up again */
     size_t batch_count_max;
     int64_t inbox_age_us;

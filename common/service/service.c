@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "base/stop.h"
 #include "flow/dispatch.h"
 #include "flow/retry.h"
@@ -149,8 +150,19 @@ static void on_answer(void *exchange, const struct answer *answer)
     http_answer(exchange, answer);
 }
 
+/* A loop that turns is what the watchdog is for: a process that only lives is of no use to anybody. */
+static void tell_watchdog(struct running *running, int64_t every_ms, int64_t *due_us)
+{
+    int64_t now_us = clock_monotonic_us();
+    if (every_ms == 0 || now_us < *due_us || now_us - dispatch_turned_us(running->dispatch) > every_ms * 1000)
+        return;
+    notify_tell("WATCHDOG=1");
+    *due_us = now_us + every_ms * 1000;
+}
+
 static void *keeper_run(void *owner)
 {
+    int64_t watchdog_ms = notify_watchdog_ms(), watchdog_due_us = 0;
     struct running *running = owner;
     struct pollfd stop = {.fd = stop_fd(), .events = POLLIN};
     bool ready = false;
@@ -159,7 +171,11 @@ static void *keeper_run(void *owner)
         ready = health_watch(&running->health);
         if (ready && !was)
             kafka_said_forget();
+        if (ready != was)
+            notify_tell(ready ? "STATUS=ready" : "STATUS=not ready: /readyz says why");
+        tell_watchdog(running, watchdog_ms, &watchdog_due_us);
     }
+    notify_tell("STOPPING=1");
     log_info("drain", "asked to stop: no more requests are taken", LOG_INT("left_ms", stop_drain_left_ms()));
     http_drain(running->http);
     dlq_http_stop(running->dlq_http);
@@ -369,6 +385,8 @@ static enum outcome start(struct running *running, struct error *error)
              LOG_STRING("version", WEIR_VERSION), LOG_STRING("http", config_text(config, "HTTP_LISTEN")),
              LOG_INT("port", http_port(running->http)),
              LOG_STRING("kafka", running->client.bootstrap_servers), LOG_STRING("group", running->group_id));
+    /* Not only when it is ready: with Kafka away it serves, and says so. */
+    notify_tell("READY=1");
     return OK;
 }
 
