@@ -23,17 +23,17 @@ bool batch_holds(const struct dispatch *dispatch, const struct record *record)
     return false;
 }
 
-/* Said once a while: every partition that has a record of a held key comes here again and again. */
-static void room_full(struct dispatch *dispatch, const struct item *item)
+/* Said once a while: what waits comes here again and again. */
+static void hold_say(struct dispatch *dispatch, const struct item *item, const char *station, const char *why)
 {
-    int64_t now_us = clock_monotonic_us();
-    if (now_us < dispatch->full_said_us + ROOM_FULL_SAID_MS * 1000 && dispatch->full_said_us)
+    int64_t now_us = clock_monotonic_us(), *said_us = &dispatch->hold_said_us[item->hold];
+    if (*said_us && now_us < *said_us + HOLD_SAID_MS * INT64_C(1000))
         return;
-    dispatch->full_said_us = now_us;
-    log_warn("waiting", "the waiting room is full: partitions with records of held keys wait",
-             LOG_INT("records", dispatch->room.records), LOG_INT("keys", dispatch->room.keys),
-             LOG_TEXT("topic", item->record.topic), LOG_INT("partition", item->record.partition),
-             LOG_TEXT("key", item->record.key));
+    *said_us = now_us;
+    log_warn(station, why, LOG_TEXT("topic", item->record.topic),
+             LOG_INT("partition", item->record.partition), LOG_INT("offset", item->record.offset),
+             LOG_TEXT("key", item->record.key), LOG_INT("held_keys", dispatch->room.keys),
+             LOG_INT("waiting", dispatch->room.records), LOG_STRING("error", item->error.text));
 }
 
 /* After the commit: the partition comes again from this record on. */
@@ -46,7 +46,12 @@ static void hold(struct dispatch *dispatch, struct item *item)
         break;
     case HOLD_ROOM_FULL:
         delay_ms = HOLD_FULL_MS;
-        room_full(dispatch, item);
+        hold_say(dispatch, item, "waiting",
+                 "the waiting room is full: partitions with records of held keys wait");
+        break;
+    case HOLD_SCHEMA:
+        delay_ms = HOLD_SCHEMA_MS;
+        hold_say(dispatch, item, "decode", "a record's schema cannot be had now: its partition waits");
         break;
     case HOLD_FLOOD: /* all partitions are paused */
     case HOLD_REASONS:

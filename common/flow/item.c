@@ -57,6 +57,7 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     enum outcome outcome = OK;
     item->decoded = (struct decoded){0};
     item->state = ITEM_OPEN;
+    item->unknown = false;
     item->reject = item->refused;
     item->note = NULL;
     item->origin = NULL;
@@ -74,6 +75,10 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
         outcome =
             decode_record(&dispatch->decode, item->home, item->headers, item->header_count,
                           item->refused ? NULL : arena, &item->decoded, item->refused ? NULL : &item->error);
+    if (outcome == OUTAGE && item->door == DOOR_RECORD) {
+        item->unknown = true;
+        return OK;
+    }
     if (outcome == OUTAGE || outcome == FATAL) {
         *error = item->error;
         return outcome;
@@ -204,6 +209,10 @@ static enum outcome item_handle_record(struct dispatch *dispatch, struct item *i
     }
     if (item->state != ITEM_OPEN)
         return OK;
+    if (item->unknown) {
+        batch_hold(dispatch, item, HOLD_SCHEMA);
+        return OK;
+    }
     if (item->due_us > dispatch->context.now_us) {
         inbox_forget(work, item->note);
         batch_hold(dispatch, item, HOLD_NOT_DUE);

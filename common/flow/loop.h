@@ -35,7 +35,8 @@ enum {
     PRUNE_INTERVAL_MS = 10000,
     WAITERS_KEYS_MAX = 64, /* keys that are drained in one batch            */
     WAITERS_MAX = 500,     /* records that waited, in one batch             */
-    ROOM_FULL_SAID_MS = 30000,
+    HOLD_SAID_MS = 30000,
+    HOLD_SCHEMA_MS = 250, /* … for the registry to know its schema */
     HOLD_FULL_MS = 1000, /* a partition waits so long for the room to empty */
     INBOX_PRUNE_MAX = 2000,
 };
@@ -54,7 +55,7 @@ enum item_state {
     ITEM_STALE,    /* behind a held one, or taken away by a rebalance: it comes again            */
 };
 
-enum hold_reason { HOLD_NOT_DUE, HOLD_ROOM_FULL, HOLD_FLOOD, HOLD_REASONS };
+enum hold_reason { HOLD_NOT_DUE, HOLD_ROOM_FULL, HOLD_FLOOD, HOLD_SCHEMA, HOLD_REASONS };
 
 /* One thing to be handled in a batch. */
 struct item {
@@ -62,6 +63,7 @@ struct item {
     enum item_state state;
     enum meter_outcome meter;
     int crashes;  /* of the process while it was handled; 1 or more: in a batch of its own */
+    bool unknown; /* its schema cannot be had now: its partition waits, the others do not */
     bool refused; /* from before its batch: a constraint refused it, or it kills the process */
     bool reject;  /* so, or it cannot be decoded: straight to the dead letters, as class */
     /* DOOR_RECORD, DOOR_WAITING */
@@ -135,7 +137,7 @@ struct dispatch {
     size_t waiters_max;   /* fewer after a batch of them failed */
     bool waiters_refused; /* the next one alone: a constraint refuses it */
     struct error waiters_error;
-    int64_t full_said_us; /* monotonic */
+    int64_t hold_said_us[HOLD_REASONS]; /* monotonic; 0: never */
 
     int64_t tick_due_us[TICKS_MAX];
     int64_t prune_due_us;
