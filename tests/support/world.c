@@ -62,6 +62,8 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
     const struct order_placed *order = event->data;
     struct state *state = work_state(work);
     atomic_fetch_add(&state->handled, 1);
+    if (starts_with(order->customer_id, "slow"))
+        usleep((unsigned)atomic_load(&state->slow_ms) * 1000);
     count_order(work, order->customer_id, order->locale, 1);
     if (starts_with(order->customer_id, "shaky") && atomic_fetch_sub(&state->fail_times, 1) > 0)
         return error_retry(error, "shaky", "not yet");

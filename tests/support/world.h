@@ -3,7 +3,7 @@
  * tests of the flow.
  *
  * Customers: "shaky…" says RETRY while state.fail_times lasts, "bad…" REJECT, "breaks" breaks a constraint,
- * "away" OUTAGE while state.away is set; all others are counted.
+ * "away" OUTAGE while state.away is set; "slow…" are counted after state.slow_ms, all others at once.
  */
 #ifndef SUPPORT_WORLD_H
 #define SUPPORT_WORLD_H
@@ -22,6 +22,7 @@ enum { WAIT_MS_MAX = 60000, PARTITIONS = 3, WORLD_DELAY_1_MS = 50, WORLD_DELAY_2
 struct state {
     atomic_int fail_times; /* "shaky" customers fail so often */
     atomic_int handled;
+    atomic_int slow_ms; /* "slow…" take so long */
     atomic_bool away;   /* "away…" say OUTAGE */
     atomic_bool mended; /* "bad…" are no longer rejected */
 };
