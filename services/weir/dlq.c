@@ -169,8 +169,7 @@ int dlq_main(int argc, char **argv)
     } else if (!class_is_one(&dlq) || !time_of(config, "SINCE", &dlq.filter.since_us) ||
                !time_of(config, "UNTIL", &dlq.filter.until_us)) {
         exit_code = EXIT_CONFIG;
-    } else if (cli_registry(config, &dlq.letters.registry, &error) !=
-               OK) {
+    } else if (cli_registry(config, &dlq.letters.registry, &error) != OK) {
         exit_code = cli_fail(dlq.verb, &error);
     } else {
         exit_code = list ? dlq_list(&dlq) : show ? dlq_show(&dlq) : dlq_redrive(&dlq, drop);
