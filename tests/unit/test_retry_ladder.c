@@ -328,6 +328,35 @@ static void a_head_that_fails_again_stays_since_when_it_was(void **state)
     assert_int_equal(place->room.keys, 1);
 }
 
+static int64_t oldest(struct place *place)
+{
+    begin(place);
+    assert_int_equal(work_read(place->work, &place->error), OK);
+    int64_t oldest_us = waiting_oldest_us(place->work);
+    commit(place);
+    return oldest_us;
+}
+
+static void the_oldest_key_is_the_one_held_longest_whatever_its_state(void **state)
+{
+    struct place *place = *state;
+    assert_int_equal(oldest(place), 0);
+    begin(place);
+    read_all(place);
+    waiting_hold(&place->room, place->work, NULL, TOPIC, OTHER, id_from_text(TEXT("head")), HELD_DEAD, 1, 0,
+                 TEXT("why"), 3);
+    commit(place);
+    assert_int_equal(oldest(place), 3);
+    fill(place, KEY, 1); /* since 5 */
+    assert_int_equal(oldest(place), 3);
+    release(place, OTHER);
+    assert_int_equal(oldest(place), 5);
+    release(place, KEY); /* draining is still waiting */
+    assert_int_equal(oldest(place), 5);
+    assert_string_equal(take(place, KEY, 1), "0");
+    assert_int_equal(oldest(place), 0);
+}
+
 static void what_waits_comes_out_as_it_came_and_in_order(void **state)
 {
     struct place *place = *state;
@@ -542,6 +571,7 @@ int main(int argc, char **argv)
         IN_A_ROOM(a_held_key_says_what_holds_it),
         IN_A_ROOM(a_key_that_is_held_in_this_very_work_is_found),
         IN_A_ROOM(a_head_that_fails_again_stays_since_when_it_was),
+        IN_A_ROOM(the_oldest_key_is_the_one_held_longest_whatever_its_state),
         IN_A_ROOM(what_waits_comes_out_as_it_came_and_in_order),
         IN_A_ROOM(past_the_bound_nothing_is_added_and_nothing_changes),
         IN_A_ROOM(the_bound_counts_what_this_very_work_has_added),
