@@ -5,11 +5,14 @@ of them finds what it is there for.
 """
 import collections
 import contextlib
+import csv
+import io
 import glob
 import io
 import json
 import os
 import sqlite3
+import subprocess
 import struct
 import time
 
@@ -55,7 +58,7 @@ def load_schemas():
 SCHEMAS = load_schemas()
 IDS = {name: (number, schema) for number, (name, schema) in SCHEMAS.items()}
 
-Record = collections.namedtuple("Record", "topic partition offset key value headers")
+Record = collections.namedtuple("Record", "topic partition offset key value headers timestamp", defaults=(0,))  # in ms
 Event = collections.namedtuple("Event", "topic partition offset key type id data headers")
 
 
@@ -96,7 +99,8 @@ def read_records(bootstrap, topics):
             for message in messages:
                 assert not message.error(), message.error()
                 place = (message.topic(), message.partition())
-                records.append(Record(*place, message.offset(), message.key(), message.value(), message.headers() or []))
+                records.append(Record(*place, message.offset(), message.key(), message.value(), message.headers() or [],
+                                      message.timestamp()[1]))
                 if message.offset() + 1 >= ends.get(place, 0):
                     ends.pop(place, None)
     finally:
@@ -136,6 +140,13 @@ def distinct(events):
     return first
 
 
+def rows_of_postgres(url, sql):
+    """By PostgreSQL's own client. What looks like a number is one."""
+    told = subprocess.run(["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--csv", url, "--command", sql], check=True, timeout=120,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+    return [tuple(int(each) if each.lstrip("-").isdigit() else each for each in row) for row in csv.reader(io.StringIO(told))]
+
+
 class Books:
     def __init__(self, placed, stock, events, charges, refunds, mails, databases, figures, dead=()):
         self.placed = placed        # order_id -> data, of every order that was handed in and acknowledged
@@ -143,7 +154,7 @@ class Books:
         self.events = events        # all of the topics
         self.once = distinct(events)
         self.charges, self.refunds, self.mails = charges, refunds, mails
-        self.databases = databases  # service -> path
+        self.databases = databases  # service -> path, or URL
         self.figures = figures
         self.dead = dead            # records on dead letter topics that are no test's junk
         self.wrong = []
@@ -160,6 +171,8 @@ class Books:
             self.wrong.append(sentence)
 
     def rows(self, service, sql):
+        if self.databases[service].startswith("postgresql:"):
+            return rows_of_postgres(self.databases[service], sql)
         with contextlib.closing(sqlite3.connect(f"file:{self.databases[service]}?mode=ro", uri=True)) as database:
             return database.execute(sql).fetchall()
 

@@ -1,6 +1,6 @@
 """What every service owes, asked of all five at once: duplicates without effect, dead letters, crashes at every fault point, drains.
 
-    test_conformance.py [PART…]      parts: duplicates dead_letters fault_points drain outage; all by default
+    test_conformance.py [PART…]      parts: duplicates dead_letters fault_points drain outage database; all by default
 
 The parts follow each other in one World, and the books (books.py) of all of them together must balance at the end.
 """
@@ -28,6 +28,8 @@ PASSED_BY = {"lane_before_call": ("payment", "email"), "lane_after_call": ("paym
              "redrive_after_ack": ()}  # test_dlq.py
 PASS = collections.defaultdict(lambda: 1, dispatch_before_handle=4, dispatch_before_commit=3, dispatch_after_commit=4,
                                relay_before_send=3, relay_after_ack=3, consumer_before_commit=2, lane_after_call=3)
+# Nothing fails by itself: every record does, once, and goes by a retry topic.
+WITH = {"retry_after_commit": {"CHAOS": "keys=100%:1"}}
 
 
 class Conformance:
@@ -228,7 +230,7 @@ class Conformance:
         for service in world.SERVICES:
             if here.running(service):
                 here.kill(service)
-            here.start(service, WEIR_FAULT=f"{point}:{PASS[point]}")
+            here.start(service, WEIR_FAULT=f"{point}:{PASS[point]}", **WITH.get(point, {}))
         if point.startswith("drain"):
             for service in services:
                 here.wait_ready(service)
@@ -315,7 +317,39 @@ class Conformance:
         self.settle()
         print("drained without Kafka", flush=True)
 
-    PARTS = ("duplicates", "dead_letters", "fault_points", "drain", "outage")
+    def database(self):
+        """PostgreSQL loses its power under load, again and again. A service may end with 75, as its supervisor then does."""
+        here = self.here
+        if not here.postgres:
+            return
+        feeding = threading.Thread(target=self.feed, args=(4 * ORDERS,), kwargs={"per_second": 50})
+        feeding.start()
+        for _ in range(3):
+            assert here.cluster("kill").returncode == 0
+            for service in world.SERVICES:
+                here.wait(f"{service} notices", lambda s=service: not here.running(s) or self.request(s) == 503, 60)
+            here.postgres_start()
+            for service in world.SERVICES:
+                if not here.running(service):
+                    code = here.stop(service)
+                    self.need(code == 75, f"{service} ends with {code} without its database")
+                    here.start(service)
+            for service in world.SERVICES:
+                here.wait(f"{service} goes on", lambda s=service: not here.running(s) or self.request(s) not in (0, 503), 60)
+        feeding.join()
+        for service in world.SERVICES:
+            if not here.running(service):
+                here.start(service)
+            here.wait_ready(service)
+        self.settle()
+        print("the database came back", flush=True)
+
+    def plans(self):
+        """No statement of a loop reads a table from end to end, but those that count at the start."""
+        for statement, tables in self.here.scans().items():
+            self.need("SELECT count(*)" in statement, f"{statement} reads all of {', '.join(sorted(tables))}")
+
+    PARTS = ("duplicates", "dead_letters", "fault_points", "drain", "outage", "database")
 
 
 def main():
@@ -330,6 +364,8 @@ def main():
             getattr(all_of_it, part)()
             print(f"{part}: {len(all_of_it.wrong)} wrong so far, {time.monotonic() - begun:.0f} s", flush=True)
         all_of_it.wrong += shop.balance(here, all_of_it.shop, all_of_it.stock)
+        if here.postgres:
+            all_of_it.plans()
         for sentence in all_of_it.wrong[:40]:
             print("wrong:", sentence)
         assert not all_of_it.wrong, f"{len(all_of_it.wrong)} wrong"

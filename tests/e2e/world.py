@@ -1,6 +1,7 @@
 """world: a real Kafka node, the five services as processes, and stand-ins for what is outside of them.
 
-The stand-ins (a payment gateway, a mail server) are Python's own, so that the books are not checked with code of the
+With TEST_DATABASE=postgres in the environment the services keep their data in a PostgreSQL of the World's own, else in
+SQLite files. The stand-ins (a payment gateway, a mail server) are Python's own, so that the books are not checked with code of the
 product. Everything is on loopback, on ports that the kernel picks, below one temporary folder, and is ended by close().
 """
 import contextlib
@@ -201,6 +202,7 @@ class World:
         self.gateway = gateway or Gateway()
         self.mailbox = Mailbox()
         self.processes, self.ports = {}, {}
+        self.postgres = self.postgres_start() if os.environ.get("TEST_DATABASE") == "postgres" else None
         self.clients = []  # what close() calls before Kafka goes, so that no client complains of it
         self.kafka_port = free_port()
         self.kafka = f"127.0.0.1:{self.kafka_port}"
@@ -231,6 +233,35 @@ class World:
                        timeout=120, stdout=subprocess.DEVNULL,
                        env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.kafka})
 
+    # ---- PostgreSQL
+
+    def cluster(self, *words):
+        return subprocess.run([ROOT + "/tests/support/postgres", words[0], self.folder + "/postgres", *words[1:]], timeout=120,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    def postgres_start(self):
+        """Its URL. It says the plan of each statement in its log."""
+        os.chmod(self.folder, 0o755)  # it runs as another user where the test is run by root
+        started = self.cluster("start", "shared_preload_libraries=auto_explain", "auto_explain.log_min_duration=0", "log_line_prefix=%a:")
+        if started.returncode == 69:  # there is none here
+            print(started.stderr)
+            sys.exit(SKIPPED)
+        assert started.returncode == 0, started.stderr
+        return started.stdout.strip()
+
+    def scans(self):
+        """Statements of the loops that read a whole table, by the plans in the log: {statement: tables}."""
+        found, statement, loops = {}, "", tuple(f"weir_{service}:" for service in SERVICES)
+        with open(self.folder + "/postgres/server.log", errors="replace") as log:
+            for line in log:
+                if " plan:" in line:
+                    ours = line.startswith(loops)
+                elif "Query Text: " in line:
+                    statement = line.split("Query Text: ", 1)[1].strip()
+                elif "Seq Scan on " in line and ours:
+                    found.setdefault(statement, set()).add(line.split("Seq Scan on ", 1)[1].split()[0])
+        return found
+
     # ---- the services
 
     def start(self, service, **more):
@@ -240,7 +271,7 @@ class World:
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
             "KAFKA_PROPERTIES": MEMBER_PROPERTIES,
-            "DATABASE_URL": f"sqlite:{self.database(service)}",
+            "DATABASE_URL": self.postgres or f"sqlite:{self.database(service)}",
             "HTTP_LISTEN": f"127.0.0.1:{self.ports[service]}",
             "PAYMENT_GATEWAY_URL": self.gateway.url,
             "SMTP_URL": self.mailbox.url,
@@ -263,17 +294,38 @@ class World:
         return f"{self.folder}/{service}.db"
 
     def databases(self):
+        if self.postgres:
+            return {service: f"{self.postgres}&options=-csearch_path%3Dweir_{service}" for service in SERVICES}
         return {service: self.database(service) for service in SERVICES}
 
     @contextlib.contextmanager
     def locked(self, service):
         """Another program holds the service's database: nothing can be committed until it lets go."""
+        if self.postgres:
+            with self.locked_tables(service):
+                yield
+            return
         with contextlib.closing(sqlite3.connect(self.database(service), timeout=30, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             try:
                 yield
             finally:
                 other.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def locked_tables(self, service):
+        with subprocess.Popen(["psql", "--no-psqlrc", "-qAt", self.postgres], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True) as other:
+            other.stdin.write(f"""BEGIN; DO $$ DECLARE each text; BEGIN
+                FOR each IN SELECT tablename FROM pg_tables WHERE schemaname = 'weir_{service}' ORDER BY 1 LOOP
+                EXECUTE 'LOCK TABLE weir_{service}.' || each || ' IN EXCLUSIVE MODE'; END LOOP; END $$; SELECT 'held';\n""")
+            other.stdin.flush()
+            assert other.stdout.readline() == "held\n"
+            try:
+                yield
+            finally:
+                other.stdin.close()
+                other.wait(30)
 
     def running(self, service):
         return self.processes[service].poll() is None
@@ -361,6 +413,8 @@ class World:
                 client()
             self.node("stop", self.folder + "/kafka")
         finally:
+            if self.postgres:
+                self.cluster("kill")
             if failed:
                 for service in self.processes:
                     print(f"--- {service}, the end of its log\n{self.log_end(service)}")
