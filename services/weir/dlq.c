@@ -29,7 +29,7 @@ static const struct setting dlq_settings[] = {
     {"JSON", SETTING_BOOL, "false", 0, 0, NULL, "One JSON object a line and dead letter."},
     {"DRY_RUN", SETTING_BOOL, "false", 0, 0, NULL, "redrive and drop: only say what would be done."},
     {"YES", SETTING_BOOL, "false", 0, 0, NULL,
-     "redrive and drop: do not ask. Needed where there is no terminal to ask on."},
+     "redrive and drop: do not ask. Without a terminal to ask on nothing is asked anyway."},
     {"RATE", SETTING_RATE, "100/s", 0, 0, NULL, "redrive and drop: at most so many letters, 0 for no limit."},
     {"LIMIT", SETTING_INT, "0", 0, 1000000000, NULL,
      "redrive and drop: at most so many letters in all; 0: all."},

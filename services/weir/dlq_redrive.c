@@ -108,11 +108,11 @@ static void on_progress(void *owner, const struct redrive_done *done)
             redriving->terminal ? "" : "\n");
 }
 
-/* On a terminal, unless --yes. */
+/* On a terminal, unless --yes; elsewhere whoever wrote the script has agreed. */
 static bool agreed(const struct redriving *redriving)
 {
     char answer[16] = "";
-    if (config_bool(redriving->dlq->config, "YES"))
+    if (config_bool(redriving->dlq->config, "YES") || !isatty(STDIN_FILENO))
         return true;
     fprintf(stderr, "%s %zu dead letters? [y/N] ", redriving->settings.drop ? "Drop" : "Send back",
             redriving->forecast.sent);
@@ -166,9 +166,6 @@ int dlq_redrive(const struct dlq *dlq, bool drop)
         return usage("drop needs --reason");
     if (drop && strlen(reason) > LETTER_REASON_BYTES_MAX)
         return usage("--reason is too long");
-    if (!dry_run && !config_bool(config, "YES") && !isatty(STDIN_FILENO))
-        return usage("there is no terminal to ask on: --yes does it without asking, --dry-run only says what "
-                     "would be done");
     if (config_durations_ms(config, "RETRY_DELAYS", delays_ms, CONFIG_DURATIONS_MAX) == 0)
         return usage("RETRY_DELAYS is empty: there is no retry topic to send to");
     redriving.settings = (struct redrive_settings){

@@ -283,10 +283,10 @@ class Dlq:
 
     def usage(self):
         """Exit codes."""
-        self.run("redrive", "--service", "order", code=64)
-        assert "--yes" in self.said
+        self.run("drop", "--service", "order", code=64)
+        assert "--reason" in self.said
         self.run("redrive", "--service", "order", "--dry-run", "--id", "none")
-        self.run("redrive", "--service", "order", "--yes", "--id", "none")
+        self.run("redrive", "--service", "order", "--id", "none")  # no terminal: nobody is asked
         assert "no dead letters" in self.said
         self.run("list", "--id", "none")
         self.run("burn", code=64)
