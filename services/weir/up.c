@@ -997,6 +997,7 @@ static bool do_books(struct up *up)
     snprintf(ledger, sizeof(ledger), "%s/gateway/ledger.ndjson", up->folder);
     snprintf(mail_index, sizeof(mail_index), "%s/mail/index.ndjson", up->folder);
     int64_t delays_ms[CONFIG_DURATIONS_MAX];
+    bool idle = table_idle(&up->table); /* as last seen, before they were stopped: nothing was on its way, retries included */
     const struct books_settings settings = {
         .client = client_of(up),
         .order_url = database_of(up, PART_ORDER, order),
@@ -1004,7 +1005,7 @@ static bool do_books(struct up *up)
         .payment_url = database_of(up, PART_PAYMENT, payment),
         .email_url = database_of(up, PART_EMAIL, email),
         .retry_delays_ms = delays_ms,
-        .retry_delay_count = config_durations_ms(up->config, "RETRY_DELAYS", delays_ms, CONFIG_DURATIONS_MAX),
+        .retry_delay_count = idle ? 0 : config_durations_ms(up->config, "RETRY_DELAYS", delays_ms, CONFIG_DURATIONS_MAX),
         .ledger = up->own[PART_GATEWAY] ? ledger : NULL,
         .mail_index = up->own[PART_MAIL] ? mail_index : NULL,
     };
