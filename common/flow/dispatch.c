@@ -316,8 +316,13 @@ static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
     consumer_stop(dispatch->consumer);
     lanes_stop(dispatch->lanes);
     FAULT(drain_before_close);
-    /* A tenth of the time is kept for closing. */
-    for (int64_t keep_ms = drain_left_ms() / 10; drain_left_ms() > keep_ms;) {
+    /* A tenth of the time is kept for closing. Nobody has asked for a drain, and its time stands still, where
+     * the loop itself cannot go on. */
+    int64_t keep_ms = drain_left_ms() / 10,
+            until_us = clock_monotonic_us() + (drain_left_ms() - keep_ms) * INT64_C(1000);
+    while (drain_left_ms() > keep_ms && clock_monotonic_us() < until_us) {
+        if (dispatch->fatal && dispatch->outage_ms > DISPATCH_OUTAGE_MS_MIN)
+            break; /* and again: nothing more can be committed */
         if (dispatch->outage_until_us > clock_monotonic_us()) {
             refuse_requests(dispatch);
             wait_for(dispatch, DRAIN_STEP_MS);
