@@ -134,16 +134,25 @@ static bool pass(struct pollfd *from, int to)
     return send_whole(to, bytes, (size_t)got);
 }
 
+/* In HTTP the client speaks first; one that has nothing to say is somebody's health check. */
+static bool speaks(int fd)
+{
+    char byte;
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
+    return poll(&readable, 1, FRONT_IDLE_MS) > 0 && recv(fd, &byte, 1, MSG_PEEK) == 1;
+}
+
 static void *relay_run(void *owner)
 {
     const int on = 1;
     struct relayed relayed = *(struct relayed *)owner;
     free(owner);
-    int server_fd = connect_somewhere(relayed.place);
+    bool asked = speaks(relayed.client_fd);
+    int server_fd = asked ? connect_somewhere(relayed.place) : -1;
     struct pollfd sides[2] = {{.fd = relayed.client_fd, .events = POLLIN}, {.fd = server_fd, .events = POLLIN}};
-    if (server_fd < 0)
+    if (asked && server_fd < 0)
         log_warn("front", "nobody answers", LOG_STRING("host", relayed.place->host));
-    else
+    else if (asked)
         setsockopt(server_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     bool going = server_fd >= 0;
     while (going && (sides[0].fd >= 0 || sides[1].fd >= 0) && poll(sides, 2, FRONT_IDLE_MS) > 0)
