@@ -9,7 +9,7 @@
 static sqlite3_vfs *real; /* the default VFS as it was found */
 static sqlite3_vfs vfs;
 
-struct log_file {
+struct wal_file {
     sqlite3_file base; /* first: SQLite's view */
     sqlite3_file *real;
     char *bytes; /* gathered, NULL until the first write; contiguous, to be written at offset */
@@ -17,13 +17,13 @@ struct log_file {
     size_t count;
 };
 
-static struct log_file *log_of(sqlite3_file *file)
+static struct wal_file *wal_of(sqlite3_file *file)
 {
-    return (struct log_file *)file;
+    return (struct wal_file *)file;
 }
 
 /* What could not be written is forgotten: the transaction fails with it, and the next one writes its own. */
-static int flush(struct log_file *file)
+static int flush(struct wal_file *file)
 {
     size_t count = file->count;
     file->count = 0;
@@ -31,25 +31,25 @@ static int flush(struct log_file *file)
                  : SQLITE_OK;
 }
 
-static int log_close(sqlite3_file *own)
+static int wal_close(sqlite3_file *own)
 {
-    struct log_file *file = log_of(own);
+    struct wal_file *file = wal_of(own);
     int flushed = flush(file);
     int closed = file->real->pMethods->xClose(file->real);
     free(file->bytes);
     return closed == SQLITE_OK ? flushed : closed;
 }
 
-static int log_read(sqlite3_file *own, void *into, int count, sqlite3_int64 offset)
+static int wal_read(sqlite3_file *own, void *into, int count, sqlite3_int64 offset)
 {
-    struct log_file *file = log_of(own);
+    struct wal_file *file = wal_of(own);
     int code = flush(file);
     return code == SQLITE_OK ? file->real->pMethods->xRead(file->real, into, count, offset) : code;
 }
 
-static int log_write(sqlite3_file *own, const void *from, int count, sqlite3_int64 offset)
+static int wal_write(sqlite3_file *own, const void *from, int count, sqlite3_int64 offset)
 {
-    struct log_file *file = log_of(own);
+    struct wal_file *file = wal_of(own);
     size_t bytes = (size_t)count;
     bool goes_on = file->count && offset == file->offset + (sqlite3_int64)file->count;
     if (!goes_on || file->count + bytes > SQLITE_LOG_GATHERED_BYTES_MAX) {
@@ -68,81 +68,81 @@ static int log_write(sqlite3_file *own, const void *from, int count, sqlite3_int
     return SQLITE_OK;
 }
 
-static int log_truncate(sqlite3_file *own, sqlite3_int64 size)
+static int wal_truncate(sqlite3_file *own, sqlite3_int64 size)
 {
-    struct log_file *file = log_of(own);
+    struct wal_file *file = wal_of(own);
     int code = flush(file);
     return code == SQLITE_OK ? file->real->pMethods->xTruncate(file->real, size) : code;
 }
 
-static int log_sync(sqlite3_file *own, int flags)
+static int wal_sync(sqlite3_file *own, int flags)
 {
-    struct log_file *file = log_of(own);
+    struct wal_file *file = wal_of(own);
     int code = flush(file);
     return code == SQLITE_OK ? file->real->pMethods->xSync(file->real, flags) : code;
 }
 
-static int log_size(sqlite3_file *own, sqlite3_int64 *ret)
+static int wal_size(sqlite3_file *own, sqlite3_int64 *ret)
 {
-    struct log_file *file = log_of(own);
+    struct wal_file *file = wal_of(own);
     int code = flush(file);
     return code == SQLITE_OK ? file->real->pMethods->xFileSize(file->real, ret) : code;
 }
 
-static int log_lock(sqlite3_file *own, int level)
+static int wal_lock(sqlite3_file *own, int level)
 {
-    return log_of(own)->real->pMethods->xLock(log_of(own)->real, level);
+    return wal_of(own)->real->pMethods->xLock(wal_of(own)->real, level);
 }
 
-static int log_unlock(sqlite3_file *own, int level)
+static int wal_unlock(sqlite3_file *own, int level)
 {
-    return log_of(own)->real->pMethods->xUnlock(log_of(own)->real, level);
+    return wal_of(own)->real->pMethods->xUnlock(wal_of(own)->real, level);
 }
 
-static int log_check_reserved(sqlite3_file *own, int *ret)
+static int wal_check_reserved(sqlite3_file *own, int *ret)
 {
-    return log_of(own)->real->pMethods->xCheckReservedLock(log_of(own)->real, ret);
+    return wal_of(own)->real->pMethods->xCheckReservedLock(wal_of(own)->real, ret);
 }
 
-static int log_control(sqlite3_file *own, int operation, void *argument)
+static int wal_control(sqlite3_file *own, int operation, void *argument)
 {
-    return log_of(own)->real->pMethods->xFileControl(log_of(own)->real, operation, argument);
+    return wal_of(own)->real->pMethods->xFileControl(wal_of(own)->real, operation, argument);
 }
 
-static int log_sector(sqlite3_file *own)
+static int wal_sector(sqlite3_file *own)
 {
-    return log_of(own)->real->pMethods->xSectorSize(log_of(own)->real);
+    return wal_of(own)->real->pMethods->xSectorSize(wal_of(own)->real);
 }
 
-static int log_traits(sqlite3_file *own)
+static int wal_traits(sqlite3_file *own)
 {
-    return log_of(own)->real->pMethods->xDeviceCharacteristics(log_of(own)->real);
+    return wal_of(own)->real->pMethods->xDeviceCharacteristics(wal_of(own)->real);
 }
 
 /* A log is never mapped nor has it shared memory: that is the database file's. */
 static const sqlite3_io_methods METHODS = {
     .iVersion = 1,
-    .xClose = log_close,
-    .xRead = log_read,
-    .xWrite = log_write,
-    .xTruncate = log_truncate,
-    .xSync = log_sync,
-    .xFileSize = log_size,
-    .xLock = log_lock,
-    .xUnlock = log_unlock,
-    .xCheckReservedLock = log_check_reserved,
-    .xFileControl = log_control,
-    .xSectorSize = log_sector,
-    .xDeviceCharacteristics = log_traits,
+    .xClose = wal_close,
+    .xRead = wal_read,
+    .xWrite = wal_write,
+    .xTruncate = wal_truncate,
+    .xSync = wal_sync,
+    .xFileSize = wal_size,
+    .xLock = wal_lock,
+    .xUnlock = wal_unlock,
+    .xCheckReservedLock = wal_check_reserved,
+    .xFileControl = wal_control,
+    .xSectorSize = wal_sector,
+    .xDeviceCharacteristics = wal_traits,
 };
 
-static int log_open(sqlite3_vfs *own, const char *path, sqlite3_file *into, int flags, int *ret_flags)
+static int wal_open(sqlite3_vfs *own, const char *path, sqlite3_file *into, int flags, int *ret_flags)
 {
     (void)own;
     if (!(flags & SQLITE_OPEN_WAL))
         return real->xOpen(real, path, into, flags, ret_flags);
-    struct log_file *file = log_of(into);
-    *file = (struct log_file){.real = (sqlite3_file *)(void *)(file + 1)};
+    struct wal_file *file = wal_of(into);
+    *file = (struct wal_file){.real = (sqlite3_file *)(void *)(file + 1)};
     int code = real->xOpen(real, path, file->real, flags, ret_flags);
     if (code != SQLITE_OK)
         return code;
@@ -163,8 +163,8 @@ static void register_once(void)
     vfs = *real;
     vfs.zName = "weir-log";
     vfs.pNext = NULL;
-    vfs.szOsFile = (int)sizeof(struct log_file) + real->szOsFile;
-    vfs.xOpen = log_open;
+    vfs.szOsFile = (int)sizeof(struct wal_file) + real->szOsFile;
+    vfs.xOpen = wal_open;
     if (sqlite3_vfs_register(&vfs, 0) != SQLITE_OK)
         vfs.zName = NULL;
 }
