@@ -483,10 +483,10 @@ enum outcome handle_outcome(rd_kafka_resp_err_t err)
         return OK;
     case RD_KAFKA_RESP_ERR__QUEUE_FULL:
         return RETRY;
-    /* What is in the record, and stays in it. */
+    /* What is in the record, and stays in it. Not INVALID_MSG (Kafka's CORRUPT_MESSAGE): bytes that were
+     * damaged on their way, or on the broker's disk, and go through when they are sent again. */
     case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
     case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
-    case RD_KAFKA_RESP_ERR_INVALID_MSG:
     case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
     case RD_KAFKA_RESP_ERR_INVALID_RECORD:
     case RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP:
