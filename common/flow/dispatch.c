@@ -593,6 +593,7 @@ void dispatch_close(struct dispatch *dispatch, int timeout_ms)
 {
     if (!dispatch)
         return;
+    route_tell_rest(dispatch, true);
     if (dispatch->consumer)
         consumer_close(dispatch->consumer, timeout_ms / 2);
     relay_close(dispatch->relay, timeout_ms / 2);

@@ -14,6 +14,7 @@
 #define FLOW_LOOP_H
 
 #include "base/log.h"
+#include "base/log_few.h"
 #include "flow/chaos.h"
 #include "flow/context.h"
 #include "flow/copy.h"
@@ -37,7 +38,7 @@ enum {
     WAITERS_MAX = 500,     /* records that waited, in one batch             */
     HOLD_SAID_MS = 30000,
     HOLD_SCHEMA_MS = 250, /* … for the registry to know its schema */
-    HOLD_FULL_MS = 1000, /* a partition waits so long for the room to empty */
+    HOLD_FULL_MS = 1000,  /* a partition waits so long for the room to empty */
     INBOX_PRUNE_MAX = 2000,
 };
 
@@ -106,7 +107,8 @@ struct dispatch {
     struct retry retry;
     struct waiting_room room;
     struct flood flood;
-    struct crash *crash; /* NULL: no note is kept */
+    struct log_few retried_few, waits_few, dead_few; /* lines that come by the record */
+    struct crash *crash;                             /* NULL: no note is kept */
     struct chaos chaos;
     bool loaded;                          /* room and suspects are counted */
     bool trip;                            /* a reject was not allowed in this batch */
@@ -192,6 +194,8 @@ void route_reject(struct dispatch *dispatch, struct item *item, enum failure_cla
 void route_drop(struct dispatch *dispatch, struct item *item);
 /* After the commit: said and counted. */
 void route_tell(struct dispatch *dispatch, const struct item *item);
+/* Now and then: what route_tell() left out, as numbers; ending: all of it. */
+void route_tell_rest(struct dispatch *dispatch, bool ending);
 
 /* ---- waiters.c */
 /* In a unit of work, before anything is read: fills dispatch->waiters, at most limit. */

@@ -185,6 +185,34 @@ void route_drop(struct dispatch *dispatch, struct item *item)
 
 /* ---- after the commit */
 
+/* One line a record is a flood where every record fails: of each cause the first few, and a number. */
+static bool may_tell(struct dispatch *dispatch, struct log_few *few, enum log_level level,
+                     const char *station, const char *more, const struct item *item)
+{
+    char fingerprint[FINGERPRINT_BYTES + 1], cause[256];
+    if (!few->station)
+        log_few_open(few, level, station, more);
+    if (item->state == ITEM_WAITS) {
+        snprintf(cause, sizeof(cause), "%.*s", TEXT_ARG(item->home->topic));
+    } else {
+        copy_fingerprint(dispatch->settings.service, item->class, &item->error, fingerprint);
+        snprintf(cause, sizeof(cause), "%.*s %s %s", TEXT_ARG(item->home->topic),
+                 item->error.cause ? item->error.cause : failure_class_names[item->class], fingerprint);
+    }
+    return log_few_may(few, text_of(cause), clock_monotonic_us());
+}
+
+void route_tell_rest(struct dispatch *dispatch, bool ending)
+{
+    struct log_few *const all[] = {&dispatch->retried_few, &dispatch->waits_few, &dispatch->dead_few};
+    int64_t now_us = clock_monotonic_us();
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        if (ending)
+            log_few_close(all[i], now_us);
+        else
+            log_few_sum(all[i], now_us);
+}
+
 void route_tell(struct dispatch *dispatch, const struct item *item)
 {
     struct meters *meters = &dispatch->meters;
@@ -196,20 +224,27 @@ void route_tell(struct dispatch *dispatch, const struct item *item)
     switch (item->state) {
     case ITEM_RETRIED:
         metric_add(meters->retry, 1);
-        log_warn(
-            "retry", "a record failed and is tried again later", PLACE,
-            LOG_INT("attempt", item->note->attempt), LOG_STRING("to", dispatch->retry.topics[item->step]),
-            LOG_STRING("due_at", clock_to_rfc3339(item->due_us, due)), LOG_STRING("error", item->error.text));
+        if (may_tell(dispatch, &dispatch->retried_few, LOG_WARN, "retry",
+                     "more records of one cause failed and are tried again later", item))
+            log_warn("retry", "a record failed and is tried again later", PLACE,
+                     LOG_INT("attempt", item->note->attempt),
+                     LOG_STRING("to", dispatch->retry.topics[item->step]),
+                     LOG_STRING("due_at", clock_to_rfc3339(item->due_us, due)),
+                     LOG_STRING("error", item->error.text));
         break;
     case ITEM_WAITS:
         metric_add(meters->waited, 1);
-        log_info("waiting", "a record waits: an earlier one of its key has failed", PLACE);
+        if (may_tell(dispatch, &dispatch->waits_few, LOG_INFO, "waiting",
+                     "more records wait: earlier ones of their keys have failed", item))
+            log_info("waiting", "a record waits: an earlier one of its key has failed", PLACE);
         break;
     case ITEM_REJECTED:
         metric_add(meters->dead[item->class], 1);
-        log_warn("dlq", "a record is now a dead letter", PLACE,
-                 LOG_STRING("class", failure_class_names[item->class]),
-                 LOG_INT("attempt", item->note->attempt), LOG_STRING("error", item->error.text));
+        if (may_tell(dispatch, &dispatch->dead_few, LOG_WARN, "dlq",
+                     "more records of one cause are now dead letters", item))
+            log_warn("dlq", "a record is now a dead letter", PLACE,
+                     LOG_STRING("class", failure_class_names[item->class]),
+                     LOG_INT("attempt", item->note->attempt), LOG_STRING("error", item->error.text));
         break;
     case ITEM_DROPPED:
         metric_add(meters->dropped, 1);

@@ -62,6 +62,7 @@ static void tick_run(struct dispatch *dispatch, const struct tick *tick, int64_t
 void ticks_run(struct dispatch *dispatch)
 {
     const struct tick *tick = dispatch->settings.ticks;
+    route_tell_rest(dispatch, false);
     for (size_t i = 0; tick && tick[i].name; i++)
         if (dispatch->tick_due_us[i] <= clock_monotonic_us() && !dispatch->outage_until_us)
             tick_run(dispatch, &tick[i], tick[i].interval_ms, &dispatch->tick_due_us[i]);

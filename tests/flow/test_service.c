@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "base/log_few.h"
 #include "service/service.h"
 #include "support/broker.h"
 #include "support/peer.h"
@@ -303,6 +304,30 @@ static void junk_goes_to_the_dead_letters_and_lag_falls_to_nothing(void **state)
     assert_int_equal(broker_committed(broker, "weir-fake", "orders", 0), 5);
 }
 
+static size_t times(const char *text, const char *what)
+{
+    size_t count = 0;
+    while ((text = strstr(text, what)))
+        count++, text += strlen(what);
+    return count;
+}
+
+static void dead_letters_of_one_cause_are_a_few_lines_and_a_number(void **state)
+{
+    (void)state;
+    int port;
+    struct process *process = serve(broker_bootstrap(broker), &port);
+    broker_write(broker, "orders", 0, 1, 40);
+    wait_for_reply(port, "/metrics", "weir_dlq_total{class=\"reject\"} 40\n");
+    process_signal(process, SIGTERM);
+    assert_int_equal(process_wait(process), 0);
+    const char *said = process_output(process);
+    assert_int_equal(times(said, "\"message\":\"a record is now a dead letter\""), LOG_FEW_LINES_MAX);
+    assert_int_equal(times(said, "\"message\":\"more records of one cause are now dead letters\""), 1);
+    assert_non_null(strstr(said, "\"left_out\":35"));
+    process_end(process);
+}
+
 static void port_in_use_ends_the_start(void **state)
 {
     (void)state;
@@ -449,6 +474,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(secrets_are_not_shown),
         WITH_BROKER(service_serves_drains_and_goes_on_where_it_was),
         WITH_BROKER(junk_goes_to_the_dead_letters_and_lag_falls_to_nothing),
+        WITH_BROKER(dead_letters_of_one_cause_are_a_few_lines_and_a_number),
         WITH_BROKER(port_in_use_ends_the_start),
         WITH_BROKER(database_in_use_ends_the_start),
         WITH_BROKER(bad_database_is_a_bad_setting),
