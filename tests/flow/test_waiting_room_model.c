@@ -3,18 +3,21 @@
  * (sim/sim.h).
  *
  * A history is a key: a few records that fail a few times, use up their attempts, are rejected, break a
- * constraint, find a dependency away, come twice; while the process crashes anywhere, partitions come and go,
- * and people redrive and drop what is dead, also twice, also what is dead no longer. A few hundred keys share
- * a world. At the end of each world:
+ * constraint, find a dependency away, come twice; while the process crashes anywhere, the disk fails,
+ * partitions come and go, and people redrive and drop what is dead, also twice, also what is dead no longer.
+ * A few hundred keys share a world. At the end of each world:
  *
  *   every record took effect exactly once, or is dropped, or could never
- *   the effects of a key stand in the order of arrival; only what a dead letter was let go without may come
- * later nothing is held or waits but behind dead heads, and nothing at all once these are settled the dead
- * letters are those that were injected, each once a death, byte for byte what a record said with its effect
- * is on its topic, and nothing without
  *
- *     test_waiting_room_model [SEED]       one world, again
- *     WAITING_ROOM_HISTORIES=100000        how many keys in all
+ *   the effects of a key stand in the order of arrival; only what was let go without may come later
+ *
+ *   nothing is held or waits but behind dead heads, and nothing at all once these are settled
+ *
+ *   the dead letters are those that were injected, each once a death, byte for byte
+ *
+ *   what a record said with its effect is on its topic, and nothing without
+ *
+ * test_waiting_room_model SEED is one world again; WAITING_ROOM_HISTORIES says how many keys in all.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,6 +30,7 @@
 #include "flow/dispatch.h"
 #include "flow/letter.h"
 #include "flow/retry.h"
+#include "support/disk.h"
 #include "support/scratch.h"
 #include "sim/sim.h"
 #include "wire/origin.h"
@@ -87,7 +91,7 @@ struct model {
     enum hold hold;
     int64_t delays_ms[3];
     size_t delay_count;
-    bool flood;
+    bool flood, bad_disk;
 
     struct thing things[KEYS * RECORDS_MAX];
     size_t count;
@@ -513,6 +517,7 @@ static void next_phase(void)
     switch (model->phase) {
     case ARRIVING:
         model->phase = SETTLING;
+        disk_whole();
         for (size_t i = 0; i < model->sim.topic_count; i++)
             for (size_t j = 0; j < SIM_PARTITIONS; j++)
                 if (model->sim.topics[i].partitions[j].away)
@@ -552,6 +557,8 @@ static void on_turn(void *owner)
         arrivals();
         if (per_cent(3))
             people();
+        if (model->bad_disk && per_cent(5)) /* some calls from one of the next on */
+            disk_fail(1 + below(40), 1 + below(6), per_cent(50));
         if (per_cent(1))
             sim_rebalance(sim, &sim->read[below(sim->read_count)]->partitions[below(SIM_PARTITIONS)]);
         if (sim_one_in(sim, 2000)) { /* SIGTERM */
@@ -606,6 +613,7 @@ static void world_open(void)
     sim_open(&model->sim, model->seed, topics);
     model->hold = (enum hold)below(3);
     model->flood = per_cent(20);
+    model->bad_disk = per_cent(30);
     const char *arguments[] = {
         "--dead-letter-hold",
         holds[model->hold],
@@ -674,6 +682,7 @@ static void life(void)
     enum outcome outcome = dispatch_open(&settings, &model->dispatch, &model->error);
     CHECK(outcome == OK, "dispatch_open: %s", model->error.text);
     outcome = dispatch_run(model->dispatch, drain_left, &model->error);
+    disk_whole();
     CHECK(outcome == OK || model->sim.crashed, "it ended by itself: %s", model->error.text);
     dispatch_close(model->dispatch, 1000);
     metrics_destroy(model->metrics);
@@ -771,6 +780,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(order_per_key_is_kept_and_nothing_is_lost_whatever_happens),
     };
     log_open("model", argc > 2 ? LOG_INFO : (enum log_level)(LOG_ERROR + 1), "text");
+    disk_install();
     if (argc > 1)
         only_seed = strtoull(argv[1], NULL, 10);
     return cmocka_run_group_tests(tests, NULL, NULL);
