@@ -91,7 +91,7 @@ struct model {
     enum hold hold;
     int64_t delays_ms[3];
     size_t delay_count;
-    bool flood, bad_disk;
+    bool flood, bad_store;
 
     struct thing things[KEYS * RECORDS_MAX];
     size_t count;
@@ -310,6 +310,23 @@ static void on_taken(void *owner, const struct sim_record *record)
     thing->redrives = number_of(record, HEADER_REDRIVES);
 }
 
+/* ---- what happens to the database */
+
+/* Some calls from one of the next on, or SQLite's own memory. */
+static void store_fails(void)
+{
+    if (per_cent(50))
+        disk_fail(1 + below(40), 1 + below(6), per_cent(50));
+    else
+        memory_fail(1 + below(300));
+}
+
+static void store_mended(void)
+{
+    disk_whole();
+    memory_fail(0);
+}
+
 /* ---- what people do */
 
 static void settle_letter(const struct sim_record *from, bool drop)
@@ -517,7 +534,7 @@ static void next_phase(void)
     switch (model->phase) {
     case ARRIVING:
         model->phase = SETTLING;
-        disk_whole();
+        store_mended();
         for (size_t i = 0; i < model->sim.topic_count; i++)
             for (size_t j = 0; j < SIM_PARTITIONS; j++)
                 if (model->sim.topics[i].partitions[j].away)
@@ -557,8 +574,8 @@ static void on_turn(void *owner)
         arrivals();
         if (per_cent(3))
             people();
-        if (model->bad_disk && per_cent(5)) /* some calls from one of the next on */
-            disk_fail(1 + below(40), 1 + below(6), per_cent(50));
+        if (model->bad_store && per_cent(5))
+            store_fails();
         if (per_cent(1))
             sim_rebalance(sim, &sim->read[below(sim->read_count)]->partitions[below(SIM_PARTITIONS)]);
         if (sim_one_in(sim, 2000)) { /* SIGTERM */
@@ -613,7 +630,7 @@ static void world_open(void)
     sim_open(&model->sim, model->seed, topics);
     model->hold = (enum hold)below(3);
     model->flood = per_cent(20);
-    model->bad_disk = per_cent(30);
+    model->bad_store = per_cent(30);
     const char *arguments[] = {
         "--dead-letter-hold",
         holds[model->hold],
@@ -682,7 +699,7 @@ static void life(void)
     enum outcome outcome = dispatch_open(&settings, &model->dispatch, &model->error);
     CHECK(outcome == OK, "dispatch_open: %s", model->error.text);
     outcome = dispatch_run(model->dispatch, drain_left, &model->error);
-    disk_whole();
+    store_mended();
     CHECK(outcome == OK || model->sim.crashed, "it ended by itself: %s", model->error.text);
     dispatch_close(model->dispatch, 1000);
     metrics_destroy(model->metrics);
