@@ -79,7 +79,8 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
         item->unknown = true;
         return OK;
     }
-    if (outcome == OUTAGE || outcome == FATAL) {
+    bool too_many = outcome == RETRY && dispatch->batch_items > 1; /* alone it may have room */
+    if (outcome == OUTAGE || outcome == FATAL || too_many) {
         *error = item->error;
         return outcome;
     }

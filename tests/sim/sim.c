@@ -76,20 +76,38 @@ void sim_close(struct sim *sim)
     now = NULL;
 }
 
+/* The world does not end with the program's memory: where an allocation was made to fail, the next is not. */
+static void *take(struct sim *sim, size_t bytes)
+{
+    void *taken = arena_take_zeroed(sim->arena, bytes);
+    return taken ? taken : arena_take_zeroed(sim->arena, bytes);
+}
+
+static void *grow(void *list, size_t bytes)
+{
+    void *grown = realloc(list, bytes);
+    return grown ? grown : realloc(list, bytes);
+}
+
+static struct text keep(struct sim *sim, struct text text)
+{
+    struct text kept = text_copy(sim->arena, text);
+    return kept.at || !text.at ? kept : text_copy(sim->arena, text);
+}
+
 static struct sim_record *record_new(struct sim *sim, struct text topic, int32_t partition, struct text key,
                                      struct text value, const struct header *headers, size_t header_count)
 {
-    struct sim_record *record = arena_take_zeroed(sim->arena, sizeof(*record));
-    struct header *copies = arena_take(sim->arena, (header_count + 1) * sizeof(*copies));
+    struct sim_record *record = take(sim, sizeof(*record));
+    struct header *copies = take(sim, (header_count + 1) * sizeof(*copies));
     assert(record && copies);
     for (size_t i = 0; i < header_count; i++)
-        copies[i] =
-            (struct header){text_copy(sim->arena, headers[i].name), text_copy(sim->arena, headers[i].value)};
+        copies[i] = (struct header){keep(sim, headers[i].name), keep(sim, headers[i].value)};
     *record = (struct sim_record){
         .topic = text_of(topic_of(sim, topic)->name),
         .partition = partition >= 0 ? partition : topic_partition(key, SIM_PARTITIONS),
-        .key = text_copy(sim->arena, key),
-        .value = text_copy(sim->arena, value),
+        .key = keep(sim, key),
+        .value = keep(sim, value),
         .headers = copies,
         .header_count = header_count,
     };
@@ -101,7 +119,7 @@ static void write_record(struct sim *sim, struct sim_record *record)
     struct sim_partition *partition = &topic_of(sim, record->topic)->partitions[record->partition];
     if (partition->count == partition->capacity) {
         partition->capacity = partition->capacity ? partition->capacity * 2 : 64;
-        partition->records = realloc(partition->records, partition->capacity * sizeof(struct sim_record *));
+        partition->records = grow(partition->records, partition->capacity * sizeof(struct sim_record *));
         assert(partition->records);
     }
     record->offset = (int64_t)partition->count;
@@ -408,7 +426,7 @@ enum outcome producer_send(struct producer *producer, const struct producer_reco
         return OK;
     if (sim->sent_count == sim->sent_capacity) {
         sim->sent_capacity = sim->sent_capacity ? sim->sent_capacity * 2 : 256;
-        sim->sent = realloc(sim->sent, sim->sent_capacity * sizeof(*sim->sent));
+        sim->sent = grow(sim->sent, sim->sent_capacity * sizeof(*sim->sent));
         assert(sim->sent);
     }
     sim->sent[sim->sent_count++] = (struct sim_sent){
