@@ -51,6 +51,7 @@ static void hold(struct dispatch *dispatch, struct item *item)
         break;
     case HOLD_SCHEMA:
         delay_ms = HOLD_SCHEMA_MS;
+        schema_wait_begin(dispatch, &item->error);
         hold_say(dispatch, item, "decode", "a record's schema cannot be had now: its partition waits");
         break;
     case HOLD_FLOOD: /* all partitions are paused */

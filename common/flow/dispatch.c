@@ -178,7 +178,7 @@ static void gauges(struct dispatch *dispatch)
     int64_t held_us = atomic_load(&dispatch->held_since_us);
     metric_set(meters->waiting_oldest_seconds, held_us ? (double)(clock_wall_us() - held_us) / 1e6 : 0);
     metric_set(meters->waiting_records, (double)atomic_load(&dispatch->waiting_records));
-    metric_set(meters->paused_outage, !!(paused & PAUSE_OUTAGE));
+    metric_set(meters->paused_outage, (paused & PAUSE_OUTAGE) || atomic_load(&dispatch->schema_waits));
     metric_set(meters->paused_flood, atomic_load(&dispatch->in_flood));
     metric_set(meters->paused_backlog, !!(paused & PAUSE_BACKLOG));
     metric_set(meters->paused_operator, !!(paused & PAUSE_OPERATOR));
@@ -272,6 +272,7 @@ static void turn(struct dispatch *dispatch)
     if (!dispatch->loaded)
         return;
     flood_look(dispatch);
+    schema_wait_look(dispatch);
     if (dispatch->room.draining && !waiters_paused(dispatch))
         batch_run_waiters(dispatch);
     if (dispatch->outage_until_us)
@@ -403,6 +404,10 @@ bool dispatch_ready(const struct dispatch *dispatch, char *reason, size_t reason
     }
     if (atomic_load(&dispatch->in_outage)) {
         snprintf(reason, reason_bytes, "outage: %s", dispatch->outage_reason);
+        return false;
+    }
+    if (atomic_load(&dispatch->schema_waits)) {
+        snprintf(reason, reason_bytes, "outage: %s", dispatch->schema_reason);
         return false;
     }
     if (atomic_load(&dispatch->in_flood)) {

@@ -37,8 +37,9 @@ enum {
     WAITERS_KEYS_MAX = 64, /* keys that are drained in one batch            */
     WAITERS_MAX = 500,     /* records that waited, in one batch             */
     HOLD_SAID_MS = 30000,
-    HOLD_SCHEMA_MS = 250, /* … for the registry to know its schema */
-    HOLD_FULL_MS = 1000,  /* a partition waits so long for the room to empty */
+    SCHEMA_WAITS_MS = 1500, /* since the last hold of that kind, until it counts as over */
+    HOLD_SCHEMA_MS = 250,   /* … for the registry to know its schema */
+    HOLD_FULL_MS = 1000,    /* a partition waits so long for the room to empty */
     INBOX_PRUNE_MAX = 2000,
 };
 
@@ -118,6 +119,9 @@ struct dispatch {
     atomic_bool resume_asked;
     atomic_bool in_flood;
     char flood_reason[ERROR_TEXT_BYTES_MAX];    /* written before in_flood is set */
+    atomic_bool schema_waits;                   /* a partition waits for the registry */
+    char schema_reason[ERROR_TEXT_BYTES_MAX];   /* written before schema_waits is set */
+    int64_t schema_waits_until_us;              /* monotonic: over when none has come here since */
     _Atomic int64_t held_keys, waiting_records; /* for other threads */
     _Atomic int64_t held_since_us;              /* of the key that is held longest, 0: none */
     _Atomic int64_t turned_us;                  /* the loop's last turn began (monotonic) */
@@ -215,6 +219,9 @@ void outage_begin(struct dispatch *dispatch, const struct error *error);
 void outage_probe(struct dispatch *dispatch);
 void outage_passed(struct dispatch *dispatch, const struct item *items, size_t count);
 void outage_end(struct dispatch *dispatch);
+/* A partition waits for the registry: said at /readyz while it does. */
+void schema_wait_begin(struct dispatch *dispatch, const struct error *error);
+void schema_wait_look(struct dispatch *dispatch);
 /* The flood guard: nothing is taken until it is probed or an operator says go on. */
 void flood_begin(struct dispatch *dispatch, const struct error *error);
 void flood_look(struct dispatch *dispatch); /* is it time to probe, or over? */

@@ -62,6 +62,21 @@ void outage_end(struct dispatch *dispatch)
     log_info("dispatch", "outage is over", LOG_STRING("was", dispatch->outage_reason));
 }
 
+void schema_wait_begin(struct dispatch *dispatch, const struct error *error)
+{
+    dispatch->schema_waits_until_us = clock_monotonic_us() + SCHEMA_WAITS_MS * INT64_C(1000);
+    if (atomic_load(&dispatch->schema_waits))
+        return;
+    snprintf(dispatch->schema_reason, sizeof(dispatch->schema_reason), "%s", error->text);
+    atomic_store(&dispatch->schema_waits, true);
+}
+
+void schema_wait_look(struct dispatch *dispatch)
+{
+    if (clock_monotonic_us() > dispatch->schema_waits_until_us)
+        atomic_store(&dispatch->schema_waits, false);
+}
+
 void flood_begin(struct dispatch *dispatch, const struct error *error)
 {
     int64_t handled, rejected, now_us = clock_wall_us();

@@ -312,16 +312,11 @@ static bool take_count(void *owner, const struct store_row *row)
     return true;
 }
 
-static void verify(void)
+static int64_t rows_left(void)
 {
     struct store_reader *reader;
-    size_t matched = 0;
     int64_t left = -1;
     assert_int_equal(store_reader_open(line.scratch.url, "order", &reader, &line.error), OK);
-    assert_int_equal(
-        store_read(reader, "SELECT order_id, seen FROM effects", NULL, 0, take_row, &matched, &line.error),
-        OK);
-    CHECK(matched == 3, "%zu of the keys took effect", matched);
     assert_int_equal(
         store_read(reader,
                    "SELECT (SELECT count(*) FROM held) + (SELECT count(*) FROM waiting) + (SELECT "
@@ -329,7 +324,20 @@ static void verify(void)
                    NULL, 0, take_count, &left, &line.error),
         OK);
     store_reader_close(reader);
-    CHECK(left == 0, "%lld rows are held, wait or were not sent", (long long)left);
+    return left;
+}
+
+static void verify(void)
+{
+    struct store_reader *reader;
+    size_t matched = 0;
+    assert_int_equal(store_reader_open(line.scratch.url, "order", &reader, &line.error), OK);
+    assert_int_equal(
+        store_read(reader, "SELECT order_id, seen FROM effects", NULL, 0, take_row, &matched, &line.error),
+        OK);
+    store_reader_close(reader);
+    CHECK(matched == 3, "%zu of the keys took effect", matched);
+    CHECK(rows_left() == 0, "%lld rows are held, wait or were not sent", (long long)rows_left());
     CHECK(line.settled[2] && line.settled[3], "a dead letter is missing");
     CHECK(sim_left(&line.sim) == 0, "%zu records were not let go", sim_left(&line.sim));
 }
@@ -359,7 +367,10 @@ static void scenario(const char *what, uint64_t at, void (*break_it)(uint64_t at
     if (break_it)
         break_it(at);
     size_t lives = 0;
-    while (!life() || !line.ended) {
+    bool whole = false;
+    /* An acknowledgement for which there was no memory is asked for again at the next start. */
+    while (!life() || !line.ended || (!whole && rows_left())) {
+        whole = line.ended;
         CHECK(++lives < LIVES_MAX, "it ends again and again: %s", line.error.text);
         sim_restart(&line.sim);
         line.ended = false;
