@@ -367,19 +367,24 @@ static void scenario(const char *what, uint64_t at, void (*break_it)(uint64_t at
     if (break_it)
         break_it(at);
     size_t lives = 0;
-    bool whole = false;
-    /* An acknowledgement for which there was no memory is asked for again at the next start. */
-    while (!life() || !line.ended || (!whole && rows_left())) {
-        whole = line.ended;
+    for (bool again = false;;) {
+        if (life() && line.ended) {
+            if (!again) {
+                *ret_disk = disk_calls();
+                *ret_memory = memory_calls();
+            }
+            disk_whole();
+            memory_fail(0);
+            /* An acknowledgement for which there was no memory is asked for again at the next start. */
+            if (again || rows_left() == 0)
+                break;
+            again = true;
+        }
         CHECK(++lives < LIVES_MAX, "it ends again and again: %s", line.error.text);
         sim_restart(&line.sim);
         line.ended = false;
         line.idle = 0;
     }
-    *ret_disk = disk_calls();
-    *ret_memory = memory_calls();
-    disk_whole();
-    memory_fail(0);
     verify();
     registry_close(line.registry);
     config_destroy(line.config);
