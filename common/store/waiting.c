@@ -4,6 +4,7 @@
 #include "store/work.h"
 
 #include <assert.h>
+#include <string.h>
 
 static const struct rows_column held_columns[] = {
     ROWS_COLUMN(held_key, topic, ROWS_TEXT),   ROWS_COLUMN(held_key, key, ROWS_BYTES),
@@ -39,25 +40,78 @@ const struct rows_table waiting_table = {
 
 /* ---- what is known without asking ---- */
 
+static uint16_t slot_of(struct text topic, struct text key)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (size_t i = 0; i < topic.length; i++)
+        hash = (hash ^ (unsigned char)topic.at[i]) * 16777619u;
+    for (size_t i = 0; i < key.length; i++)
+        hash = (hash ^ (unsigned char)key.at[i]) * 16777619u;
+    return (uint16_t)(hash ^ hash >> 16);
+}
+
+static void slot_up(struct waiting_room *room, uint16_t slot)
+{
+    if (room->slots[slot] < UINT8_MAX)
+        room->slots[slot]++;
+}
+
+static void slot_down(struct waiting_room *room, uint16_t slot)
+{
+    if (room->slots[slot] < UINT8_MAX)
+        room->slots[slot]--;
+}
+
+static void pend(struct waiting_room *room, struct text topic, struct text key, bool up)
+{
+    uint16_t slot = slot_of(topic, key);
+    if (up)
+        slot_up(room, slot);
+    if (room->pending_count < WAITING_PENDING_MAX)
+        room->pending[room->pending_count++] = (struct waiting_pending){slot, up};
+}
+
+/* What was counted up for a key that is not held after all. */
+static void pending_undo(struct waiting_room *room, size_t from)
+{
+    while (room->pending_count > from) {
+        const struct waiting_pending *pending = &room->pending[--room->pending_count];
+        if (pending->up)
+            slot_down(room, pending->slot);
+    }
+}
+
 void waiting_load(struct waiting_room *room, struct work *work, int64_t records_max)
 {
     struct store_value draining = STORE_INT(HELD_DRAINING);
-    *room = (struct waiting_room){
-        .records_max = records_max,
-        .keys = rows_count(work, &held_table, NULL, NULL, 0),
-        .records = rows_count(work, &waiting_table, NULL, NULL, 0),
-        .draining = rows_count(work, &held_table, "state = $1", &draining, 1),
-    };
+    void **rows;
+    memset(room, 0, sizeof(*room));
+    room->records_max = records_max;
+    room->keys = rows_count(work, &held_table, NULL, NULL, 0);
+    room->records = rows_count(work, &waiting_table, NULL, NULL, 0);
+    room->draining = rows_count(work, &held_table, "state = $1", &draining, 1);
+    if (room->keys > WAITING_LOADED_MAX) {
+        memset(room->slots, UINT8_MAX, sizeof(room->slots));
+        return;
+    }
+    size_t count = rows_find(work, &held_table, "state >= 0 ORDER BY state, since_us", NULL, 0,
+                             room->keys ? (size_t)room->keys : 1, &rows);
+    for (size_t i = 0; i < count; i++) {
+        const struct held_key *held = rows[i];
+        slot_up(room, slot_of(held->topic, held->key));
+    }
 }
 
 void waiting_item_begin(struct waiting_room *room)
 {
     room->item = room->work;
+    room->item_pending = room->pending_count;
 }
 
 void waiting_item_undo(struct waiting_room *room)
 {
     room->work = room->item;
+    pending_undo(room, room->item_pending);
 }
 
 void waiting_committed(struct waiting_room *room)
@@ -66,25 +120,30 @@ void waiting_committed(struct waiting_room *room)
     room->records += room->work.records;
     room->draining += room->work.draining;
     room->work = (struct waiting_delta){0};
+    for (size_t i = 0; i < room->pending_count; i++)
+        if (!room->pending[i].up)
+            slot_down(room, room->pending[i].slot);
+    room->pending_count = 0;
 }
 
 void waiting_rolled_back(struct waiting_room *room)
 {
     room->work = (struct waiting_delta){0};
+    pending_undo(room, 0);
 }
 
 /* ---- keys ---- */
 
-/* No key is held, and none was held by an earlier item of this work: nothing to ask the table for. */
-static bool empty(const struct waiting_room *room)
+/* Not held, and not by an earlier item of this work: nothing to ask the table for. */
+static bool surely_not(const struct waiting_room *room, struct text topic, struct text key)
 {
-    return room->keys == 0 && room->work.keys == 0;
+    return room->slots[slot_of(topic, key)] == 0;
 }
 
 void waiting_want(const struct waiting_room *room, struct work *work, struct text topic, struct text key)
 {
     const struct held_key held = {.topic = topic, .key = key};
-    if (!empty(room))
+    if (!surely_not(room, topic, key))
         rows_want(work, &held_table, &held);
 }
 
@@ -92,7 +151,7 @@ struct held_key *waiting_held(const struct waiting_room *room, struct work *work
                               struct text key)
 {
     const struct held_key held = {.topic = topic, .key = key};
-    return empty(room) ? NULL : rows_get(work, &held_table, &held);
+    return surely_not(room, topic, key) ? NULL : rows_get(work, &held_table, &held);
 }
 
 static void state_set(struct waiting_room *room, struct held_key *held, enum held_state state)
@@ -119,6 +178,7 @@ void waiting_hold(struct waiting_room *room, struct work *work, struct held_key 
             .reason = reason,
         };
         rows_add(work, &held_table, &row);
+        pend(room, topic, key, true);
         room->work.keys++;
         return;
     }
@@ -132,6 +192,7 @@ void waiting_hold(struct waiting_room *room, struct work *work, struct held_key 
 static void let_go(struct waiting_room *room, struct work *work, struct held_key *held)
 {
     state_set(room, held, HELD_RETRYING); /* for the count of those that drain */
+    pend(room, held->topic, held->key, false);
     rows_delete(work, &held_table, held);
     room->work.keys--;
 }

@@ -48,10 +48,26 @@ struct waiting_record {
 
 extern const struct rows_table held_table, waiting_table;
 
-/* What is known of the two tables without asking them. One process a database, or each asks anew. */
+enum {
+    WAITING_SLOTS = 1 << 16,    /* of the filter in front of `held`                              */
+    WAITING_PENDING_MAX = 4096, /* changes of it in one unit of work; more leave "perhaps" behind */
+    WAITING_LOADED_MAX = 10000, /* keys that are counted into it at start; with more, all is "perhaps" */
+};
+
+/*
+ * What is known of the two tables without asking them: counts, and a counting filter of the held keys, so
+ * that the many that are not held cost no look-up. "Perhaps" too often is slow, never wrong. One process
+ * works on a database at a time (store_lease()).
+ */
 struct waiting_room {
     int64_t records_max;
     int64_t keys, records, draining; /* committed */
+    uint8_t slots[WAITING_SLOTS];    /* held keys that fall into it; UINT8_MAX: perhaps for ever */
+    struct waiting_pending {
+        uint16_t slot;
+        bool up; /* counted already; else to be counted down after the commit */
+    } pending[WAITING_PENDING_MAX];
+    size_t pending_count, item_pending;
     struct waiting_delta {
         int64_t keys, records, draining;
     } work, item; /* of the open unit of work; as it was when the item began */
@@ -86,7 +102,8 @@ MUST_CHECK bool waiting_add(struct waiting_room *room, struct work *work, struct
 void waiting_taken(struct waiting_room *room, struct work *work, struct held_key *held,
                    struct waiting_record *record);
 
-/* Since when the key that has waited longest is held, 0 for none; what this unit of work changed is not looked at. */
+/* Since when the key that has waited longest is held, 0 for none; what this unit of work changed is not
+ * looked at. */
 int64_t waiting_oldest_us(struct work *work);
 /* Keys that are draining, at most limit. */
 size_t waiting_draining(struct work *work, size_t limit, struct held_key ***ret);
