@@ -72,6 +72,9 @@ static enum outcome bind_to(struct listener *listener, struct error *error)
         return error_outage(error, "listen", "cannot listen on %s: %s%s", listen_on, strerror(failed),
                             failed == EADDRINUSE ? "; give another port, or 0 to have one picked" : "");
     }
+    freeaddrinfo(found);
+    if (listener->port)
+        return OK; /* back where it was: others read the address */
     struct sockaddr_storage bound;
     socklen_t length = sizeof(bound);
     getsockname(listener->fd, (struct sockaddr *)&bound, &length);
@@ -79,7 +82,6 @@ static enum outcome bind_to(struct listener *listener, struct error *error)
                                                        : ((struct sockaddr_in *)&bound)->sin_port);
     snprintf(listener->address, sizeof(listener->address), strchr(host, ':') ? "[%s]:%d" : "%s:%d", host,
              listener->port);
-    freeaddrinfo(found);
     return OK;
 }
 

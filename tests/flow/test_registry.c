@@ -126,6 +126,13 @@ static void scripted_close(struct scripted *scripted)
     free(scripted);
 }
 
+static void rules_forget(struct scripted *scripted)
+{
+    pthread_mutex_lock(&scripted->lock);
+    scripted->count = 0;
+    pthread_mutex_unlock(&scripted->lock);
+}
+
 /* From now on; a rule of the same request is replaced. */
 static void rule(struct scripted *scripted, struct rule rule)
 {
@@ -480,7 +487,7 @@ static void what_can_never_be_read_is_rejected_and_asked_for_once(void **state)
         clock_advance(REGISTRY_REFUSED_MS * INT64_C(2000));
         assert_int_equal(plan(&client, 70 + (int32_t)i, &type), REJECT);
         assert_int_equal(asked(scripted, request), 1);
-        scripted->count = 0;
+        rules_forget(scripted);
     }
     client_close(&client);
     scripted_close(scripted);
@@ -648,7 +655,7 @@ static void registry_away_at_start_is_waited_for(void **state)
     until_ready(&client, false, "is away");
     assert_int_equal(registry_id(client.registry, &order_placed_type, &id, &error), OUTAGE);
     assert_int_equal(atomic_load(&client.went), 1);
-    scripted->count = 0;
+    rules_forget(scripted);
     knows_ours(scripted);
     clock_advance(BACKED_OFF_US);
     until_ready(&client, true, NULL);
