@@ -61,7 +61,8 @@ static void hold(struct dispatch *dispatch, struct item *item)
     consumer_hold(dispatch->consumer, &item->record, delay_ms > 0 ? delay_ms : 0);
 }
 
-/* *count: WAITERS_MAX or fewer where items are to be found in the waiting room, and then how many were. */
+/* *ret_count: with dispatch->waiters, how many to look for in the waiting room, and then how many there were;
+ * else how many items there are. */
 static enum outcome batch_try(struct dispatch *dispatch, struct item *items, size_t *ret_count,
                               struct error *error)
 {

@@ -113,7 +113,11 @@ struct answer {
     struct text location; /* header, empty without */
     int retry_after_s;    /* header, 0 without     */
 };
-/* {"type":"about:blank","title",…,"status","detail"} with status; detail by printf. */
+/* {"type":"about:blank","title",…,"status","detail"?,"errors"?}, for who answers without a unit of work.
+ * faults may be NULL. At most PROBLEM_BYTES_MAX. */
+enum { PROBLEM_BYTES_MAX = 64 << 10 };
+void problem_write(struct buffer *into, int status, const char *detail, const struct codec_faults *faults);
+/* The same as the answer; detail by printf. */
 void answer_problem(struct work *work, struct answer *answer, int status, const char *format, ...)
     PRINTF_LIKE(4, 5);
 /* 422 with "errors": {path: reason}. */

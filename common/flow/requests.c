@@ -103,11 +103,9 @@ static const char *status_title(int status)
     return "Error";
 }
 
-static void problem(struct work *work, struct answer *answer, int status, const char *detail,
-                    const struct codec_faults *faults)
+void problem_write(struct buffer *into, int status, const char *detail, const struct codec_faults *faults)
 {
-    struct buffer buffer = buffer_of(64 << 10);
-    struct json_writer writer = json_writer(&buffer);
+    struct json_writer writer = json_writer(into);
     json_object_begin(&writer);
     json_member_string(&writer, "type", "about:blank");
     json_member_string(&writer, "title", status_title(status));
@@ -122,6 +120,13 @@ static void problem(struct work *work, struct answer *answer, int status, const 
         json_object_end(&writer);
     }
     json_object_end(&writer);
+}
+
+static void problem(struct work *work, struct answer *answer, int status, const char *detail,
+                    const struct codec_faults *faults)
+{
+    struct buffer buffer = buffer_of(PROBLEM_BYTES_MAX);
+    problem_write(&buffer, status, detail, faults);
     answer_json(work, answer, status, &buffer);
     answer->content_type = "application/problem+json";
 }

@@ -13,7 +13,6 @@
 
 enum {
     ANSWER_BYTES_MAX = 32 << 20,
-    PROBLEM_BYTES_MAX = 64 << 10,
     STACK_BYTES = 512 << 10,
     FINISH_MS = 2000, /* for what is in flight when a job is stopped */
 };
@@ -99,30 +98,17 @@ static void send_json(struct exchange *exchange, int status, struct buffer *body
     buffer_free(body);
 }
 
-static void send_problem(struct exchange *exchange, int status, const char *title, const char *detail,
+static void send_problem(struct exchange *exchange, int status, const char *detail,
                          const struct codec_faults *faults)
 {
     struct buffer body = buffer_of(PROBLEM_BYTES_MAX);
-    struct json_writer writer = json_writer(&body);
-    json_object_begin(&writer);
-    json_member_string(&writer, "type", "about:blank");
-    json_member_string(&writer, "title", title);
-    json_member_int(&writer, "status", status);
-    json_member_string(&writer, "detail", detail);
-    if (faults) {
-        json_key(&writer, "errors");
-        json_object_begin(&writer);
-        for (size_t i = 0; i < faults->count; i++)
-            json_member_string(&writer, faults->fault[i].path, faults->fault[i].reason);
-        json_object_end(&writer);
-    }
-    json_object_end(&writer);
+    problem_write(&body, status, detail, faults);
     send_json(exchange, status, &body, TEXT(""), status == 503);
 }
 
 static void send_unavailable(struct exchange *exchange, const char *detail)
 {
-    send_problem(exchange, 503, "Service Unavailable", detail, NULL);
+    send_problem(exchange, 503, detail, NULL);
 }
 
 /* ---- the reading thread */
@@ -304,7 +290,7 @@ static void read_one(struct dlq_http *dlq, struct reading *reading)
     else if (outcome != OK)
         send_unavailable(exchange, error.text);
     else if (body.length == 0 && !body.failed)
-        send_problem(exchange, 404, "Not Found", "there is no such dead letter", NULL);
+        send_problem(exchange, 404, "there is no such dead letter", NULL);
     else
         send_json(exchange, 200, &body, TEXT(""), 0);
 }
@@ -517,7 +503,7 @@ static void job_begin(struct dlq_http *dlq, struct exchange *exchange, const str
     if (stopping)
         send_unavailable(exchange, "this instance is shutting down; try again");
     else
-        send_problem(exchange, 409, "Conflict", "another redrive or drop is running here", NULL);
+        send_problem(exchange, 409, "another redrive or drop is running here", NULL);
 }
 
 /* ---- routes */
@@ -528,7 +514,7 @@ static void on_list(struct dlq_http *dlq, struct exchange *exchange, const struc
     struct codec_faults faults = {0};
     dlq_query_of_list(request, &query, &faults);
     if (faults.count)
-        send_problem(exchange, 422, "Unprocessable Content", "the request is not valid", &faults);
+        send_problem(exchange, 422, "the request is not valid", &faults);
     else
         reading_add(dlq, exchange, ROUTE_LIST, &query);
 }
@@ -540,7 +526,7 @@ static void on_one(struct dlq_http *dlq, struct exchange *exchange, const struct
                   &query.filter.offset))
         reading_add(dlq, exchange, ROUTE_ONE, &query);
     else
-        send_problem(exchange, 404, "Not Found", "there is no such dead letter", NULL);
+        send_problem(exchange, 404, "there is no such dead letter", NULL);
 }
 
 static void on_order(struct dlq_http *dlq, struct exchange *exchange, const struct request *request,
@@ -551,10 +537,9 @@ static void on_order(struct dlq_http *dlq, struct exchange *exchange, const stru
     struct dlq_query *order;
     dlq_query_of_order(request->json, route == ROUTE_DROP, &query, &faults);
     if (faults.count)
-        send_problem(exchange, 422, "Unprocessable Content", "the request is not valid", &faults);
+        send_problem(exchange, 422, "the request is not valid", &faults);
     else if (dlq->settings.first_delay_ms < 0)
-        send_problem(exchange, 409, "Conflict", "RETRY_DELAYS is empty: there is no retry topic to send to",
-                     NULL);
+        send_problem(exchange, 409, "RETRY_DELAYS is empty: there is no retry topic to send to", NULL);
     else if (query.dry_run)
         reading_add(dlq, exchange, route, &query);
     else if ((order = malloc(sizeof(*order))))
@@ -576,7 +561,7 @@ static void on_job(struct dlq_http *dlq, struct exchange *exchange, struct text 
     if (job)
         send_json(exchange, stop ? 202 : 200, &body, TEXT(""), 0);
     else
-        send_problem(exchange, 404, "Not Found", "no such job since this instance started", NULL);
+        send_problem(exchange, 404, "no such job since this instance started", NULL);
 }
 
 bool dlq_http_answers(struct dlq_http *dlq, struct exchange *exchange, const struct request *request)

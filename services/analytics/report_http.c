@@ -14,24 +14,11 @@ bool accepts_csv(const struct request *request)
     return csv && (!json || csv < json);
 }
 
-static void problem(struct answer *answer, struct buffer *body, int status, const char *title,
-                    const char *detail, const struct codec_faults *faults)
+static void problem(struct answer *answer, struct buffer *body, int status, const char *detail,
+                    const struct codec_faults *faults)
 {
-    struct json_writer writer = json_writer(body);
     buffer_clear(body);
-    json_object_begin(&writer);
-    json_member_string(&writer, "type", "about:blank");
-    json_member_string(&writer, "title", title);
-    json_member_int(&writer, "status", status);
-    json_member_string(&writer, "detail", detail);
-    if (faults) {
-        json_key(&writer, "errors");
-        json_object_begin(&writer);
-        for (size_t i = 0; i < faults->count; i++)
-            json_member_string(&writer, faults->fault[i].path, faults->fault[i].reason);
-        json_object_end(&writer);
-    }
-    json_object_end(&writer);
+    problem_write(body, status, detail, faults);
     answer->status = status;
     answer->content_type = "application/problem+json";
 }
@@ -45,7 +32,7 @@ void report_page_fill(void *owner, const struct request *request, struct answer 
     struct error error;
     if (!report_range_read(request_query(request, "from"), request_query(request, "to"), REPORT_ROWS_MAX,
                            &range, &faults)) {
-        problem(answer, body, 422, "Unprocessable Content", "this range cannot be reported", &faults);
+        problem(answer, body, 422, "this range cannot be reported", &faults);
         return;
     }
     bool csv = accepts_csv(request);
@@ -55,7 +42,7 @@ void report_page_fill(void *owner, const struct request *request, struct answer 
     enum outcome outcome = report_write(desk->reader, &range, into, NULL, NULL, &error);
     pthread_mutex_unlock(&desk->lock);
     if (outcome != OK) {
-        problem(answer, body, 503, "Service Unavailable", error.text, NULL);
+        problem(answer, body, 503, error.text, NULL);
         answer->retry_after_s = 1;
         return;
     }
