@@ -31,7 +31,8 @@ enum {
     COMMIT_ANSWER_MS = 10000, /* unanswered for so long: another may be sent */
     COMMIT_OPEN_MAX = 4,      /* sent and unanswered: librdkafka keeps them for minutes where brokers hang */
     COMMIT_AGAIN_MS = 1000,   /* after one that failed */
-    COMMIT_LAST_MS = 2000,    /* for the one of a revoke or a close */
+    OFFSETS_ASK_AGAIN_MS = 2000, /* for offsets that the coordinator did not tell */
+    COMMIT_LAST_MS = 2000,       /* for the one of a revoke or a close */
     MARKS_MAX = 32,
     MARK_APART_MS = 1000,
 };
@@ -104,6 +105,7 @@ struct consumer {
     /* The poll thread's own. */
     int commits_open;
     int64_t commit_sent_us, commit_next_us;
+    int64_t offsets_ask_us; /* when to look whether some are unknown; 0: all are known */
     int64_t close_until_us;
 };
 
@@ -549,6 +551,26 @@ static void ask_group_offsets(struct consumer *consumer, const rd_kafka_topic_pa
         rd_kafka_ListConsumerGroupOffsets_new(consumer->group_id, list);
     rd_kafka_ListConsumerGroupOffsets(consumer->handle.rk, &ask, 1, NULL, consumer->control_queue);
     rd_kafka_ListConsumerGroupOffsets_destroy(ask);
+    consumer->offsets_ask_us = now_us() + OFFSETS_ASK_AGAIN_MS * INT64_C(1000);
+}
+
+/* A coordinator that is starting does not know them yet. */
+static void ask_group_offsets_again(struct consumer *consumer)
+{
+    if (!consumer->offsets_ask_us || now_us() < consumer->offsets_ask_us)
+        return;
+    consumer->offsets_ask_us = 0;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(0);
+    pthread_mutex_lock(&consumer->lock);
+    for (int i = 0; i < consumer->topic_count; i++)
+        for (int32_t number = 0; number < consumer->topics[i].partition_count; number++) {
+            const struct partition *partition = consumer->topics[i].partitions[number];
+            if (partition && partition->state == PARTITION_OURS && !partition->committed_known)
+                rd_kafka_topic_partition_list_add(list, consumer->topics[i].name, number);
+        }
+    pthread_mutex_unlock(&consumer->lock);
+    ask_group_offsets(consumer, list);
+    rd_kafka_topic_partition_list_destroy(list);
 }
 
 static void serve_control(struct consumer *consumer, int timeout_ms)
@@ -879,6 +901,7 @@ static void *consumer_run(void *argument)
         serve_group(consumer);
         int64_t next_us = serve_holds(consumer);
         serve_commits(consumer);
+        ask_group_offsets_again(consumer);
         if (pull(consumer))
             continue;
         int64_t wait_ms = consumer->settings.commit_interval_ms;

@@ -18,9 +18,11 @@ const struct metric_family health_metrics[] = {
      "Age of the oldest record of them; where none is fetched, for how long there has been any.", NULL},
     {"kafka_consumergroup_current_offset", METRIC_GAUGE, "consumergroup,topic,partition",
      "Committed offset of the partitions assigned to this member.", NULL},
+    {"weir_partitions_assigned", METRIC_GAUGE, "",
+     "Partitions assigned to this member; the lag of one is not exported until it is known.", NULL},
     {0},
 };
-enum { METRIC_BUILD_INFO, METRIC_READY, METRIC_LAG, METRIC_LAG_SECONDS, METRIC_OFFSET };
+enum { METRIC_BUILD_INFO, METRIC_READY, METRIC_LAG, METRIC_LAG_SECONDS, METRIC_OFFSET, METRIC_ASSIGNED };
 
 static void library_version(char *into, size_t into_bytes)
 {
@@ -176,9 +178,11 @@ static void collect(void *owner)
     for (size_t i = 0; i < health->lag_count; i++)
         health->lags[i].seen = false;
     consumer_each(dispatch_consumer(health->dispatch), lag_of, health);
+    size_t assigned = 0;
     for (size_t i = 0; i < health->lag_count;) {
         struct lag *lag = &health->lags[i];
         if (lag->seen) {
+            assigned++;
             i++;
             continue;
         }
@@ -187,6 +191,7 @@ static void collect(void *owner)
         metrics_drop(health->metrics, lag->committed);
         *lag = health->lags[--health->lag_count];
     }
+    metric_set(metrics_get(health->metrics, &health_metrics[METRIC_ASSIGNED], NULL), (double)assigned);
 }
 
 void health_open(struct health *health, const struct service *service, const char *group_id,

@@ -2,7 +2,7 @@
 
 With TEST_DATABASE=postgres in the environment the services keep their data in a PostgreSQL of the World's own, else in
 SQLite files. The stand-ins (a payment gateway, a mail server) are Python's own, so that the books are not checked with code of the
-product. Everything is on loopback, on ports that the kernel picks, below one temporary folder, and is ended by close().
+product. Everything is on loopback, on ports that are free, below one temporary folder, and is ended by close().
 """
 import contextlib
 import http.client
@@ -42,10 +42,19 @@ def need(name):
     return value
 
 
+PORTS = range(12000, 20000)  # below those that the kernel gives to clients: one that tries again and again would take it itself
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that nobody listens on, and that stays free while its program is away for a moment."""
+    for port in random.SystemRandom().sample(PORTS, 200):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise AssertionError(f"no free port among 200 of {PORTS}")
 
 
 class Gateway(http.server.ThreadingHTTPServer):
