@@ -109,10 +109,13 @@ class Shop:
 
     def post_aside(self, data):
         """The same while others go on; wait_posts() waits."""
+        self.aside(self.post, data)
+
+    def aside(self, call, *arguments):
         while len(self.posts) >= self.posts_max:
             self.posts = [post for post in self.posts if post.is_alive()]
             time.sleep(0.005)
-        self.posts.append(threading.Thread(target=self.post, args=(data,)))
+        self.posts.append(threading.Thread(target=call, args=arguments))
         self.posts[-1].start()
 
     def wait_posts(self):
@@ -134,11 +137,11 @@ MOVING = ("kafka_consumergroup_lag", "weir_outbox_rows", "weir_calls_in_flight",
 def quiet(here):
     """Nothing is on its way: no lag, no row to relay, no call to answer."""
     for service in world.SERVICES:
-        lines = here.metrics(service)
-        known = sum(line.startswith("kafka_consumergroup_lag{") for line in lines)
-        if not known or known != world.total(lines, "weir_partitions_assigned"):
+        pages = [here.metrics_of(name) for name in here.instances(service)]
+        known = sum(line.startswith("kafka_consumergroup_lag{") for lines in pages for line in lines)
+        if not known or known != sum(world.total(lines, "weir_partitions_assigned") or 0 for lines in pages):
             return False  # a lag that is not known yet is not exported, and is no lag of 0
-        if any(world.total(lines, name) not in (0, None) for name in MOVING):
+        if any(world.total(lines, name) not in (0, None) for name in MOVING for lines in pages):
             return False
     return True
 

@@ -273,24 +273,26 @@ class World:
 
     # ---- the services
 
-    def start(self, service, **more):
-        """`more` are settings of this start only."""
-        self.ports.setdefault(service, free_port())
+    def start(self, instance, **more):
+        """`instance` is a service, or one more process of it: "order", "order@2". `more` are settings of this start only."""
+        service = instance.partition("@")[0]
+        self.ports.setdefault(instance, free_port())
         environment = {
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
             "KAFKA_PROPERTIES": MEMBER_PROPERTIES,
             "DATABASE_URL": self.postgres or f"sqlite:{self.database(service)}",
-            "HTTP_LISTEN": f"127.0.0.1:{self.ports[service]}",
+            "HTTP_LISTEN": f"127.0.0.1:{self.ports[instance]}",
             "PAYMENT_GATEWAY_URL": self.gateway.url,
             "SMTP_URL": self.mailbox.url,
             "EMAIL_RATE": "0",
             "RETRY_DELAYS": RETRY_DELAYS,
+            **({"CRASH_NOTE": f"{self.folder}/{instance}.crash"} if "@" in instance else {}),
             **self.settings,
             **more,
         }
-        with open(f"{self.folder}/{service}.log", "ab") as log:
-            self.processes[service] = subprocess.Popen([f"{self.build}/services/weir-{service}", "serve"], env=environment,
+        with open(f"{self.folder}/{instance}.log", "ab") as log:
+            self.processes[instance] = subprocess.Popen([f"{self.build}/services/weir-{service}", "serve"], env=environment,
                                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
 
     def start_all(self, **more):
@@ -349,17 +351,25 @@ class World:
             process.terminate()
         return process.wait(timeout)
 
+    def instances(self, service):
+        """Names of the processes of a service that run."""
+        return [name for name in self.processes if name.partition("@")[0] == service and self.running(name)]
+
     def stop_all(self, timeout=30):
-        """All are told before any is waited for. {service: exit code} of those that did not end with 0."""
-        for service in SERVICES:
-            if self.running(service):
-                self.processes[service].terminate()
-        codes = {service: self.processes[service].wait(timeout) for service in SERVICES}
-        return {service: code for service, code in codes.items() if code != 0}
+        """All are told before any is waited for. {instance: exit code} of those that did not end with 0."""
+        told = [name for name in self.processes if name in SERVICES or self.running(name)]
+        for name in told:
+            if self.running(name):
+                self.processes[name].terminate()
+        codes = {name: self.processes[name].wait(timeout) for name in told}
+        return {name: code for name, code in codes.items() if code != 0}
 
     def call(self, service, path, method="GET", body=None, headers=None, timeout=20):
-        """(status, body, headers) with bodies as bytes; status 0 where no answer came."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[service]}{path}", method=method, data=body,
+        """(status, body, headers) with bodies as bytes; status 0 where no answer came. Of a service with several processes, any."""
+        return self.call_instance(random.choice(self.instances(service) or [service]), path, method, body, headers, timeout)
+
+    def call_instance(self, name, path, method="GET", body=None, headers=None, timeout=20):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[name]}{path}", method=method, data=body,
                                          headers={"Content-Type": "application/json", **(headers or {})})
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -391,7 +401,7 @@ class World:
         def ready():
             if not self.running(service):
                 raise AssertionError(f"{service} ended with {self.processes[service].returncode}: {self.log_end(service)}")
-            return self.ask(service, "/readyz")[0] == 200
+            return self.call_instance(service, "/readyz")[0] == 200
         self.wait(f"{service} is ready", ready, 90)
 
     def log(self, service):
@@ -404,6 +414,10 @@ class World:
     def metrics(self, service):
         """The page's lines; none where no answer came."""
         status, page, _ = self.call(service, "/metrics")
+        return page.decode().splitlines() if status == 200 else []
+
+    def metrics_of(self, instance):
+        status, page, _ = self.call_instance(instance, "/metrics")
         return page.decode().splitlines() if status == 200 else []
 
     def metric(self, service, name, labels=""):
