@@ -4,7 +4,8 @@
  * written, and the commit), arrays in binary, statements prepared once. What a batch costs here nobody can go
  * below.
  *
- * floor_postgres URL EVENTS BATCH prints events/s and CPU µs an event (the client's), in a schema of its own.
+ * floor_postgres URL EVENTS BATCH [BEFORE] prints events/s and CPU µs an event (the client's), in a schema of
+ * its own; BEFORE: so many events are in the tables already.
  */
 #include "store/inventory_work.h"
 
@@ -164,9 +165,10 @@ static void must(const char *sql)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
+    if (argc != 4 && argc != 5)
         return 64;
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
+    size_t before = argc == 5 ? strtoul(argv[4], NULL, 10) : 0;
     conn = PQconnectdb(argv[1]);
     if (PQstatus(conn) != CONNECTION_OK)
         give_up("connect");
@@ -225,25 +227,28 @@ int main(int argc, char **argv)
     struct stock stock[SKUS];
     bool in_hand[SKUS];
     size_t wanted[SKUS], wanted_count;
-    struct arrival *list = malloc(batch * sizeof(*list));
+    struct arrival *list = malloc((batch > BATCH_BEFORE ? batch : BATCH_BEFORE) * sizeof(*list));
     int64_t first = 0, last = 0;
     struct timing timing = timing_begin();
-    for (size_t at = 0; at < events; at += batch) {
-        for (size_t i = 0; i < batch; i++)
+    for (size_t at = 0, handled; at < before + events; at += handled) {
+        if (at == before)
+            timing = timing_begin();
+        handled = batch_count(at, before, events, batch);
+        for (size_t i = 0; i < handled; i++)
             arrival_make(&list[i], at + i);
         memset(in_hand, 0, sizeof(in_hand));
-        for (size_t i = 0; i < batch; i++)
+        for (size_t i = 0; i < handled; i++)
             in_hand[list[i].sku] = true;
         wanted_count = 0;
         for (size_t i = 0; i < SKUS; i++)
             if (in_hand[i])
                 wanted[wanted_count++] = i;
         send(&begin);
-        array(UUID_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(UUID_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             element(list[i].id.bytes, 16);
-        array(INT8_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(INT8_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             number(list[i].at_us);
         send(&note);
         array(TEXT_ARRAY, wanted_count);
@@ -255,7 +260,7 @@ int main(int argc, char **argv)
             stock[wanted[int_at(rows, row, 0) - 1]] =
                 (struct stock){.available = int_at(rows, row, 1), .reserved = int_at(rows, row, 2)};
         PQclear(rows);
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < handled; i++) {
             stock[list[i].sku].available--;
             stock[list[i].sku].reserved++;
             stock[list[i].sku].updated_at = list[i].at_us;
@@ -271,15 +276,15 @@ int main(int argc, char **argv)
                                     : stock[wanted[i]].updated_at);
         }
         send(&put_stock);
-        array(TEXT_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(TEXT_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             element(list[i].order_id, ID_TEXT_BYTES);
-        array(TEXT_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(TEXT_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             element(sku_name(list[i].sku).at, 7);
         for (int which = 0; which < 3; which++) {
-            array(INT8_ARRAY, batch);
-            for (size_t i = 0; i < batch; i++)
+            array(INT8_ARRAY, handled);
+            for (size_t i = 0; i < handled; i++)
                 number(which < 2 ? 1 : list[i].at_us + 900000000);
         }
         send(&reserve);
@@ -290,26 +295,26 @@ int main(int argc, char **argv)
             number(last);
             send(&done);
         }
-        array(TEXT_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(TEXT_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             element("inventory", 9);
-        array(INT8_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(INT8_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             number(-1);
-        array(BYTEA_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(BYTEA_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             element(list[i].order_id, ID_TEXT_BYTES);
-        array(BYTEA_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(BYTEA_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             element(list[i].value, VALUE_BYTES);
-        array(BYTEA_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++) {
+        array(BYTEA_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++) {
             char headers[BLOB_BYTES_MAX];
             size_t joined = headers_join(&list[i], headers);
             element(headers, joined);
         }
-        array(INT8_ARRAY, batch);
-        for (size_t i = 0; i < batch; i++)
+        array(INT8_ARRAY, handled);
+        for (size_t i = 0; i < handled; i++)
             number(list[i].at_us);
         send(&outbox);
         send(&commit);

@@ -3,7 +3,8 @@
  * sqlite3 alone with no library around it. What a batch costs here nobody can go below; how far the store is
  * above it is what it costs.
  *
- * floor_sqlite FILE EVENTS BATCH prints events/s and CPU µs an event.
+ * floor_sqlite FILE EVENTS BATCH [BEFORE] prints events/s and CPU µs an event; BEFORE: so many events are in
+ * the tables already.
  */
 #include "store/inventory_work.h"
 
@@ -49,9 +50,10 @@ static int wal_grew(void *owner, sqlite3 *of, const char *name, int pages)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
+    if (argc != 4 && argc != 5)
         return 64;
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
+    size_t before = argc == 5 ? strtoul(argv[4], NULL, 10) : 0;
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
     must(sqlite3_open_v2(argv[1], &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                          NULL));
@@ -89,11 +91,14 @@ int main(int argc, char **argv)
     }
     must(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL));
 
-    struct arrival *list = malloc(batch * sizeof(*list));
-    int64_t seq = 1;
+    struct arrival *list = malloc((batch > BATCH_BEFORE ? batch : BATCH_BEFORE) * sizeof(*list));
+    int64_t seq = 1, written = 0; /* by the batch before */
     struct timing timing = timing_begin();
-    for (size_t at = 0; at < events; at += batch) {
-        for (size_t i = 0; i < batch; i++)
+    for (size_t at = 0, count; at < before + events; at += count) {
+        if (at == before)
+            timing = timing_begin();
+        count = batch_count(at, before, events, batch);
+        for (size_t i = 0; i < count; i++)
             arrival_make(&list[i], at + i);
         if ((int64_t)wal_pages * 4096 >= 8 << 20) {
             must(sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL));
@@ -101,14 +106,14 @@ int main(int argc, char **argv)
         }
         run(begin);
         memset(in_hand, 0, sizeof(in_hand));
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < count; i++) {
             sqlite3_bind_blob(note, 1, list[i].id.bytes, 16, SQLITE_STATIC);
             sqlite3_bind_int64(note, 2, list[i].at_us);
             run(note);
             if (sqlite3_changes(db) != 1)
                 abort();
         }
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < count; i++) {
             if (in_hand[list[i].sku])
                 continue;
             bind(get, 1, sku_name(list[i].sku));
@@ -118,7 +123,7 @@ int main(int argc, char **argv)
             must(sqlite3_reset(get));
             in_hand[list[i].sku] = true;
         }
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < count; i++) {
             stock[list[i].sku].available--;
             stock[list[i].sku].reserved++;
             stock[list[i].sku].updated_at = list[i].at_us;
@@ -131,7 +136,7 @@ int main(int argc, char **argv)
                 bind(put, 4, sku_name(i));
                 run(put);
             }
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < count; i++) {
             bind(reserve, 1, (struct text){list[i].order_id, ID_TEXT_BYTES});
             bind(reserve, 2, sku_name(list[i].sku));
             sqlite3_bind_int64(reserve, 3, 1);
@@ -139,12 +144,12 @@ int main(int argc, char **argv)
             sqlite3_bind_int64(reserve, 5, list[i].at_us + 900000000);
             run(reserve);
         }
-        if (seq > (int64_t)batch) { /* what the batch before wrote was acknowledged by now */
-            sqlite3_bind_int64(done, 1, seq - (int64_t)batch);
+        if (written) { /* what the batch before wrote was acknowledged by now */
+            sqlite3_bind_int64(done, 1, seq - written);
             sqlite3_bind_int64(done, 2, seq - 1);
             run(done);
         }
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < count; i++) {
             char headers[BLOB_BYTES_MAX];
             size_t length = headers_join(&list[i], headers);
             sqlite3_bind_int64(outbox, 1, seq++);
@@ -157,6 +162,7 @@ int main(int argc, char **argv)
             run(outbox);
         }
         run(commit);
+        written = (int64_t)count;
     }
     timing_print("floor", batch, events, timing);
     free(list);

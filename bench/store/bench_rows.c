@@ -3,8 +3,9 @@
  * reservation added, one outbox row with 150 bytes and 8 headers; what the batch before sent is deleted.
  * Handlers and Kafka aside.
  *
- * bench_rows FILE|postgresql://… EVENTS BATCH prints events/s and CPU µs an event; bench/store/compare runs it beside the
- * floor.
+ * bench_rows FILE|postgresql://… EVENTS BATCH [BEFORE] prints events/s and CPU µs an event; BEFORE: so many
+ * events are in the tables already, handled in large batches that are not counted. bench/tables.py runs it
+ * beside the floor.
  */
 #include "store/inbox.h"
 #include "store/inventory_work.h"
@@ -82,11 +83,12 @@ static void handle(struct work *work, const struct arrival *event)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
+    if (argc != 4 && argc != 5)
         return 64;
     char url[4096];
     snprintf(url, sizeof(url), "%s%s", strstr(argv[1], "://") ? "" : "sqlite:", argv[1]);
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
+    size_t before = argc == 5 ? strtoul(argv[4], NULL, 10) : 0;
     struct store *store;
     struct work *work;
     must(store_open(url, "bench", &store, &error));
@@ -97,22 +99,26 @@ int main(int argc, char **argv)
         rows_add(work, &STOCK, &(struct stock){.sku = sku_name(i), .available = STOCK_AT_FIRST});
     must(work_commit(work, &error));
 
-    struct arrival *list = malloc(batch * sizeof(*list));
-    struct inbox_note *notes = malloc(batch * sizeof(*notes));
-    int64_t *sent = malloc(batch * sizeof(*sent));
+    size_t room = batch > BATCH_BEFORE ? batch : BATCH_BEFORE;
+    struct arrival *list = malloc(room * sizeof(*list));
+    struct inbox_note *notes = malloc(room * sizeof(*notes));
+    int64_t *sent = malloc(room * sizeof(*sent));
     size_t sent_count = 0;
     struct timing timing = timing_begin();
-    for (size_t at = 0; at < events; at += batch) {
-        for (size_t i = 0; i < batch; i++)
+    for (size_t at = 0, count; at < before + events; at += count) {
+        if (at == before)
+            timing = timing_begin();
+        count = batch_count(at, before, events, batch);
+        for (size_t i = 0; i < count; i++)
             arrival_make(&list[i], at + i);
         must(work_begin(work, &error));
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < count; i++) {
             notes[i] = (struct inbox_note){.id = list[i].id, .attempt = 1};
             rows_want(work, &STOCK, &(struct stock){.sku = sku_name(list[i].sku)});
         }
-        inbox_note(work, notes, batch);
+        inbox_note(work, notes, count);
         must(work_read(work, &error));
-        for (size_t i = 0; i < batch; i++) {
+        for (size_t i = 0; i < count; i++) {
             if (notes[i].seen)
                 abort();
             work_item_begin(work);
