@@ -1,4 +1,5 @@
 #include "load.h"
+#include "answer.h"
 
 #include "base/clock.h"
 #include "base/ids.h"
@@ -195,27 +196,6 @@ static void send_more(struct connection *connection)
         enter(connection, CONNECTION_READING);
 }
 
-/* The status of a whole answer, 0 while it is not whole, -1 for what is none. */
-static int answer_status(struct connection *connection, bool *ret_close)
-{
-    int status;
-    connection->answer[connection->answer_length] = '\0';
-    const char *end = strstr(connection->answer, "\r\n\r\n");
-    if (!end)
-        return connection->answer_length < ANSWER_BYTES_MAX ? 0 : -1;
-    const char *length_at = strcasestr(connection->answer, "\r\ncontent-length:");
-    size_t length = length_at && length_at < end ? strtoul(length_at + 17, NULL, 10) : 0;
-    size_t whole = (size_t)(end + 4 - connection->answer) + length;
-    if (whole > ANSWER_BYTES_MAX || strncmp(connection->answer, "HTTP/1.1 ", 9) != 0)
-        return -1;
-    if (connection->answer_length < whole)
-        return 0;
-    status = (int)strtol(connection->answer + 9, NULL, 10);
-    const char *close_at = strcasestr(connection->answer, "\r\nconnection: close");
-    *ret_close = close_at && close_at < end;
-    return status;
-}
-
 static void read_more(struct load *load, struct connection *connection)
 {
     bool closing = false;
@@ -228,7 +208,7 @@ static void read_more(struct load *load, struct connection *connection)
         return;
     }
     connection->answer_length += (size_t)count;
-    int status = answer_status(connection, &closing);
+    int status = answer_status(connection->answer, connection->answer_length, ANSWER_BYTES_MAX, &closing);
     if (status == 0)
         return;
     if (status < 0 || status == 408 || status == 409 || status == 429 || status >= 500) {
