@@ -102,13 +102,15 @@ struct backend_ops {
 
     /* For DDL: types by enum rows_type, and what follows a table's ")". */
     const char *type_names[4];
+    const char *type_defaults[4]; /* no value of a type, as a constant of SQL */
+    const char *columns_sql;      /* the names of a table's columns; $1: the table */
     const char *table_suffix;
     const char *(*migration_sql)(const struct migration *migration);
 
     /* The store's own tables, where they are missing. Several instances may come at once. */
     enum outcome (*own_tables)(struct backend *backend, struct error *error);
-    /* A transaction that changes tables: one at a time, whatever instances start. script() and query() run in it
-     * until the script "COMMIT" or rollback(). */
+    /* A transaction that changes tables: one at a time, whatever instances start. script() and query() run in
+     * it until the script "COMMIT" or rollback(). */
     enum outcome (*begin_ddl)(struct backend *backend, struct error *error);
     enum outcome (*script)(struct backend *backend, const char *sql, struct error *error);
     enum outcome (*query)(struct backend *backend, const char *sql, const struct store_value *parameters,

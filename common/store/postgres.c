@@ -462,6 +462,12 @@ static const struct backend_ops POSTGRES_OPS = {
                    [ROWS_TEXT] = "TEXT COLLATE \"C\"",
                    [ROWS_BYTES] = "BYTEA",
                    [ROWS_ID] = "UUID"},
+    .type_defaults = {[ROWS_INT] = "0",
+                      [ROWS_TEXT] = "''",
+                      [ROWS_BYTES] = "''",
+                      [ROWS_ID] = "'00000000-0000-0000-0000-000000000000'"},
+    .columns_sql = "SELECT CAST(attname AS text) FROM pg_catalog.pg_attribute WHERE attrelid = "
+                   "to_regclass($1) AND attnum > 0 AND NOT attisdropped",
     .table_suffix = " WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05)",
     .migration_sql = postgres_migration,
     .shared = true,

@@ -51,7 +51,7 @@ struct rows_table {
     size_t column_count;
     size_t key_count; /* the first so many columns are the primary key (SQLite: WITHOUT ROWID) */
     size_t row_bytes; /* sizeof the struct */
-    const char *indexes[ROWS_INDEXES_MAX]; /* "state, due_at": column lists */
+    const char *indexes[ROWS_INDEXES_MAX]; /* "state, due_at": column lists; "part WHERE open = 1" */
     const char *check;                     /* SQL of a CHECK constraint, or NULL */
 };
 

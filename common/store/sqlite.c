@@ -1180,6 +1180,11 @@ static void sqlite_close(struct backend *backend)
 static const struct backend_ops SQLITE_OPS = {
     .close = sqlite_close,
     .type_names = {[ROWS_INT] = "INTEGER", [ROWS_TEXT] = "TEXT", [ROWS_BYTES] = "BLOB", [ROWS_ID] = "BLOB"},
+    .type_defaults = {[ROWS_INT] = "0",
+                      [ROWS_TEXT] = "''",
+                      [ROWS_BYTES] = "x''",
+                      [ROWS_ID] = "x'00000000000000000000000000000000'"},
+    .columns_sql = "SELECT name FROM pragma_table_info($1)",
     .table_suffix = " WITHOUT ROWID",
     .migration_sql = sqlite_migration,
     .own_tables = sqlite_own_tables,

@@ -213,17 +213,21 @@ static void table_ddl(const struct backend_ops *ops, const struct rows_table *ta
     if (table->check)
         buffer_print(sql, ", CHECK (%s)", table->check);
     buffer_print(sql, ")%s;\n", ops->table_suffix);
-    for (size_t i = 0; i < ROWS_INDEXES_MAX && table->indexes[i]; i++) {
-        /* Named after its columns: another list is another index. */
-        buffer_print(sql, "CREATE INDEX IF NOT EXISTS %s", table->name);
-        for (const char *at = table->indexes[i]; *at; at++) {
-            if (at == table->indexes[i] || (isalnum((unsigned char)*at) == 0 && *at != '_'))
-                buffer_add_char(sql, '_');
-            if (isalnum((unsigned char)*at) || *at == '_')
-                buffer_add_char(sql, *at);
-        }
-        buffer_print(sql, " ON %s (%s);\n", table->name, table->indexes[i]);
+}
+
+static void index_ddl(const struct rows_table *table, const char *index, struct buffer *sql)
+{
+    const char *where = strstr(index, " WHERE ");
+    int columns = (int)(where ? (size_t)(where - index) : strlen(index));
+    /* Named after its columns and condition: another list is another index. */
+    buffer_print(sql, "CREATE INDEX IF NOT EXISTS %s", table->name);
+    for (const char *at = index; *at; at++) {
+        if (at == index || (isalnum((unsigned char)*at) == 0 && *at != '_'))
+            buffer_add_char(sql, '_');
+        if (isalnum((unsigned char)*at) || *at == '_')
+            buffer_add_char(sql, *at);
     }
+    buffer_print(sql, " ON %s (%.*s)%s;\n", table->name, columns, index, where ? where : "");
 }
 
 static bool keep_int(void *owner, const struct store_row *row)
@@ -293,6 +297,53 @@ static enum outcome tables_make(struct backend *backend, const struct rows_table
     return script_of(backend, sql, error);
 }
 
+struct columns_there {
+    const struct rows_table *table;
+    bool there[ROWS_COLUMNS_MAX];
+};
+
+static bool keep_column(void *owner, const struct store_row *row)
+{
+    struct columns_there *columns = owner;
+    struct text name = store_row_text(row, 0);
+    for (size_t i = 0; i < columns->table->column_count; i++)
+        columns->there[i] = columns->there[i] || text_is(name, columns->table->columns[i].name);
+    return true;
+}
+
+/*
+ * A table of an earlier version gets the columns that this one has added, at no value (0, the empty text),
+ * and its indexes. Not of its key: that is a migration's matter. The default stays with the column, so that
+ * an instance of the earlier version can go on adding rows.
+ */
+static enum outcome table_complete(struct backend *backend, const struct rows_table *table,
+                                   struct buffer *sql, struct error *error)
+{
+    const struct backend_ops *ops = backend->ops;
+    const struct store_value name = STORE_TEXT(text_of(table->name));
+    struct columns_there columns = {.table = table};
+    enum outcome outcome = ops->query(backend, ops->columns_sql, &name, 1, keep_column, &columns, error);
+    for (size_t i = table->key_count; i < table->column_count && outcome == OK; i++)
+        if (!columns.there[i])
+            buffer_print(sql, "ALTER TABLE %s ADD COLUMN \"%s\" %s NOT NULL DEFAULT %s;\n", table->name,
+                         table->columns[i].name, ops->type_names[table->columns[i].type],
+                         ops->type_defaults[table->columns[i].type]);
+    for (size_t i = 0; i < ROWS_INDEXES_MAX && table->indexes[i]; i++)
+        index_ddl(table, table->indexes[i], sql);
+    return outcome;
+}
+
+/* After the migrations: what they have added is there, and what they say of it (another default, values made
+ * from other columns) counts. */
+static enum outcome tables_complete(struct backend *backend, const struct rows_table *const *tables,
+                                    size_t table_count, struct buffer *sql, struct error *error)
+{
+    enum outcome outcome = OK;
+    for (size_t i = 0; i < table_count && outcome == OK; i++)
+        outcome = table_complete(backend, tables[i], sql, error);
+    return outcome == OK && sql->length ? script_of(backend, sql, error) : outcome;
+}
+
 static enum outcome migration_apply(struct backend *backend, const struct migration *migration,
                                     struct buffer *sql, struct error *error)
 {
@@ -335,6 +386,15 @@ enum outcome store_migrate(struct store *store, const struct rows_table *const *
         outcome = step_end(backend, outcome, error);
         if (outcome != OK)
             error_prefix(error, "migration %d", migrations[i].number);
+    }
+    buffer_clear(&sql);
+    if (outcome == OK) {
+        outcome = backend->ops->begin_ddl(backend, error);
+        if (outcome == OK)
+            outcome = tables_complete(backend, tables, table_count, &sql, error);
+        outcome = step_end(backend, outcome, error);
+        if (outcome != OK)
+            error_prefix(error, "adding columns and indexes");
     }
     for (size_t i = 0; i < table_count && outcome == OK; i++)
         outcome = backend->ops->check_table(backend, tables[i], error);

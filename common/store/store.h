@@ -15,7 +15,8 @@ struct rows_table;
 struct store;
 
 /*
- * What a service adds to its tables after they were first made. Applied once, in order, each in a
+ * What a service changes in its tables after they were first made, beyond columns that begin at no value:
+ * these are added by themselves (store_migrate). Applied once, in order, each in a
  * transaction with its number; what is applied already is skipped. The descriptions are always the newest
  * state: on a database where none of the service's tables stood before, the migrations are noted, not run.
  */
@@ -46,7 +47,8 @@ MUST_CHECK enum outcome store_check(const char *url, const char *service, bool *
                                     struct error *error);
 
 /* Makes the tables that are missing (the store's own: inbox, outbox, …, and those given) from their
- * descriptions, then applies migrations. Safe where several instances start at once. */
+ * descriptions, applies migrations, then adds the columns that are still missing, at no value (0, the empty
+ * text), and the indexes. Safe where several instances start at once. */
 MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_table *const *tables,
                                       size_t table_count, const struct migration *migrations,
                                       size_t migration_count, struct error *error);

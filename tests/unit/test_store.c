@@ -268,6 +268,65 @@ static void a_new_database_has_the_newest_state_without_migrations(void **state)
     }
 }
 
+struct later {
+    int64_t id;
+    struct text name;
+    int64_t weight;
+    struct text label, blob;
+    struct id owner;
+    int64_t open;
+};
+static const struct rows_column LATER_COLUMNS[] = {
+    ROWS_COLUMN(later, id, ROWS_INT),     ROWS_COLUMN(later, name, ROWS_TEXT),
+    ROWS_COLUMN(later, weight, ROWS_INT), ROWS_COLUMN(later, label, ROWS_TEXT),
+    ROWS_COLUMN(later, blob, ROWS_BYTES), ROWS_COLUMN(later, owner, ROWS_ID),
+    ROWS_COLUMN(later, open, ROWS_INT),
+};
+static const struct rows_table LATER = {.name = "things",
+                                        .columns = LATER_COLUMNS,
+                                        .column_count = sizeof(LATER_COLUMNS) / sizeof(*LATER_COLUMNS),
+                                        .key_count = 1,
+                                        .row_bytes = sizeof(struct later),
+                                        .indexes = {"owner", "weight WHERE open = 1"}};
+
+static void columns_of_a_later_version_are_added_at_no_value_and_what_migrations_say_counts(void **state)
+{
+    (void)state;
+    static const struct rows_table *const tables[] = {&LATER};
+    static const struct id none;
+    open_things();
+    assert_int_equal(add_thing(1), OK);
+    close_things();
+    for (int i = 0; i < 2; i++) { /* the second time all is there */
+        assert_int_equal(open_store("test"), OK);
+        assert_int_equal(store_migrate(store, tables, 1, MIGRATIONS, 2, &error), OK);
+        assert_int_equal(work_new(store, 1 << 20, &work, &error), OK);
+        begin();
+        struct later *row = rows_get(work, &LATER, &(struct later){.id = 1});
+        assert_non_null(row);
+        assert_true(text_is(row->name, "thing"));
+        assert_int_equal(row->weight, i ? 3 : 8);
+        assert_int_equal(row->label.length, i ? 1 : 0);
+        assert_int_equal(row->blob.length, 0);
+        assert_true(id_equal(row->owner, none));
+        assert_int_equal(row->open, i);
+        row->weight = 3;
+        row->label = TEXT("x");
+        row->open = 1;
+        assert_int_equal(work_commit(work, &error), OK);
+        begin();
+        void **found;
+        assert_int_equal(rows_find(work, &LATER, "open = 1 AND weight = $1",
+                                   (struct store_value[]){STORE_INT(3)}, 1, 10, &found),
+                         1);
+        work_rollback(work);
+        close_things();
+    }
+    /* An instance of the earlier version goes on. */
+    open_things();
+    assert_int_equal(add_thing(2), OK);
+}
+
 static void a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named(void **state)
 {
     (void)state;
@@ -280,7 +339,18 @@ static void a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named(
     assert_int_equal(things(), 1);
     close_things();
     assert_int_equal(open_store("test"), OK);
-    assert_int_equal(store_migrate(store, GROWN_TABLES, 1, NULL, 0, &error), FATAL);
+    static const struct rows_column rekeyed_columns[] = {
+        ROWS_COLUMN(grown, weight, ROWS_INT),
+        ROWS_COLUMN(grown, id, ROWS_INT),
+        ROWS_COLUMN(grown, name, ROWS_TEXT),
+    };
+    static const struct rows_table rekeyed = {.name = "things",
+                                              .columns = rekeyed_columns,
+                                              .column_count = 3,
+                                              .key_count = 1,
+                                              .row_bytes = sizeof(struct grown)};
+    static const struct rows_table *const rekeyed_tables[] = {&rekeyed};
+    assert_int_equal(store_migrate(store, rekeyed_tables, 1, NULL, 0, &error), FATAL);
     assert_non_null(strstr(error.text, "things"));
 }
 
@@ -503,6 +573,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(migrations_are_applied_once_and_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_database_has_the_newest_state_without_migrations, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(
+            columns_of_a_later_version_are_added_at_no_value_and_what_migrations_say_counts, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failed_migration_leaves_nothing_behind_and_a_missing_one_is_named,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(a_reader_sees_what_was_committed_while_the_writer_goes_on, setup,
