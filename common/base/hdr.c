@@ -8,8 +8,10 @@ enum {
     US_A_MS = 1000,
 };
 
-_Static_assert(((int64_t)HDR_SUB_BUCKETS << (HDR_BUCKETS - 1)) > HDR_US_MAX, "the last bucket holds the greatest value");
-_Static_assert(((int64_t)HDR_SUB_BUCKETS << (HDR_BUCKETS - 2)) <= HDR_US_MAX, "there is no bucket without use");
+_Static_assert(((int64_t)HDR_SUB_BUCKETS << (HDR_BUCKETS - 1)) > HDR_US_MAX,
+               "the last bucket holds the greatest value");
+_Static_assert(((int64_t)HDR_SUB_BUCKETS << (HDR_BUCKETS - 2)) <= HDR_US_MAX,
+               "there is no bucket without use");
 
 struct hdr *hdr_new(void)
 {
@@ -22,8 +24,9 @@ void hdr_clear(struct hdr *hdr)
 }
 
 /*
- * The first HDR_SUB_BUCKETS values have a slot each. Each bucket after that covers twice the range of the one before in slots that
- * are twice as wide; its lower half is what the buckets before cover, so that it brings HDR_HALF new slots.
+ * The first HDR_SUB_BUCKETS values have a slot each. Each bucket after that covers twice the range of the one
+ * before in slots that are twice as wide; its lower half is what the buckets before cover, so that it brings
+ * HDR_HALF new slots.
  */
 size_t hdr_slot(int64_t us)
 {
@@ -158,6 +161,7 @@ void hdr_write_text(const struct hdr *hdr, struct buffer *into)
     buffer_print(into, "#[Mean    = %12.3f, StdDeviation   = %12.3f]\n", hdr_mean_us(hdr) / US_A_MS,
                  hdr_deviation_us(hdr) / US_A_MS);
     buffer_print(into, "#[Max     = %12.3f, Total count    = %12llu]\n",
-                 hdr->total ? (double)hdr_slot_high_us(hdr_slot(hdr->max_us)) / US_A_MS : 0, (unsigned long long)hdr->total);
+                 hdr->total ? (double)hdr_slot_high_us(hdr_slot(hdr->max_us)) / US_A_MS : 0,
+                 (unsigned long long)hdr->total);
     buffer_print(into, "#[Buckets = %12d, SubBuckets     = %12d]\n", HDR_BUCKETS, HDR_SUB_BUCKETS);
 }

@@ -1,9 +1,11 @@
 /*
- * hdr: a histogram of durations with three significant digits over its whole range, 1 µs to 1 h, in memory that does not grow:
- * log-linear, as Gil Tene's HdrHistogram with the same bounds, so that slots, percentiles and the text form are the same.
+ * hdr: a histogram of durations with three significant digits over its whole range, 1 µs to 1 h, in memory
+ * that does not grow: log-linear, as Gil Tene's HdrHistogram with the same bounds, so that slots, percentiles
+ * and the text form are the same.
  *
- * A value is kept within one part in a thousand. What is below 0 counts as 0, what is above HDR_US_MAX as HDR_US_MAX (.clamped
- * says how many did). One thread at a time; histograms of several threads are added up with hdr_merge().
+ * A value is kept within one part in a thousand. What is below 0 counts as 0, what is above HDR_US_MAX as
+ * HDR_US_MAX (.clamped says how many did). One thread at a time; histograms of several threads are added up
+ * with hdr_merge().
  */
 #ifndef BASE_HDR_H
 #define BASE_HDR_H
@@ -37,15 +39,15 @@ size_t hdr_slot(int64_t us);
 int64_t hdr_slot_low_us(size_t slot);
 int64_t hdr_slot_high_us(size_t slot);
 
-/* The greatest value that is alike for the histogram with the one at or below which so many per cent are; never above
- * .max_us. -1 while there are none. */
+/* The greatest value that is alike for the histogram with the one at or below which so many per cent are;
+ * never above .max_us. -1 while there are none. */
 int64_t hdr_percentile_us(const struct hdr *hdr, double percent);
-double hdr_mean_us(const struct hdr *hdr);      /* 0 while there are none */
-double hdr_deviation_us(const struct hdr *hdr); /* standard deviation, likewise */
+double hdr_mean_us(const struct hdr *hdr);                   /* 0 while there are none */
+double hdr_deviation_us(const struct hdr *hdr);              /* standard deviation, likewise */
 uint64_t hdr_count_above(const struct hdr *hdr, int64_t us); /* in slots that lie wholly above */
 
-/* The percentile distribution as HdrHistogram's outputPercentileDistribution() writes it with five ticks a half distance, values
- * in milliseconds: what its plotter reads. */
+/* The percentile distribution as HdrHistogram's outputPercentileDistribution() writes it with five ticks a
+ * half distance, values in milliseconds: what its plotter reads. */
 void hdr_write_text(const struct hdr *hdr, struct buffer *into);
 
 #endif

@@ -27,6 +27,7 @@ int schemas_main(int argc, char **argv);
 int dlq_main(int argc, char **argv);
 int pause_main(int argc, char **argv); /* pause and resume: argv[0] says which */
 int traffic_main(int argc, char **argv);
+int bench_main(int argc, char **argv);
 int front_main(int argc, char **argv);
 int broker_main(int argc, char **argv);
 int mail_main(int argc, char **argv);

@@ -22,6 +22,7 @@ const struct verb verbs[] = {
     {"pause", "[SERVICE...]", "services take no records until they are resumed; none named: all", pause_main},
     {"resume", "[SERVICE...]", "they take records again, after a pause or a flood of rejects", pause_main},
     {"traffic", "[flags]", "send orders over HTTP, so many a second, to services that run somewhere else", traffic_main},
+    {"bench", "[flags]", "load a running system, open loop, and measure to where each order ends; find its knee", bench_main},
     {"front", "PORT=HOST:PORT...", "take connections for services of which there are several, and hand them on", front_main},
     {"broker", "[flags]", "librdkafka's mock cluster as a process: for a look without Java", broker_main},
     {"mail", "[flags]", "an SMTP server that keeps what it gets", mail_main},

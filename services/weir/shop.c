@@ -3,7 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum outcome shop_address(const char *setting, const char *url, char host[SHOP_HOST_BYTES_MAX], int *ret_port, struct error *error)
+enum outcome shop_address(const char *setting, const char *url, char host[SHOP_HOST_BYTES_MAX], int *ret_port,
+                          struct error *error)
 {
     enum { HTTP_PORT = 80, PORT_MAX = 65535 };
     const char *at = strstr(url, "://") + 3;
@@ -11,7 +12,8 @@ enum outcome shop_address(const char *setting, const char *url, char host[SHOP_H
     char *end = NULL;
     long port = at[length] == ':' ? strtol(at + length + 1, &end, 10) : HTTP_PORT;
     const char *rest = end ? end : at + length;
-    if (length == 0 || length >= SHOP_HOST_BYTES_MAX || port < 1 || port > PORT_MAX || (rest[0] && strcmp(rest, "/") != 0)) {
+    if (length == 0 || length >= SHOP_HOST_BYTES_MAX || port < 1 || port > PORT_MAX ||
+        (rest[0] && strcmp(rest, "/") != 0)) {
         error_set(error, REJECT, "setting", "%s: %s is not http://host:port", setting, url);
         error->exit_code = EXIT_CONFIG;
         return REJECT;
@@ -28,13 +30,16 @@ enum outcome shop_stock(struct ask *ask, const char *inventory_url, struct text 
     int status;
     struct text answer;
     size_t length = strlen(inventory_url);
-    snprintf(url, sizeof(url), "%s%sv1/stock/%.*s", inventory_url, inventory_url[length - 1] == '/' ? "" : "/", TEXT_ARG(sku));
+    snprintf(url, sizeof(url), "%s%sv1/stock/%.*s", inventory_url,
+             inventory_url[length - 1] == '/' ? "" : "/", TEXT_ARG(sku));
     enum outcome outcome = ask_http(ask, "GET", url, TEXT(""), SHOP_ASK_MS, &status, &answer, error);
     if (outcome == OK && status == 404) {
         int bytes = snprintf(body, sizeof(body), "{\"available\":%d}", SHOP_STOCK);
-        outcome = ask_http(ask, "PUT", url, (struct text){body, (size_t)bytes}, SHOP_ASK_MS, &status, &answer, error);
+        outcome = ask_http(ask, "PUT", url, (struct text){body, (size_t)bytes}, SHOP_ASK_MS, &status, &answer,
+                           error);
     }
     if (outcome == OK && status != 200)
-        outcome = error_outage(error, "stock", "inventory answered %d to %s: %.*s", status, url, TEXT_ARG(answer));
+        outcome =
+            error_outage(error, "stock", "inventory answered %d to %s: %.*s", status, url, TEXT_ARG(answer));
     return outcome;
 }

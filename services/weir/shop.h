@@ -12,9 +12,10 @@ enum {
 };
 
 /* http://host:port, a slash at its end or none. REJECT with EXIT_CONFIG, naming the setting. */
-MUST_CHECK enum outcome shop_address(const char *setting, const char *url, char host[SHOP_HOST_BYTES_MAX], int *ret_port,
-                                     struct error *error);
+MUST_CHECK enum outcome shop_address(const char *setting, const char *url, char host[SHOP_HOST_BYTES_MAX],
+                                     int *ret_port, struct error *error);
 /* SHOP_STOCK units of the SKU where its stock was never set; else it goes on from what is there. */
-MUST_CHECK enum outcome shop_stock(struct ask *ask, const char *inventory_url, struct text sku, struct error *error);
+MUST_CHECK enum outcome shop_stock(struct ask *ask, const char *inventory_url, struct text sku,
+                                   struct error *error);
 
 #endif

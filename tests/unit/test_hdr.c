@@ -9,14 +9,15 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define SECOND INT64_C(1000000)
+#define SECOND          INT64_C(1000000)
 #define COUNT_OF(table) (sizeof(table) / sizeof((table)[0]))
 
 static void a_value_lies_in_its_slot_and_within_a_thousandth_of_its_bounds(void **state)
 {
     (void)state;
     static const int64_t values[] = {
-        0, 1, 2, 999, 1000, 1023, 1024, 2047, 2048, 2049, 4095, 4096, 5000, 65535, 65536, 1000000, 1234567, 60 * SECOND, HDR_US_MAX,
+        0,    1,    2,    999,   1000,  1023,    1024,    2047,        2048,       2049,
+        4095, 4096, 5000, 65535, 65536, 1000000, 1234567, 60 * SECOND, HDR_US_MAX,
     };
     for (size_t i = 0; i < COUNT_OF(values); i++) {
         size_t slot = hdr_slot(values[i]);
@@ -49,10 +50,21 @@ static void percentiles_are_those_of_the_sorted_values(void **state)
         double percent;
         int64_t at_us;
     } rows[] = {
-        {1, 1, 100, 50, 50},       {1, 1, 100, 99, 99},       {1, 1, 100, 99.1, 100},    {1, 1, 100, 0, 1},
-        {1, 1, 100, 100, 100},     {1, 1, 200, 99, 198},      {1, 1, 1000, 99.9, 999},   {1, 1, 1000, 99.99, 1000},
-        {7, 0, 1, 50, 7},          {7, 0, 1, 99.99, 7},       {0, 0, 5, 90, 0},          {10, 10, 10, 90, 90},
-        {1000, 1000, 1000, 50, 500000}, {1000, 1000, 1000, 99, 990000}, {SECOND, SECOND, 3600, 100, HDR_US_MAX},
+        {1, 1, 100, 50, 50},
+        {1, 1, 100, 99, 99},
+        {1, 1, 100, 99.1, 100},
+        {1, 1, 100, 0, 1},
+        {1, 1, 100, 100, 100},
+        {1, 1, 200, 99, 198},
+        {1, 1, 1000, 99.9, 999},
+        {1, 1, 1000, 99.99, 1000},
+        {7, 0, 1, 50, 7},
+        {7, 0, 1, 99.99, 7},
+        {0, 0, 5, 90, 0},
+        {10, 10, 10, 90, 90},
+        {1000, 1000, 1000, 50, 500000},
+        {1000, 1000, 1000, 99, 990000},
+        {SECOND, SECOND, 3600, 100, HDR_US_MAX},
     };
     struct hdr *hdr = hdr_new();
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
@@ -136,24 +148,24 @@ static void mean_and_deviation_are_those_of_the_values(void **state)
     free(hdr);
 }
 
-/* Worked out by hand from the rules of outputPercentileDistribution(): each level that a value reaches is a line of its own. */
+/* Worked out by hand from the rules of outputPercentileDistribution(): each level that a value reaches is a
+ * line of its own. */
 static void text_is_what_the_plotter_reads(void **state)
 {
     (void)state;
-    static const char wanted[] =
-        "       Value     Percentile TotalCount 1/(1-Percentile)\n"
-        "\n"
-        "       1.000 0.000000000000          1           1.00\n"
-        "       1.000 0.100000000000          1           1.11\n"
-        "       1.000 0.200000000000          1           1.25\n"
-        "       2.000 0.300000000000          2           1.43\n"
-        "       2.000 0.400000000000          2           1.67\n"
-        "       2.000 0.500000000000          2           2.00\n"
-        "       3.001 0.550000000000          4           2.22\n"
-        "       3.001 1.000000000000          4\n"
-        "#[Mean    =        2.251, StdDeviation   =        0.830]\n"
-        "#[Max     =        3.001, Total count    =            4]\n"
-        "#[Buckets =           22, SubBuckets     =         2048]\n";
+    static const char wanted[] = "       Value     Percentile TotalCount 1/(1-Percentile)\n"
+                                 "\n"
+                                 "       1.000 0.000000000000          1           1.00\n"
+                                 "       1.000 0.100000000000          1           1.11\n"
+                                 "       1.000 0.200000000000          1           1.25\n"
+                                 "       2.000 0.300000000000          2           1.43\n"
+                                 "       2.000 0.400000000000          2           1.67\n"
+                                 "       2.000 0.500000000000          2           2.00\n"
+                                 "       3.001 0.550000000000          4           2.22\n"
+                                 "       3.001 1.000000000000          4\n"
+                                 "#[Mean    =        2.251, StdDeviation   =        0.830]\n"
+                                 "#[Max     =        3.001, Total count    =            4]\n"
+                                 "#[Buckets =           22, SubBuckets     =         2048]\n";
     struct hdr *hdr = hdr_new();
     struct buffer text = buffer_of(1 << 16);
     hdr_add(hdr, 1000);
