@@ -153,13 +153,12 @@ static bool record_let_go(struct dispatch *dispatch, struct item *item, double s
 /* After the commit: each to where it goes. */
 void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, int64_t since_us)
 {
-    const struct outbox_row *rows;
-    size_t row_count = outbox_added(dispatch->work, &rows), done_count = 0, handled = 0, rejected = 0;
+    size_t done_count = 0, handled = 0, rejected = 0;
     const struct error *rejection = NULL;
     double seconds = (double)(clock_monotonic_us() - since_us) / 1e6;
 
     FAULT(dispatch_after_commit);
-    relay_committed(dispatch->relay, rows, row_count);
+    relay_committed(dispatch->relay, dispatch->work);
     lanes_committed(dispatch->lanes);
     waiting_committed(&dispatch->room);
     crash_committed(dispatch->crash);

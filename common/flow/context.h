@@ -14,6 +14,7 @@ struct context {
     void *state;
     struct registry *registry;
     struct lanes *lanes;
+    const struct instances *instances; /* store/instances.h: whose is what follows from a commit */
     struct buffer scratch; /* for encoding; its bytes are copied into the arena */
     int64_t now_us;        /* the batch's */
 

@@ -139,6 +139,9 @@ static int64_t idle_ms(struct dispatch *dispatch)
     if (dispatch->outage_until_us)
         return dispatch->outage_until_us > now_us ? (dispatch->outage_until_us - now_us) / 1000 + 1 : 0;
     earlier(&wait_ms, ticks_wait_ms(dispatch, now_us));
+    earlier(&wait_ms, sharing_wait_ms(dispatch, now_us));
+    if (relay_poll_ms(dispatch->relay, now_us) >= 0)
+        earlier(&wait_ms, relay_poll_ms(dispatch->relay, now_us));
 
     int64_t relay_ms = relay_wait_ms(dispatch->relay);
     if (relay_ms == RELAY_SETTLE_MS) { /* counted from when there was first something to settle */
@@ -160,7 +163,7 @@ static int64_t idle_ms(struct dispatch *dispatch)
 static bool housekeeping_due(struct dispatch *dispatch)
 {
     int64_t at_us, relay_ms = relay_wait_ms(dispatch->relay);
-    if (relay_ms == 0 || lanes_wants_load(dispatch->lanes) ||
+    if (relay_ms == 0 || relay_poll_ms(dispatch->relay, clock_monotonic_us()) == 0 || lanes_wants_load(dispatch->lanes) ||
         lanes_due(dispatch->lanes, clock_wall_us(), &at_us))
         return true;
     return relay_ms == RELAY_SETTLE_MS && dispatch->settle_due_us &&
@@ -174,6 +177,8 @@ static void gauges(struct dispatch *dispatch)
     unsigned paused = consumer_paused(dispatch->consumer);
     metric_set(meters->outbox_rows, (double)outbox_rows(dispatch->settings.store));
     metric_set(meters->outbox_oldest_seconds, oldest_us ? (double)(clock_wall_us() - oldest_us) / 1e6 : 0);
+    metric_set(meters->instances, (double)atomic_load(&dispatch->instances_seen));
+    metric_set(meters->parts_owned, (double)atomic_load(&dispatch->parts_owned));
     metric_set(meters->waiting_keys, (double)atomic_load(&dispatch->held_keys));
     int64_t held_us = atomic_load(&dispatch->held_since_us);
     metric_set(meters->waiting_oldest_seconds, held_us ? (double)(clock_wall_us() - held_us) / 1e6 : 0);
@@ -250,22 +255,10 @@ static void load(struct dispatch *dispatch)
                   LOG_INT("crashes_max", CRASH_ATTEMPTS_MAX));
 }
 
-/* Is this still the one process on its database? */
-static bool leased(struct dispatch *dispatch)
-{
-    struct error error;
-    enum outcome outcome = store_lease(dispatch->settings.store, &error);
-    if (outcome == FATAL)
-        give_up(dispatch, &error);
-    if (outcome != OK)
-        outage_begin(dispatch, &error);
-    return outcome == OK;
-}
-
 static void turn(struct dispatch *dispatch)
 {
     dispatch->count = 0;
-    if (!leased(dispatch))
+    if (!sharing_beat(dispatch))
         return;
     if (!dispatch->loaded)
         load(dispatch);
@@ -329,6 +322,8 @@ static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
             wait_for(dispatch, DRAIN_STEP_MS);
             continue;
         }
+        if (!sharing_beat(dispatch))
+            continue;
         dispatch->settle_due_us = 1; /* at once: there is nothing to wait for any more */
         take(dispatch);
         if (dispatch->count || housekeeping_due(dispatch))
@@ -460,6 +455,9 @@ void dispatch_status(const struct dispatch *dispatch, struct buffer *into)
         json_member_string(&writer, "flood", dispatch->flood_reason);
     json_member_int(&writer, "held_keys", atomic_load(&dispatch->held_keys));
     json_member_int(&writer, "waiting", atomic_load(&dispatch->waiting_records));
+    json_member_int(&writer, "instances", atomic_load(&dispatch->instances_seen));
+    json_member_int(&writer, "parts_owned", atomic_load(&dispatch->parts_owned));
+    json_member_int(&writer, "parts_wanted", atomic_load(&dispatch->parts_wanted));
     json_object_end(&writer);
 }
 
@@ -562,6 +560,7 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     if (outcome != OK)
         goto out;
     dispatch->context.lanes = dispatch->lanes;
+    dispatch->context.instances = &dispatch->instances;
 
     const struct producer_settings producer = {
         .client = settings->client,
@@ -572,6 +571,7 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     outcome = relay_open(&producer, wake, dispatch, &dispatch->relay, error);
     if (outcome != OK)
         goto out;
+    relay_share(dispatch->relay, &dispatch->instances);
     const struct consumer_settings consumer = {
         .client = settings->client,
         .group_id = settings->group_id,
@@ -602,6 +602,8 @@ void dispatch_close(struct dispatch *dispatch, int timeout_ms)
     if (dispatch->consumer)
         consumer_close(dispatch->consumer, timeout_ms / 2);
     relay_close(dispatch->relay, timeout_ms / 2);
+    if (dispatch->instances.joined) /* nothing is sent any more: another takes over at once */
+        instances_leave(dispatch->settings.store, &dispatch->instances);
     lanes_destroy(dispatch->lanes);
     work_destroy(dispatch->work);
     requests_close(&dispatch->requests);

@@ -7,6 +7,7 @@
  *   item.c      one item: decoded, its rows named, handled
  *   route.c     where a record goes that did not succeed: retry topic, waiting room, dead letters
  *   waiters.c   what waited behind a head that is settled
+ *   sharing.c   which parts of the keys are this process's, where others work on the database as well
  *   tick.c      ticks, each a unit of work of its own
  *   outage.c    what happens when nothing can go on: the store is away, or the process must end
  */
@@ -27,6 +28,7 @@
 #include "flow/requests.h"
 #include "flow/retry.h"
 #include "store/inbox.h"
+#include "store/instances.h"
 #include "store/waiting.h"
 
 #include <stdatomic.h>
@@ -98,6 +100,10 @@ struct dispatch {
     struct relay *relay;
     struct lanes *lanes;
     struct consumer *consumer;
+    struct instances instances;
+    unsigned rebalances;                          /* of the consumer, at the last beat */
+    int64_t release_until_us[INSTANCE_PARTS_MAX]; /* monotonic; 0: it is wanted */
+    _Atomic int32_t instances_seen, parts_owned, parts_wanted; /* for other threads */
     struct decode decode;
     struct meters meters;
     struct requests requests;
@@ -212,6 +218,11 @@ void waiters_look(struct dispatch *dispatch);
 void ticks_run(struct dispatch *dispatch); /* those that are due */
 /* Milliseconds until the next one. */
 int64_t ticks_wait_ms(const struct dispatch *dispatch, int64_t now_us);
+
+/* ---- sharing.c */
+/* Between units of work, each turn: beats when it is time. False: nothing may be done now. */
+MUST_CHECK bool sharing_beat(struct dispatch *dispatch);
+int64_t sharing_wait_ms(const struct dispatch *dispatch, int64_t now_us);
 
 /* ---- outage.c */
 void give_up(struct dispatch *dispatch, const struct error *error);

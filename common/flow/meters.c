@@ -11,6 +11,8 @@ enum {
     OUTBOX_ROWS,
     OUTBOX_OLDEST,
     OUTBOX_REFUSED,
+    INSTANCES,
+    PARTS_OWNED,
     WAITING_KEYS,
     WAITING_RECORDS,
     WAITING_OLDEST,
@@ -36,10 +38,16 @@ const struct metric_family flow_metrics[] = {
     [WAITED] = {"weir_waited_total", METRIC_COUNTER, "",
                 "Records put aside because an earlier one of their key has failed.", NULL},
     [OUTBOX_ROWS] = {"weir_outbox_rows", METRIC_GAUGE, "",
-                     "Records committed and not yet acknowledged by Kafka.", NULL},
+                     "Records committed and not yet acknowledged by Kafka, of this process's parts.", NULL},
     [OUTBOX_OLDEST] = {"weir_outbox_oldest_seconds", METRIC_GAUGE, "", "Age of the oldest of them.", NULL},
     [OUTBOX_REFUSED] = {"weir_outbox_refused_total", METRIC_COUNTER, "",
                         "Records that Kafka will never take; kept in the outbox.", NULL},
+    [INSTANCES] = {"weir_instances", METRIC_GAUGE, "",
+                   "Processes that work on this service's database, as this one sees them.", NULL},
+    [PARTS_OWNED] = {"weir_parts_owned", METRIC_GAUGE, "",
+                     "Parts of the keys whose outbox rows and calls are this process's; over all processes the "
+                     "partitions of the service's first topic.",
+                     NULL},
     [WAITING_KEYS] = {"weir_waiting_keys", METRIC_GAUGE, "",
                       "Keys whose records wait behind one that failed.", NULL},
     [WAITING_RECORDS] = {"weir_waiting_records", METRIC_GAUGE, "", "Records that wait behind those.", NULL},
@@ -74,6 +82,8 @@ void meters_open(struct meters *meters, struct metrics *metrics, const bool read
     meters->outbox_rows = metrics_get(metrics, &flow_metrics[OUTBOX_ROWS], NULL);
     meters->outbox_oldest_seconds = metrics_get(metrics, &flow_metrics[OUTBOX_OLDEST], NULL);
     meters->outbox_refused = metrics_get(metrics, &flow_metrics[OUTBOX_REFUSED], NULL);
+    meters->instances = metrics_get(metrics, &flow_metrics[INSTANCES], NULL);
+    meters->parts_owned = metrics_get(metrics, &flow_metrics[PARTS_OWNED], NULL);
     meters->waiting_keys = metrics_get(metrics, &flow_metrics[WAITING_KEYS], NULL);
     meters->waiting_records = metrics_get(metrics, &flow_metrics[WAITING_RECORDS], NULL);
     meters->waiting_oldest_seconds = metrics_get(metrics, &flow_metrics[WAITING_OLDEST], NULL);

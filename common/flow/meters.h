@@ -26,6 +26,7 @@ struct meters {
     struct metric *dead[FAILURE_CLASSES];
     struct metric *waited, *dropped;
     struct metric *outbox_rows, *outbox_oldest_seconds, *outbox_refused;
+    struct metric *instances, *parts_owned;
     struct metric *waiting_keys, *waiting_records, *waiting_oldest_seconds;
     struct metric *paused_outage, *paused_flood, *paused_backlog, *paused_operator;
     struct metric *oldest_unhandled_seconds;

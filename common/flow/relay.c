@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "flow/sent.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -17,7 +18,11 @@ struct relay {
 
     /* the loop's */
     bool behind;          /* the table holds rows that were not sent: read it */
-    int64_t sent_seq;     /* the last row sent; rows are sent in this order   */
+    int64_t sent_seq;     /* this instance's rows up to here were sent        */
+    const struct instances *instances; /* NULL: alone */
+    struct sent sent;                  /* beside other instances */
+    bool nothing_new;                  /* all that was read is under way: reading again waits for a report */
+    int64_t poll_at_us, poll_ms;
     int64_t reopen_at_us; /* not before                                       */
     int64_t reopen_ms;
     int64_t *settling; /* acknowledged rows that the open transaction deletes */
@@ -82,6 +87,7 @@ static bool producer_ready(struct relay *relay)
         producer_close(relay->producer, 1000);
         relay->producer = NULL;
         atomic_store(&relay->in_flight, 0);
+        sent_clear(&relay->sent);
         relay->behind = true;
         relay->sent_seq = 0;
     }
@@ -98,11 +104,32 @@ static bool producer_ready(struct relay *relay)
     return true;
 }
 
-/* False: it was not taken, and nothing after it may be sent before it. */
+static bool shared(const struct relay *relay)
+{
+    return relay->instances && relay->instances->shared;
+}
+
+static bool beside_others(const struct relay *relay)
+{
+    return shared(relay) && relay->instances->others > 0;
+}
+
+static void passed(struct relay *relay, const struct outbox_row *row)
+{
+    if (row->seq > relay->sent_seq)
+        relay->sent_seq = row->seq;
+}
+
+/* False: it was not taken, and nothing after it may be sent before it. A new producer begins with a turn, and with
+ * what the one before it has left. */
 static bool send(struct relay *relay, const struct outbox_row *row)
 {
     struct error error;
-    if (!producer_ready(relay))
+    if (!relay->producer || producer_is_fatal(relay->producer))
+        return false;
+    if (shared(relay) && sent_has(&relay->sent, row->seq))
+        return true;
+    if (shared(relay) && !sent_add(&relay->sent, row->seq, row->part))
         return false;
     const struct producer_record record = {
         .topic = row->topic,
@@ -116,17 +143,16 @@ static bool send(struct relay *relay, const struct outbox_row *row)
     };
     atomic_fetch_add(&relay->in_flight, 1);
     enum outcome outcome = producer_send(relay->producer, &record, (uint64_t)row->seq, &error);
-    if (outcome == OK) {
-        relay->sent_seq = row->seq;
+    if (outcome == OK)
         return true;
-    }
     atomic_fetch_sub(&relay->in_flight, 1);
     if (outcome == REJECT) { /* kept aside by the next turn; what follows it may go */
         atomic_fetch_add(&relay->in_flight, 1);
         on_report(relay, (uint64_t)row->seq, REJECT, -1, -1, error.text);
-        relay->sent_seq = row->seq;
         return true;
     }
+    if (shared(relay))
+        sent_remove(&relay->sent, row->seq);
     return false;
 }
 
@@ -176,39 +202,99 @@ static void settle(struct relay *relay, struct work *work)
     }
 }
 
+/* The next look at other instances' rows by itself: soon while some come. */
+static void poll_later(struct relay *relay, bool found)
+{
+    relay->poll_ms = found ? RELAY_POLL_MS_MIN : relay->poll_ms * 2;
+    if (relay->poll_ms < RELAY_POLL_MS_MIN)
+        relay->poll_ms = RELAY_POLL_MS_MIN;
+    if (relay->poll_ms > RELAY_POLL_MS_MAX)
+        relay->poll_ms = RELAY_POLL_MS_MAX;
+    relay->poll_at_us = clock_monotonic_us() + relay->poll_ms * 1000;
+}
+
+/* What others wrote for this instance's parts, before anything of its own. False: behind now. */
+static bool send_elsewhere(struct relay *relay, const struct outbox_row *rows, size_t count, bool more)
+{
+    size_t before = relay->sent.count;
+    for (size_t i = 0; i < count && !relay->behind; i++)
+        relay->behind = !send(relay, &rows[i]);
+    relay->behind = relay->behind || more;
+    poll_later(relay, relay->sent.count > before);
+    if (count && relay->producer)
+        producer_go(relay->producer);
+    return !relay->behind;
+}
+
+static void turn_in_step(struct relay *relay, struct work *work)
+{
+    const struct outbox_row *rows;
+    if (relay_poll_ms(relay, clock_monotonic_us()) == 0) {
+        size_t count = outbox_read_elsewhere(work, RELAY_READ_MAX, &rows);
+        if (work_failed(work, NULL) != OK || !send_elsewhere(relay, rows, count, count == RELAY_READ_MAX))
+            return;
+    }
+    /* Also while it is alone: one that came since the last beat may write for its parts already. */
+    if (shared(relay))
+        outbox_want_elsewhere(work, RELAY_READ_MAX);
+}
+
 void relay_turn(struct relay *relay, struct work *work)
 {
     settle(relay, work);
-    if (!producer_ready(relay) || !relay->behind)
+    if (!producer_ready(relay))
         return;
+    if (!relay->behind) {
+        turn_in_step(relay, work);
+        return;
+    }
     const struct outbox_row *rows;
-    size_t count = outbox_read(work, relay->sent_seq, RELAY_READ_MAX, &rows);
+    int64_t from_seq = relay->sent_seq;
+    size_t count = outbox_read(work, from_seq, RELAY_READ_MAX, &rows), before = relay->sent.count;
     bool all = true;
-    for (size_t i = 0; i < count && all; i++)
+    for (size_t i = 0; i < count && all; i++) {
         all = send(relay, &rows[i]);
+        if (all)
+            passed(relay, &rows[i]);
+    }
     if (relay->producer)
         producer_go(relay->producer);
+    relay->nothing_new = shared(relay) && all && relay->sent.count == before && relay->sent_seq == from_seq;
     if (!all)
         return;
     if (count < RELAY_READ_MAX && work_failed(work, NULL) == OK) {
         relay->behind = false;
         relay->reopen_ms = 0;
+        if (shared(relay))
+            outbox_want_elsewhere(work, RELAY_READ_MAX);
     }
 }
 
-void relay_committed(struct relay *relay, const struct outbox_row *rows, size_t count)
+void relay_committed(struct relay *relay, const struct work *work)
 {
+    const struct outbox_row *rows;
+    size_t count;
+    bool more;
+    for (size_t i = 0; shared(relay) && i < relay->settling_count; i++)
+        sent_remove(&relay->sent, relay->settling[i]);
+    relay->nothing_new = relay->nothing_new && relay->settling_count == 0;
     free(relay->settling);
     relay->settling = NULL;
     relay->settling_count = 0;
     if (relay->behind)
         return; /* they are in the table, behind others */
+    if (outbox_elsewhere(work, &rows, &count, &more) && !send_elsewhere(relay, rows, count, more))
+        return;
+    count = outbox_added(work, &rows);
     for (size_t i = 0; i < count; i++) {
+        if (rows[i].elsewhere)
+            continue;
         FAULT(relay_before_send);
         if (!send(relay, &rows[i])) {
             relay->behind = true;
             break;
         }
+        passed(relay, &rows[i]);
     }
     if (count && relay->producer)
         producer_go(relay->producer);
@@ -239,6 +325,31 @@ bool relay_behind(const struct relay *relay)
     return relay->behind;
 }
 
+void relay_share(struct relay *relay, const struct instances *instances)
+{
+    relay->instances = instances;
+}
+
+void relay_look_again(struct relay *relay)
+{
+    relay->behind = true;
+    relay->nothing_new = false;
+    relay->sent_seq = 0;
+}
+
+void relay_parts(const struct relay *relay, bool busy[INSTANCE_PARTS_MAX])
+{
+    sent_parts(&relay->sent, busy, INSTANCE_PARTS_MAX);
+}
+
+int64_t relay_poll_ms(const struct relay *relay, int64_t now_us)
+{
+    if (!beside_others(relay) || relay->behind || relay->instances->owned_count == 0 || !relay->producer ||
+        producer_is_fatal(relay->producer))
+        return -1;
+    return relay->poll_at_us > now_us ? (relay->poll_at_us - now_us + 999) / 1000 : 0;
+}
+
 int64_t relay_wait_ms(struct relay *relay)
 {
     pthread_mutex_lock(&relay->lock);
@@ -249,7 +360,9 @@ int64_t relay_wait_ms(struct relay *relay)
         int64_t left_ms = (relay->reopen_at_us - clock_monotonic_us()) / 1000;
         return left_ms > 0 ? left_ms + 1 : 0;
     }
-    if (relay->behind) {
+    if (relay->nothing_new)
+        atomic_store(&relay->wanted, true); /* a report brings the next step */
+    if (relay->behind && !relay->nothing_new) {
         if (atomic_load(&relay->in_flight) <= (size_t)relay->settings.queue_records_max / 2)
             return 0;
         atomic_store(&relay->wanted, true); /* a report makes room */
@@ -274,6 +387,7 @@ void relay_close(struct relay *relay, int timeout_ms)
     if (relay->producer)
         producer_close(relay->producer, timeout_ms);
     pthread_mutex_destroy(&relay->lock);
+    sent_free(&relay->sent);
     free(relay->acked);
     free(relay->settling);
     free(relay);

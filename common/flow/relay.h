@@ -7,16 +7,24 @@
  * has caught up; new rows then wait in the table. A row is gone when deleted, not when passed. A fatal
  * producer is replaced by a new one, and all that is in the table is sent again with the same ids. Thread:
  * the loop's; reports come in on the producer's.
+ *
+ * Beside other processes on the database (store/instances.h) it sends what is of its own parts. Rows that another
+ * wrote for them are read with each commit, and by a poll while it is idle; they go first: whoever wrote an earlier
+ * row of a key that a commit touches had committed before. A row that is under way is never sent again, unless its
+ * producer is done for.
  */
 #ifndef FLOW_RELAY_H
 #define FLOW_RELAY_H
 
 #include "kafka/producer.h"
+#include "store/instances.h"
 #include "store/outbox.h"
 
 enum {
     RELAY_READ_MAX = 1000,     /* rows read from the table in one turn             */
     RELAY_ACKED_MAX = 1 << 20, /* acknowledged and not yet deleted                 */
+    RELAY_POLL_MS_MIN = 20,    /* an idle loop looks for rows of other instances, after it has found some */
+    RELAY_POLL_MS_MAX = 200,   /* … and when it has found none for a while */
     RELAY_SETTLE_MS = 100,     /* an idle loop deletes acknowledged rows this late */
     RELAY_REOPEN_MS_MIN = 500, /* between two new producers                        */
     RELAY_REOPEN_MS_MAX = 30000,
@@ -27,10 +35,17 @@ MUST_CHECK enum outcome relay_open(const struct producer_settings *settings, voi
                                    void *wake_owner, struct relay **ret, struct error *error);
 /* In a unit of work: deletes what was acknowledged, and when behind reads and sends. */
 void relay_turn(struct relay *relay, struct work *work);
-void relay_committed(struct relay *relay, const struct outbox_row *rows,
-                     size_t count); /* the work's own rows are sent */
+void relay_committed(struct relay *relay, const struct work *work); /* its rows are sent */
 void relay_rolled_back(struct relay *relay);
 bool relay_behind(const struct relay *relay);
+/* Whose parts are sent; lent. Before the first turn. */
+void relay_share(struct relay *relay, const struct instances *instances);
+/* Parts were gained, or the last of the other instances has gone: the table may hold more to be sent. */
+void relay_look_again(struct relay *relay);
+/* Sets true for each part of which something was sent and is not deleted yet. */
+void relay_parts(const struct relay *relay, bool busy[INSTANCE_PARTS_MAX]);
+/* How long until other instances' rows are looked for by themselves, in an empty unit of work; -1: never. */
+int64_t relay_poll_ms(const struct relay *relay, int64_t now_us);
 /* How long the loop may wait before relay_turn() has something to do: 0 now, -1 for ever (a wake comes
  * first). */
 int64_t relay_wait_ms(struct relay *relay);

@@ -31,6 +31,8 @@ enum {
     COMMIT_ANSWER_MS = 10000, /* unanswered for so long: another may be sent */
     COMMIT_OPEN_MAX = 4,      /* sent and unanswered: librdkafka keeps them for minutes where brokers hang */
     COMMIT_AGAIN_MS = 1000,   /* after one that failed */
+    FIRST_ASK_MS = 500,        /* for the partitions of the first topic */
+    FIRST_ASK_AGAIN_MS = 2000, /* … where nobody answered */
     OFFSETS_ASK_AGAIN_MS = 2000, /* for offsets that the coordinator did not tell */
     COMMIT_LAST_MS = 2000,       /* for the one of a revoke or a close */
     MARKS_MAX = 32,
@@ -90,6 +92,8 @@ struct consumer {
 
     atomic_uint pauses;
     atomic_bool ready, fatal, stopping, closing;
+    atomic_uint rebalances;
+    _Atomic int32_t first_count;     /* partitions of the first topic, 0: not known */
     _Atomic int64_t brokers_gone_us; /* since when no connection is up; 0 where one is */
     char fatal_text[256];            /* written once, before fatal is set */
 
@@ -105,6 +109,7 @@ struct consumer {
     /* The poll thread's own. */
     int commits_open;
     int64_t commit_sent_us, commit_next_us;
+    int64_t first_ask_us;   /* when to ask for the partitions of the first topic; 0: not now */
     int64_t offsets_ask_us; /* when to look whether some are unknown; 0: all are known */
     int64_t close_until_us;
 };
@@ -661,7 +666,32 @@ static void on_assign(struct consumer *consumer, rd_kafka_topic_partition_list_t
     for (int i = 0; i < list->cnt; i++)
         forward_partition(consumer, list->elems[i].topic, list->elems[i].partition);
     ask_group_offsets(consumer, list);
+    consumer->first_ask_us = now_us();
+    atomic_fetch_add(&consumer->rebalances, 1);
     atomic_store(&consumer->ready, true);
+}
+
+/* An assignment may mean that the topic has grown. The brokers have just been talked to: the answer is near. */
+static void ask_first(struct consumer *consumer)
+{
+    if (!consumer->first_ask_us || now_us() < consumer->first_ask_us || consumer->topic_count == 0)
+        return;
+    consumer->first_ask_us = now_us() + FIRST_ASK_AGAIN_MS * INT64_C(1000);
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(consumer->handle.rk, consumer->topics[0].name, NULL);
+    const struct rd_kafka_metadata *metadata = NULL;
+    if (topic &&
+        rd_kafka_metadata(consumer->handle.rk, 0, topic, &metadata, FIRST_ASK_MS) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        int32_t count = metadata->topic_cnt == 1 && !metadata->topics[0].err ? metadata->topics[0].partition_cnt : 0;
+        if (count > 0) {
+            consumer->first_ask_us = 0;
+            atomic_store(&consumer->first_count, count);
+            atomic_fetch_add(&consumer->rebalances, 1);
+        }
+        rd_kafka_metadata_destroy(metadata);
+        wake(consumer);
+    }
+    if (topic)
+        rd_kafka_topic_destroy(topic);
 }
 
 static size_t in_hand_of(struct consumer *consumer, const rd_kafka_topic_partition_list_t *list)
@@ -695,6 +725,7 @@ static void on_revoke(struct consumer *consumer, rd_kafka_topic_partition_list_t
         ring_purge(consumer, partition);
     }
     pthread_mutex_unlock(&consumer->lock);
+    atomic_fetch_add(&consumer->rebalances, 1);
     wake(consumer);
 
     /* Lost means that somebody else may have them already: no commit, and nothing to wait for. */
@@ -902,6 +933,7 @@ static void *consumer_run(void *argument)
         int64_t next_us = serve_holds(consumer);
         serve_commits(consumer);
         ask_group_offsets_again(consumer);
+        ask_first(consumer);
         if (pull(consumer))
             continue;
         int64_t wait_ms = consumer->settings.commit_interval_ms;
@@ -1264,6 +1296,23 @@ void consumer_resume(struct consumer *consumer, enum consumer_pause reason)
 unsigned consumer_paused(const struct consumer *consumer)
 {
     return atomic_load(&consumer->pauses);
+}
+
+unsigned consumer_rebalances(const struct consumer *consumer)
+{
+    return atomic_load(&consumer->rebalances);
+}
+
+int32_t consumer_first(struct consumer *consumer, bool *ret_owned, int32_t count_max)
+{
+    int32_t count = atomic_load(&consumer->first_count);
+    pthread_mutex_lock(&consumer->lock);
+    for (int32_t number = 0; number < count_max; number++) {
+        const struct partition *partition = consumer->topic_count ? partition_of(consumer, 0, number) : NULL;
+        ret_owned[number] = partition && partition->state == PARTITION_OURS;
+    }
+    pthread_mutex_unlock(&consumer->lock);
+    return count < count_max ? count : count_max;
 }
 
 bool consumer_ready(const struct consumer *consumer)

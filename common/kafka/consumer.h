@@ -94,6 +94,12 @@ struct consumer_partition {
 void consumer_each(struct consumer *consumer,
                    void (*each)(void *owner, const struct consumer_partition *partition), void *owner);
 
+/* Goes up with each assignment and each loss of one, and when consumer_first() knows more; settings.wake follows. */
+unsigned consumer_rebalances(const struct consumer *consumer);
+/* Which partitions of settings.topics[0] are this member's: into ret_owned. Returns how many the topic has; 0 while
+ * that is not known. At most count_max of both. Takes a lock; not for the hot path. */
+int32_t consumer_first(struct consumer *consumer, bool *ret_owned, int32_t count_max);
+
 /* Stops fetching; takes return nothing any more. Then finish what is in hand, then close. */
 void consumer_stop(struct consumer *consumer);
 /* Commits what is done, leaves the group, ends within about timeout_ms whatever the brokers do. */

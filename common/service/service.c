@@ -45,7 +45,6 @@ enum {
     WATCH_MS = 100,        /* readiness is looked at, while it is not there */
     WATCH_READY_MS = 1000, /* and while it is                               */
     MALLOC_ARENAS = 2,     /* one would be a lock for all, one a thread costs megabytes */
-    LEASE_STEP_MS = 1000,
     LANE_CONCURRENCY = 8,
     LANE_TIMEOUT_MS = 30000,
     KAFKA_SAID_MAX = 16,
@@ -229,20 +228,6 @@ static enum outcome registry_prepare(struct running *running, struct error *erro
     return registry_open(&use, &running->registry, error);
 }
 
-/* The process before this one may have died: what it had ends by itself. */
-static enum outcome lease_wait(struct running *running, struct error *error)
-{
-    struct pollfd stop = {.fd = stop_fd(), .events = POLLIN};
-    int64_t until_us = clock_monotonic_us() + (STORE_LEASE_MS + LEASE_STEP_MS) * INT64_C(1000);
-    enum outcome outcome = store_lease(running->store, error);
-    if (outcome == FATAL)
-        log_warn("start", "another instance works on this database: waiting for it to end",
-                 LOG_INT("ms_max", STORE_LEASE_MS));
-    while (outcome == FATAL && clock_monotonic_us() < until_us && poll(&stop, 1, LEASE_STEP_MS) <= 0)
-        outcome = store_lease(running->store, error);
-    return outcome;
-}
-
 /* The service's tables and the flow's. */
 static enum outcome store_prepare(struct running *running, struct error *error)
 {
@@ -260,8 +245,6 @@ static enum outcome store_prepare(struct running *running, struct error *error)
         migration_count++;
     enum outcome outcome =
         store_open(config_text(running->config, "DATABASE_URL"), service->name, &running->store, error);
-    if (outcome == OK)
-        outcome = lease_wait(running, error);
     if (outcome != OK)
         return outcome;
     return store_migrate(running->store, tables, table_count, service->migrations, migration_count, error);

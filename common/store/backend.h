@@ -11,6 +11,7 @@
 #define STORE_BACKEND_H
 
 #include "store/inbox.h"
+#include "store/instances.h"
 #include "store/outbox.h"
 #include "store/rows.h"
 
@@ -49,6 +50,8 @@ struct backend_fetch {
     int64_t noted_us;
     struct backend_wanted *wanted;
     size_t wanted_count;
+    const struct rows_table *asked; /* NULL, or: has it any rows? */
+    bool any;                       /* is set */
 };
 
 struct backend_table_writes {
@@ -83,9 +86,26 @@ struct backend_apply {
     size_t done_count;
     const struct backend_refusal *refused;
     size_t refused_count;
+    /* Just before the commit, under all its locks: rows that other instances wrote for parts of this one, at
+     * most so many. start: a new reading begins. */
+    size_t elsewhere_limit;
+    void (*elsewhere_start)(void *owner);
+    bool (*elsewhere_each)(void *owner, const struct outbox_row *row, struct text headers);
+    void *elsewhere_owner;
     /* Set on OK, where outbox rows were added, done or refused. */
+    int64_t outbox_added;     /* rows that are this instance's to send */
     int64_t outbox_gone;      /* rows that left it */
-    int64_t outbox_oldest_us; /* of what is in it now; 0: none */
+    int64_t outbox_oldest_us; /* of what is in it now; 0: none; -1: not looked at */
+};
+
+/* Of instances_beat(). */
+struct backend_beat {
+    bool bury; /* those without a beat for INSTANCE_DEAD_MS */
+    /* Set on OK. */
+    int32_t part_count; /* rows of the table, from 0 on */
+    bool owned[INSTANCE_PARTS_MAX];
+    int32_t others;
+    int64_t outbox_rows, outbox_oldest_us; /* of what is owned */
 };
 
 struct backend;
@@ -98,7 +118,7 @@ struct store_row {
 
 struct backend_ops {
     void (*close)(struct backend *backend);
-    bool shared; /* other processes can open it as well: store_lease() */
+    bool shared; /* other processes can open it as well: store/instances.h */
 
     /* For DDL: types by enum rows_type, and what follows a table's ")". */
     const char *type_names[4];
@@ -125,20 +145,28 @@ struct backend_ops {
 
     enum outcome (*begin)(struct backend *backend, struct error *error);
     enum outcome (*fetch)(struct backend *backend, struct backend_fetch *fetch, struct error *error);
-    /* each: a row as struct, its text valid during the call; false stops. */
-    enum outcome (*find)(struct backend *backend, const struct rows_table *table, const char *condition,
-                         const struct store_value *parameters, size_t parameter_count, size_t limit,
-                         bool (*each)(void *owner, const void *row), void *owner, struct error *error);
+    /* each: a row as struct, its text valid during the call; false stops. free: without rows that another
+     * instance has locked. */
+    enum outcome (*find)(struct backend *backend, const struct rows_table *table, bool free,
+                         const char *condition, const struct store_value *parameters, size_t parameter_count,
+                         size_t limit, bool (*each)(void *owner, const void *row), void *owner,
+                         struct error *error);
     enum outcome (*count)(struct backend *backend, const struct rows_table *table, const char *condition,
                           const struct store_value *parameters, size_t parameter_count, int64_t *ret,
                           struct error *error);
-    enum outcome (*outbox_read)(struct backend *backend, int64_t after_seq, size_t limit,
+    /* Of parts that are owned, once the instance has beaten: those above after_seq, and all that other
+     * instances wrote; elsewhere: these alone. */
+    enum outcome (*outbox_read)(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
                                 bool (*each)(void *owner, const struct outbox_row *row, struct text headers),
                                 void *owner, struct error *error);
     enum outcome (*inbox_prune)(struct backend *backend, int64_t before_us, size_t limit, size_t *ret_count,
                                 struct error *error);
     enum outcome (*apply)(struct backend *backend, struct backend_apply *apply, struct error *error);
     void (*rollback)(struct backend *backend); /* also where none is open */
+    /* Where it is shared; else NULL. No transaction is open. */
+    enum outcome (*beat)(struct backend *backend, const struct instances *instances,
+                         struct backend_beat *beat, struct error *error);
+    void (*leave)(struct backend *backend, const struct instances *instances);
 };
 
 /* The first member of a database's own struct. */

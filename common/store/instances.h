@@ -22,10 +22,13 @@
 #include "store/store.h"
 
 enum {
-    INSTANCE_BEAT_MS = 2000,   /* between two beats of one that has nothing to take or to release      */
-    INSTANCE_TAKE_MS = 200,    /* … while a part that it wants is still another's                      */
-    INSTANCE_DEAD_MS = 15000,  /* without a beat: buried by the next one that looks                    */
-    INSTANCE_PARTS_MAX = 1024, /* partitions of the first topic; more share parts                      */
+    INSTANCE_BEAT_MS = 2000,  /* between two beats of one that has nothing to take or to release      */
+    INSTANCE_TAKE_MS = 200,   /* … while a part that it wants is still another's                      */
+    INSTANCE_DEAD_MS = 15000, /* without a beat: buried by the next one that looks                    */
+    INSTANCE_STEADY_MS =
+        5000, /* a longer gap between two own beats: the database, or this process, was away */
+    INSTANCE_PARTS_MAX = 1024,    /* partitions of the first topic; more share parts                      */
+    INSTANCE_OUTBOX_MAX = 300000, /* rows of the outbox that a beat looks at, to count its own              */
 };
 
 struct instances {
@@ -38,19 +41,28 @@ struct instances {
     bool gained[INSTANCE_PARTS_MAX]; /* by the last beat: read what its owner before has left behind */
     int32_t owned_count, wanted_count, gained_count;
     int32_t others;  /* processes beside this one, by the last beat */
-    int64_t beat_us; /* monotonic, of the next */
+    int64_t beat_us; /* monotonic, of the next; 0: at once */
+    /* Its own. */
+    bool joined;          /* its row is there, as far as it knows */
+    int64_t beaten_us;    /* monotonic, of the last beat; 0: none */
+    int64_t bury_from_us; /* after a gap the others get time to beat as well */
+    int32_t part_rows;    /* in the table `part` */
 };
 
 /* The part of a key. 0 where part_count is not known. A record without a key has part 0. */
 int32_t instances_part(const struct instances *instances, struct text key, bool key_null);
+/* May this process do what follows from a commit of that part? Not any more once it is not wanted. */
 bool instances_own(const struct instances *instances, int32_t part);
+bool instances_own_all(const struct instances *instances);
 
 /*
  * Beats: says that this process lives, buries the dead, releases what is owned and neither wanted nor busy,
- * takes what is wanted and free. While it is alone it takes every part, whatever Kafka says: there is nobody
- * else to send what lies there. part_count may grow; rows keep the part they were written with, and a part
- * that no key falls into any more is owned by whoever asks first. Not within a unit of work. OK, OUTAGE as
- * everywhere; FATAL with exit code 75: this process was buried.
+ * takes what is wanted and free. While it is alone it takes every part, whatever Kafka says, and wants them:
+ * there is nobody else to send what lies there. Does nothing before beat_us. instances stays where it is
+ * until instances_leave(): commits look into it. part_count is the larger of what the flow has set and what
+ * the table says: it may grow; rows keep the part they were written with, and a part that no key falls into
+ * any more is owned by whoever asks first. Not within a unit of work. OK, OUTAGE as everywhere; FATAL with
+ * exit code 75: this process was buried.
  */
 MUST_CHECK enum outcome instances_beat(struct store *store, struct instances *instances, struct error *error);
 /* At the end: releases all, deletes its own row. */

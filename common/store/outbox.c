@@ -18,6 +18,8 @@ void outbox_add(struct work *work, const struct outbox_row *row)
         return;
     *place = *row;
     place->seq = 0;
+    place->part = 0;
+    place->elsewhere = false;
     if (place->created_us == 0)
         place->created_us = work->begun_us;
 }
@@ -169,7 +171,8 @@ damaged:
     return false;
 }
 
-size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const struct outbox_row **ret_rows)
+static size_t read_rows(struct work *work, bool elsewhere, int64_t after_seq, size_t limit,
+                        const struct outbox_row **ret_rows)
 {
     assert(work->open);
     *ret_rows = NULL;
@@ -178,12 +181,79 @@ size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const str
     struct reading reading = {.work = work};
     struct backend *backend = work->store->backend;
     struct error error;
-    if (backend->ops->outbox_read(backend, after_seq, limit, reading_row, &reading, &error) != OK)
+    if (backend->ops->outbox_read(backend, elsewhere, after_seq, limit, reading_row, &reading, &error) != OK)
         work_fail(work, &error);
     if (work->failure.outcome != OK)
         return 0;
     *ret_rows = reading.rows;
     return reading.count;
+}
+
+size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const struct outbox_row **ret_rows)
+{
+    return read_rows(work, false, after_seq, limit, ret_rows);
+}
+
+size_t outbox_read_elsewhere(struct work *work, size_t limit, const struct outbox_row **ret_rows)
+{
+    return read_rows(work, true, 0, limit, ret_rows);
+}
+
+/* ---- with the commit ---- */
+
+void outbox_want_elsewhere(struct work *work, size_t limit)
+{
+    assert(work->open);
+    work->elsewhere_limit = limit;
+}
+
+bool outbox_elsewhere(const struct work *work, const struct outbox_row **ret_rows, size_t *ret_count,
+                      bool *ret_more)
+{
+    *ret_rows = work->elsewhere;
+    *ret_count = work->elsewhere_count;
+    *ret_more = work->elsewhere_more;
+    return work->elsewhere_read;
+}
+
+static void elsewhere_start(void *owner)
+{
+    struct work *work = owner;
+    work->elsewhere_read = true;
+    work->elsewhere_more = false;
+    work->elsewhere_count = 0;
+}
+
+/* The commit is on its way: what cannot be taken now is left where it is, and read again. */
+static bool elsewhere_row(void *owner, const struct outbox_row *row, struct text headers)
+{
+    struct work *work = owner;
+    struct arena *arena = work->arena;
+    bool damaged;
+    if (!work->elsewhere)
+        work->elsewhere = arena_take(arena, work->elsewhere_limit * sizeof(*work->elsewhere));
+    struct outbox_row *place = work->elsewhere ? &work->elsewhere[work->elsewhere_count] : NULL;
+    if (!place)
+        goto more;
+    *place = *row;
+    if (!text_keep(arena, &place->topic) || !text_keep(arena, &place->key) ||
+        !text_keep(arena, &place->value) || !text_keep(arena, &headers) ||
+        !header_blob_decode(arena, headers, &place->headers, &place->header_count, &damaged))
+        goto more;
+    work->elsewhere_more = ++work->elsewhere_count == work->elsewhere_limit;
+    return !work->elsewhere_more;
+
+more:
+    work->elsewhere_more = true;
+    return false;
+}
+
+void outbox_elsewhere_prepare(struct work *work, struct backend_apply *apply)
+{
+    apply->elsewhere_limit = work->elsewhere_limit;
+    apply->elsewhere_start = elsewhere_start;
+    apply->elsewhere_each = elsewhere_row;
+    apply->elsewhere_owner = work;
 }
 
 int64_t outbox_rows(const struct store *store)

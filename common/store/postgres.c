@@ -29,7 +29,17 @@ static const char OWN_TABLES[] =
     " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 200000);"
     "CREATE TABLE IF NOT EXISTS outbox_refused (seq BIGINT PRIMARY KEY, topic TEXT COLLATE \"C\" NOT NULL,"
     " partition BIGINT NOT NULL, key BYTEA, value BYTEA, headers BYTEA NOT NULL, created_us BIGINT NOT NULL,"
-    " reason TEXT NOT NULL);";
+    " reason TEXT NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS instance (id UUID PRIMARY KEY, beat_us BIGINT NOT NULL) WITH (fillfactor = "
+    "50);"
+    "CREATE TABLE IF NOT EXISTS part (number BIGINT PRIMARY KEY, owner UUID) WITH (fillfactor = 50);";
+
+/* Of the versions before: said only where it is missing, as even where nothing is to be done it waits for all
+ * that is under way. A part without rows of other instances costs a look at its place in the index. */
+static const char OUTBOX_PARTS[] =
+    "ALTER TABLE outbox ADD COLUMN IF NOT EXISTS part BIGINT NOT NULL DEFAULT 0,"
+    " ADD COLUMN IF NOT EXISTS elsewhere BOOLEAN NOT NULL DEFAULT false;"
+    "CREATE INDEX IF NOT EXISTS outbox_elsewhere ON outbox (part, seq) WHERE elsewhere;";
 
 static const struct postgres_step PLAIN = {.expected = -1};
 
@@ -180,7 +190,7 @@ static enum outcome own_tables_make(struct postgres *postgres, struct error *err
 {
     struct backend *backend = &postgres->backend;
     const struct store_value schema = STORE_TEXT(text_of(postgres->schema));
-    int64_t there = 0;
+    int64_t there = 0, parts = 0;
     char create[POSTGRES_NAME_BYTES_MAX + 32];
     enum outcome outcome = postgres_begin_ddl(backend, error);
     if (outcome == OK)
@@ -191,6 +201,14 @@ static enum outcome own_tables_make(struct postgres *postgres, struct error *err
         outcome = postgres_script(backend, create, error);
     if (outcome == OK)
         outcome = postgres_script(backend, OWN_TABLES, error);
+    if (outcome == OK)
+        outcome =
+            postgres_query(backend,
+                           "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON "
+                           "n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'outbox_elsewhere'",
+                           &schema, 1, keep_int, &parts, error);
+    if (outcome == OK && parts == 0)
+        outcome = postgres_script(backend, OUTBOX_PARTS, error);
     return outcome == OK ? postgres_script(backend, "COMMIT", error) : outcome;
 }
 
@@ -288,7 +306,7 @@ static enum outcome run_one(struct postgres *postgres, const struct store_value 
 }
 
 /* Found rows are locked as rows that were wanted are: what a handler changes has not changed since. */
-static enum outcome postgres_find(struct backend *backend, const struct rows_table *table,
+static enum outcome postgres_find(struct backend *backend, const struct rows_table *table, bool free,
                                   const char *condition, const struct store_value *parameters,
                                   size_t parameter_count, size_t limit,
                                   bool (*each)(void *owner, const void *row), void *owner,
@@ -305,7 +323,7 @@ static enum outcome postgres_find(struct backend *backend, const struct rows_tab
     buffer_print(&postgres->sql, " FROM \"%s\".%s", postgres->schema, table->name);
     if (condition && *condition)
         buffer_print(&postgres->sql, " WHERE %s", condition);
-    buffer_print(&postgres->sql, " LIMIT $%zu FOR UPDATE", parameter_count + 1);
+    buffer_print(&postgres->sql, " LIMIT $%zu FOR UPDATE%s", parameter_count + 1, free ? " SKIP LOCKED" : "");
     return run_one(postgres, parameters, parameter_count, &rows, &step, error);
 }
 
@@ -329,15 +347,12 @@ static enum outcome postgres_count(struct backend *backend, const struct rows_ta
     return run_one(postgres, parameters, parameter_count, NULL, &step, error);
 }
 
-struct outbox_reading {
-    bool (*each)(void *owner, const struct outbox_row *row, struct text headers);
-    void *owner;
-};
-
-static enum outcome take_outbox(void *owner, const PGresult *result, struct error *error)
+enum outcome postgres_take_outbox(void *owner, const PGresult *result, struct error *error)
 {
-    const struct outbox_reading *reading = owner;
+    const struct postgres_outbox *reading = owner;
     (void)error;
+    if (reading->start)
+        reading->start(reading->owner);
     for (int i = 0; i < PQntuples(result); i++) {
         const struct outbox_row row = {
             .seq = postgres_int(result, i, 0),
@@ -348,6 +363,8 @@ static enum outcome take_outbox(void *owner, const PGresult *result, struct erro
             .key_null = PQgetisnull(result, i, 3),
             .value_null = PQgetisnull(result, i, 4),
             .created_us = postgres_int(result, i, 6),
+            .part = (int32_t)postgres_int(result, i, 7),
+            .elsewhere = postgres_int(result, i, 8) != 0,
         };
         if (!reading->each(reading->owner, &row, postgres_text(result, i, 5)))
             break;
@@ -355,23 +372,43 @@ static enum outcome take_outbox(void *owner, const PGresult *result, struct erro
     return OK;
 }
 
-static enum outcome postgres_outbox_read(struct backend *backend, int64_t after_seq, size_t limit,
-                                         bool (*each)(void *owner, const struct outbox_row *row,
-                                                      struct text headers),
-                                         void *owner, struct error *error)
+/* What this instance left in the table is read on from after_seq. What others wrote may come late, with a
+ * lower number, and is looked for again each time: both in one statement, so that what is seen is of one
+ * moment. */
+static enum outcome
+postgres_outbox_read(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
+                     bool (*each)(void *owner, const struct outbox_row *row, struct text headers),
+                     void *owner, struct error *error)
 {
+    static const char all[] = "SELECT " OUTBOX_COLUMNS " FROM @.outbox WHERE seq > $1 ORDER BY seq LIMIT $2";
+    static const char owned[] =
+        "SELECT * FROM ((SELECT " OUTBOX_COLUMNS
+        " FROM @.outbox WHERE seq > $2 AND part = ANY ($1) ORDER BY seq "
+        "LIMIT $3) UNION ALL (SELECT o.* FROM unnest($1) AS v (part) CROSS JOIN LATERAL "
+        "(SELECT " OUTBOX_COLUMNS
+        " FROM @.outbox t WHERE t.elsewhere AND t.part = v.part AND t.seq <= $2 ORDER BY t.seq LIMIT $3) o "
+        "ORDER BY o.seq LIMIT $3)) x ORDER BY seq LIMIT $3";
     struct postgres *postgres = (struct postgres *)backend;
-    struct outbox_reading reading = {each, owner};
+    struct postgres_outbox reading = {NULL, each, owner};
     const struct postgres_step step = {
-        .take = take_outbox, .owner = &reading, .expected = -1, .what = "outbox"};
-    const struct store_value after = STORE_INT(after_seq);
+        .take = postgres_take_outbox, .owner = &reading, .expected = -1, .what = "outbox"};
     int64_t rows = limit > INT64_MAX ? INT64_MAX : (int64_t)limit;
-    buffer_clear(&postgres->sql);
-    buffer_print(&postgres->sql,
-                 "SELECT seq, topic, partition, key, value, headers, created_us FROM \"%s\".outbox "
-                 "WHERE seq > $1 ORDER BY seq LIMIT $2",
-                 postgres->schema);
-    return run_one(postgres, &after, 1, &rows, &step, error);
+    bool some = postgres->instances && (elsewhere || !instances_own_all(postgres->instances)), tried = false;
+    const char *sql = postgres_print(postgres, !some ? all : elsewhere ? POSTGRES_ELSEWHERE : owned);
+    enum outcome outcome;
+    if (elsewhere && !postgres->instances)
+        return OK;
+    do {
+        postgres_parameters_clear(&postgres->parameters);
+        if (some)
+            postgres_put_parts(&postgres->parameters, postgres->instances);
+        if (!elsewhere)
+            postgres_put_int(&postgres->parameters, after_seq);
+        postgres_put_int(&postgres->parameters, rows);
+        postgres_add(postgres, sql, &step);
+        outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+    } while (outcome != OK && postgres_again(postgres, &tried));
+    return outcome;
 }
 
 /* ---- pruning */
@@ -486,6 +523,8 @@ static const struct backend_ops POSTGRES_OPS = {
     .inbox_prune = postgres_inbox_prune,
     .apply = postgres_apply,
     .rollback = postgres_rollback,
+    .beat = postgres_beat,
+    .leave = postgres_leave,
 };
 
 /* "PostgreSQL db.example:5432/shop", from the URL alone. */

@@ -3,6 +3,7 @@
  *
  *   postgres.c             what backend.h asks for, general statements and the tables' making among it
  *   postgres_batch.c       the two flights of a batch
+ *   postgres_instances.c   who else works on this database
  *   postgres_connection.c  connecting, flights, transactions, the classes of errors
  *   postgres_values.c      C values as binary parameters and arrays, and back
  *
@@ -27,6 +28,7 @@ enum {
     POSTGRES_STATEMENT_MS =
         30000,                    /* statement_timeout of a batch; SIGKILLed peers do not hold locks longer */
     POSTGRES_LOCK_MS = 5000,      /* lock_timeout of a batch */
+    POSTGRES_LEAVE_MS = 2000,     /* what is left of an instance at its end */
     POSTGRES_IDLE_MS = 60000,     /* idle_in_transaction_session_timeout */
     POSTGRES_DDL_LOCK_MS = 60000, /* waiting for another instance that makes tables */
     POSTGRES_DDL_MS = 4 * 3600 * 1000, /* a migration */
@@ -115,6 +117,14 @@ struct postgres_step {
     int64_t expected; /* rows that it must touch, or -1 */
     const char *what; /* for messages: a table */
     bool may_race;    /* a key that is there already was put there by another instance since: RETRY */
+    bool fence;       /* divides by zero where this instance was taken for dead */
+};
+
+/* Rows of the outbox, as they come. */
+struct postgres_outbox {
+    void (*start)(void *owner); /* may be NULL */
+    bool (*each)(void *owner, const struct outbox_row *row, struct text headers);
+    void *owner;
 };
 
 enum postgres_transaction {
@@ -167,6 +177,9 @@ struct postgres {
     int64_t outbox_floor; /* nothing below it is there */
     int64_t outbox_last;  /* the highest number seen */
     int64_t prune_page;
+    struct postgres_outbox elsewhere;
+    const struct instances
+        *instances; /* lent, from the first beat until it leaves; NULL: alone, and not asked */
 };
 
 MUST_CHECK enum outcome postgres_connect(struct postgres *postgres, struct error *error);
@@ -202,6 +215,22 @@ enum outcome postgres_check_table(struct backend *backend, const struct rows_tab
                                   struct error *error);
 void postgres_list_columns(struct buffer *sql, const char *prefix, const struct rows_table *table,
                            size_t from, size_t to);
+/* ---- instances */
+
+enum outcome postgres_beat(struct backend *backend, const struct instances *instances,
+                           struct backend_beat *beat, struct error *error);
+void postgres_leave(struct backend *backend, const struct instances *instances);
+/* Raises an error where this instance's row is gone; else its row stays until the transaction's end. */
+void postgres_fence(struct postgres *postgres);
+/* The parts that are its to send: an array. */
+void postgres_put_parts(struct postgres_parameters *parameters, const struct instances *instances);
+enum outcome postgres_take_outbox(void *owner, const PGresult *result, struct error *error);
+/* Text of a statement into postgres->sql; @ stands for the schema. "" when out of memory. */
+const char *postgres_print(struct postgres *postgres, const char *format);
+/* $1: parts; $2: how many. Each part by its own place in the index. */
+extern const char POSTGRES_ELSEWHERE[];
+#define OUTBOX_COLUMNS "seq, topic, partition, key, value, headers, created_us, part, elsewhere"
+
 /* Rows in the outbox, and its oldest, as they stand in the database. */
 enum outcome postgres_start(struct backend *backend, int64_t *ret_outbox_rows, int64_t *ret_outbox_oldest_us,
                             struct error *error);

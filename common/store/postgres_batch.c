@@ -266,7 +266,7 @@ static void put_ids(struct postgres *postgres, const struct notes *notes)
     postgres_array_end(&postgres->parameters);
 }
 
-static const char *print_sql(struct postgres *postgres, const char *format)
+const char *postgres_print(struct postgres *postgres, const char *format)
 {
     buffer_clear(&postgres->sql);
     for (; *format; format++) {
@@ -313,9 +313,10 @@ static enum outcome notes_ask(struct postgres *postgres, struct arena *arena, st
     put_ids(postgres, notes);
     postgres_add(
         postgres,
-        print_sql(postgres, "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) "
-                            "JOIN @.inbox i ON i.id = v.id WHERE i.xmin <> CAST(pg_current_xact_id() AS xid) "
-                            "ORDER BY v.place FOR UPDATE OF i"),
+        postgres_print(postgres,
+                       "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) "
+                       "JOIN @.inbox i ON i.id = v.id WHERE i.xmin <> CAST(pg_current_xact_id() AS xid) "
+                       "ORDER BY v.place FOR UPDATE OF i"),
         &(struct postgres_step){.take = take_priors, .owner = notes, .expected = -1, .what = "inbox"});
     return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
 }
@@ -392,6 +393,14 @@ static bool wanted_sort(struct backend_fetch *fetch, struct wanting *wanting)
     return true;
 }
 
+static enum outcome take_any(void *owner, const PGresult *result, struct error *error)
+{
+    struct backend_fetch *fetch = owner;
+    (void)error;
+    fetch->any = postgres_int(result, 0, 0) > 0;
+    return OK;
+}
+
 static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *fetch, struct notes *notes,
                                struct wanting *wanting, struct error *error)
 {
@@ -404,9 +413,21 @@ static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *
         postgres_put_int(parameters, fetch->noted_us);
         postgres_add(
             postgres,
-            print_sql(postgres, "INSERT INTO @.inbox (id, attempt, at) SELECT v.id, 0, $2 FROM unnest($1) "
-                                "AS v (id) ON CONFLICT DO NOTHING"),
+            postgres_print(postgres,
+                           "INSERT INTO @.inbox (id, attempt, at) SELECT v.id, 0, $2 FROM unnest($1) "
+                           "AS v (id) ON CONFLICT DO NOTHING"),
             &(struct postgres_step){.take = take_inserted, .owner = notes, .expected = -1, .what = "inbox"});
+    }
+    if (fetch->asked) {
+        buffer_clear(&postgres->sql);
+        buffer_print(&postgres->sql, "SELECT count(*) FROM (SELECT 1 FROM \"%s\".%s LIMIT 1) x",
+                     postgres->schema, fetch->asked->name);
+        const char *sql = postgres_sql_end(postgres);
+        if (!sql)
+            return postgres_memory(error);
+        postgres_add(postgres, sql,
+                     &(struct postgres_step){
+                         .take = take_any, .owner = fetch, .expected = -1, .what = fetch->asked->name});
     }
     for (size_t i = 0; i < fetch->wanted_count; i++) {
         const struct rows_table *table = wanting[i].wanted->table;
@@ -457,7 +478,7 @@ static void add_ids(struct postgres *postgres, const char *format, const struct 
     for (size_t i = 0; i < count; i++)
         postgres_array_bytes(&postgres->parameters, ids[i].bytes, sizeof(struct id));
     postgres_array_end(&postgres->parameters);
-    postgres_add(postgres, print_sql(postgres, format),
+    postgres_add(postgres, postgres_print(postgres, format),
                  &(struct postgres_step){.expected = -1, .what = "inbox"});
 }
 
@@ -482,9 +503,9 @@ static void add_notes(struct postgres *postgres, const struct backend_apply *app
                 postgres_array_int(parameters, apply->notes[i].attempt);
         postgres_array_end(parameters);
         postgres_add(postgres,
-                     print_sql(postgres,
-                               "UPDATE @.inbox t SET attempt = v.attempt FROM unnest($1, $2) AS v (id, "
-                               "attempt) WHERE t.id = v.id"),
+                     postgres_print(postgres,
+                                    "UPDATE @.inbox t SET attempt = v.attempt FROM unnest($1, $2) AS v (id, "
+                                    "attempt) WHERE t.id = v.id"),
                      &(struct postgres_step){.expected = -1, .what = "inbox"});
     }
     if (absent) {
@@ -493,7 +514,7 @@ static void add_notes(struct postgres *postgres, const struct backend_apply *app
             if (apply->notes[i].attempt == INBOX_ABSENT)
                 postgres_array_bytes(parameters, apply->notes[i].id.bytes, sizeof(struct id));
         postgres_array_end(parameters);
-        postgres_add(postgres, print_sql(postgres, "DELETE FROM @.inbox WHERE id = ANY ($1)"),
+        postgres_add(postgres, postgres_print(postgres, "DELETE FROM @.inbox WHERE id = ANY ($1)"),
                      &(struct postgres_step){.expected = -1, .what = "inbox"});
     }
 }
@@ -574,7 +595,9 @@ static enum outcome take_oldest(void *owner, const PGresult *result, struct erro
 {
     struct outbox_numbers *numbers = owner;
     (void)error;
-    numbers->apply->outbox_oldest_us = PQntuples(result) ? postgres_int(result, 0, 1) : 0;
+    /* Beside other instances it may be another's: their beat tells (store/instances.h). */
+    bool beside = numbers->postgres->instances && numbers->postgres->instances->others;
+    numbers->apply->outbox_oldest_us = beside ? -1 : PQntuples(result) ? postgres_int(result, 0, 1) : 0;
     if (PQntuples(result))
         numbers->floor = postgres_int(result, 0, 0);
     return OK;
@@ -614,10 +637,21 @@ static void add_added(struct postgres *postgres, const struct backend_apply *app
     for (size_t i = 0; i < count; i++)
         postgres_array_int(parameters, rows[i].created_us);
     postgres_array_end(parameters);
+    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
+    for (size_t i = 0; i < count; i++)
+        postgres_array_int(parameters, rows[i].part);
+    postgres_array_end(parameters);
+    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
+    for (size_t i = 0; i < count; i++)
+        postgres_array_int(parameters, rows[i].elsewhere);
+    postgres_array_end(parameters);
     postgres_add(
         postgres,
-        print_sql(postgres, "INSERT INTO @.outbox (topic, partition, key, value, headers, created_us) "
-                            "SELECT * FROM unnest($1, $2, $3, $4, $5, $6) RETURNING seq"),
+        postgres_print(
+            postgres,
+            "INSERT INTO @.outbox (topic, partition, key, value, headers, created_us, part, elsewhere) "
+            "SELECT v.a, v.b, v.c, v.d, v.e, v.f, v.g, v.h <> 0 FROM unnest($1, $2, $3, $4, $5, $6, "
+            "$7, $8) AS v (a, b, c, d, e, f, g, h) RETURNING seq"),
         &(struct postgres_step){.take = take_numbers, .owner = numbers, .expected = -1, .what = "outbox"});
 }
 
@@ -634,8 +668,9 @@ static void add_outbox(struct postgres *postgres, const struct backend_apply *ap
             postgres_array_end(parameters);
         }
         postgres_add(postgres,
-                     print_sql(postgres, "DELETE FROM @.outbox t USING unnest($1, $2) AS v (first, last) "
-                                         "WHERE t.seq BETWEEN v.first AND v.last"),
+                     postgres_print(postgres,
+                                    "DELETE FROM @.outbox t USING unnest($1, $2) AS v (first, last) "
+                                    "WHERE t.seq BETWEEN v.first AND v.last"),
                      &gone);
     }
     if (apply->refused_count) {
@@ -649,11 +684,11 @@ static void add_outbox(struct postgres *postgres, const struct backend_apply *ap
         postgres_array_end(parameters);
         postgres_add(
             postgres,
-            print_sql(postgres,
-                      "WITH gone AS (DELETE FROM @.outbox t USING unnest($1, $2) AS v (seq, reason) "
-                      "WHERE t.seq = v.seq RETURNING t.*, v.reason) INSERT INTO @.outbox_refused "
-                      "(seq, topic, partition, key, value, headers, created_us, reason) "
-                      "SELECT seq, topic, partition, key, value, headers, created_us, reason FROM gone"),
+            postgres_print(postgres,
+                           "WITH gone AS (DELETE FROM @.outbox t USING unnest($1, $2) AS v (seq, reason) "
+                           "WHERE t.seq = v.seq RETURNING t.*, v.reason) INSERT INTO @.outbox_refused "
+                           "(seq, topic, partition, key, value, headers, created_us, reason) "
+                           "SELECT seq, topic, partition, key, value, headers, created_us, reason FROM gone"),
             &gone);
     }
     if (apply->added_count)
@@ -662,8 +697,36 @@ static void add_outbox(struct postgres *postgres, const struct backend_apply *ap
     postgres_put_int(parameters, postgres->outbox_floor);
     postgres_add(
         postgres,
-        print_sql(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
+        postgres_print(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
         &(struct postgres_step){.take = take_oldest, .owner = numbers, .expected = -1, .what = "outbox"});
+}
+
+/* Whose to send is what was added? */
+static void parts_of(const struct postgres *postgres, struct backend_apply *apply)
+{
+    const struct instances *instances = postgres->instances;
+    apply->outbox_added = 0;
+    for (size_t i = 0; i < apply->added_count; i++) {
+        struct outbox_row *row = &apply->added[i];
+        row->part = instances ? instances_part(instances, row->key, row->key_null) : 0;
+        row->elsewhere = instances && !instances_own(instances, row->part);
+        apply->outbox_added += !row->elsewhere;
+    }
+}
+
+/* As late as can be: all locks are held. */
+static void add_elsewhere(struct postgres *postgres, struct backend_apply *apply)
+{
+    struct postgres_outbox reading = {apply->elsewhere_start, apply->elsewhere_each, apply->elsewhere_owner};
+    if (!postgres->instances || !apply->elsewhere_limit || !postgres->instances->owned_count)
+        return;
+    postgres->elsewhere = reading;
+    postgres_put_parts(&postgres->parameters, postgres->instances);
+    postgres_put_int(&postgres->parameters, (int64_t)apply->elsewhere_limit);
+    postgres_add(
+        postgres, postgres_print(postgres, POSTGRES_ELSEWHERE),
+        &(struct postgres_step){
+            .take = postgres_take_outbox, .owner = &postgres->elsewhere, .expected = -1, .what = "outbox"});
 }
 
 static enum outcome take_committed(void *owner, const PGresult *result, struct error *error)
@@ -687,12 +750,14 @@ static enum outcome apply_send(struct postgres *postgres, struct backend_apply *
     bool known = postgres->xid[0] && postgres->transaction != TRANSACTION_WANTED;
     if (!known)
         add_xid(postgres);
+    postgres_fence(postgres);
     add_notes(postgres, apply);
     for (size_t i = 0; i < apply->table_count; i++)
         if (!add_table(postgres, &apply->tables[i]))
             return postgres_memory(error);
     if (apply->added_count || apply->done_count || apply->refused_count)
         add_outbox(postgres, apply, numbers);
+    add_elsewhere(postgres, apply);
     /* A commit is only sent when it could be asked for later on: ticks and the like come without a fetch. */
     if (known)
         add_commit(postgres);
@@ -732,16 +797,16 @@ static enum outcome committed_read(struct postgres *postgres, const char *xid, s
     postgres_put_int(parameters, postgres->outbox_last);
     postgres_put_text(parameters, text_of(xid));
     postgres_add(postgres,
-                 print_sql(postgres,
-                           "SELECT seq FROM @.outbox WHERE seq > $1 AND xmin = CAST(CAST($2 AS xid8) AS "
-                           "xid) ORDER BY seq"),
+                 postgres_print(postgres,
+                                "SELECT seq FROM @.outbox WHERE seq > $1 AND xmin = CAST(CAST($2 AS xid8) AS "
+                                "xid) ORDER BY seq"),
                  &(struct postgres_step){.take = take_lost_numbers, .owner = numbers, .expected = -1});
-    postgres_add(postgres, print_sql(postgres, "SELECT count(*) FROM @.outbox"),
+    postgres_add(postgres, postgres_print(postgres, "SELECT count(*) FROM @.outbox"),
                  &(struct postgres_step){.take = take_state, .owner = numbers, .expected = -1});
     postgres_put_int(parameters, 0);
     postgres_add(
         postgres,
-        print_sql(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
+        postgres_print(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
         &(struct postgres_step){.take = take_oldest, .owner = numbers, .expected = -1});
     enum outcome outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
     postgres_rollback(&postgres->backend);
@@ -785,6 +850,7 @@ enum outcome postgres_apply(struct backend *backend, struct backend_apply *apply
         .postgres = postgres, .apply = apply, .floor = postgres->outbox_floor, .last = postgres->outbox_last};
     bool known = postgres->xid[0] && postgres->transaction != TRANSACTION_WANTED, tried = false;
     qsort(apply->tables, apply->table_count, sizeof(*apply->tables), writes_compare);
+    parts_of(postgres, apply);
     enum outcome outcome;
     do
         outcome = apply_send(postgres, apply, &numbers, error);

@@ -48,6 +48,13 @@ static enum outcome classify(const struct postgres *postgres, const char *state,
     const char *name = postgres->name;
     int length = first_line(message);
     const char *what = step && step->what ? step->what : "", *colon = step && step->what ? ": " : "";
+    if (step && step->fence && strcmp(state, "22012") == 0) {
+        error_set(error, FATAL, "store-fenced",
+                  "%s: another instance has taken this one for dead; starting anew is safe", name);
+        if (error)
+            error->exit_code = EXIT_TRY_AGAIN;
+        return FATAL;
+    }
     if (state_is(state, "40")) /* two instances wanted the same rows; one was chosen to go first */
         return error_retry(error, "store-deadlock", "%s: %.*s", name, length, message);
     if (strcmp(state, "23505") == 0 && step && step->may_race)

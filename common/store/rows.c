@@ -377,6 +377,11 @@ enum outcome work_begin(struct work *work, struct error *error)
     work->read = false;
     work->pruned = false;
     work->failure.outcome = OK;
+    work->elsewhere_limit = work->elsewhere_count = 0;
+    work->elsewhere_read = work->elsewhere_more = false;
+    work->elsewhere = NULL;
+    work->asked = NULL;
+    work->any = false;
     arena_reset(work->arena);
     work->begun_us = clock_wall_us();
     struct backend *backend = work->store->backend;
@@ -387,7 +392,8 @@ enum outcome work_begin(struct work *work, struct error *error)
 
 enum outcome work_read(struct work *work, struct error *error)
 {
-    assert(work->open && !work->read);
+    assert(work->open);
+    bool first = !work->read;
     work->read = true;
     struct backend_wanted wanted[ROWS_TABLES_MAX];
     size_t wanted_count = 0;
@@ -415,15 +421,18 @@ enum outcome work_read(struct work *work, struct error *error)
     struct backend_fetch fetch = {
         .arena = work->arena,
         .notes = work->notes.at,
-        .note_count = work->notes.count,
+        .note_count = first ? work->notes.count : 0,
+        .asked = first ? work->asked : NULL,
         .noted_us = work->begun_us,
         .wanted = wanted,
         .wanted_count = wanted_count,
     };
     struct backend *backend = work->store->backend;
     struct error cause;
-    if ((wanted_count || fetch.note_count) && backend->ops->fetch(backend, &fetch, &cause) != OK)
+    if ((wanted_count || fetch.note_count || fetch.asked) &&
+        backend->ops->fetch(backend, &fetch, &cause) != OK)
         work_fail(work, &cause);
+    work->any = work->any || fetch.any;
     for (size_t i = 0; i < wanted_count && !failed(work); i++)
         for (size_t at = 0; at < wanted[i].count; at++) {
             struct rows_entry *entry = wanted[i].entries[at];
@@ -555,6 +564,7 @@ enum outcome work_commit(struct work *work, struct error *error)
             apply.table_count++;
     }
     bool ready = !failed(work) && inbox_prepare(work, &apply) && outbox_prepare(work, &apply);
+    outbox_elsewhere_prepare(work, &apply);
     bool outbox = apply.added_count || apply.done_count || apply.refused_count;
     bool inbox = inbox_changed(work);
     if (ready && (apply.table_count || inbox || outbox || work->pruned)) {
@@ -572,8 +582,10 @@ enum outcome work_commit(struct work *work, struct error *error)
         return outcome;
     }
     if (outbox) {
-        atomic_fetch_add(&store->outbox_rows, (int64_t)apply.added_count - apply.outbox_gone);
-        atomic_store(&store->outbox_oldest_us, apply.outbox_oldest_us);
+        int64_t rows = atomic_load(&store->outbox_rows) + apply.outbox_added - apply.outbox_gone;
+        atomic_store(&store->outbox_rows, rows > 0 ? rows : 0);
+        if (apply.outbox_oldest_us >= 0)
+            atomic_store(&store->outbox_oldest_us, apply.outbox_oldest_us);
     }
     call_after(work);
     return OK;
@@ -587,6 +599,22 @@ void work_rollback(struct work *work)
 }
 
 /* ---- rows ---- */
+
+void rows_ask(struct work *work, const struct rows_table *table)
+{
+    assert(work->open && !work->read);
+    work->asked = table;
+}
+
+bool rows_any(const struct work *work)
+{
+    return work->any;
+}
+
+bool rows_shared(const struct work *work)
+{
+    return work->store->backend->ops->shared;
+}
 
 void rows_want(struct work *work, const struct rows_table *table, const void *key)
 {
@@ -692,8 +720,9 @@ static bool found_row(void *owner, const void *row)
     return finding->count < finding->limit;
 }
 
-size_t rows_find(struct work *work, const struct rows_table *table, const char *condition,
-                 const struct store_value *parameters, size_t parameter_count, size_t limit, void ***ret_rows)
+static size_t find(struct work *work, const struct rows_table *table, bool free_only, const char *condition,
+                   const struct store_value *parameters, size_t parameter_count, size_t limit,
+                   void ***ret_rows)
 {
     assert(work->open && parameter_count <= STORE_PARAMETERS_MAX);
     *ret_rows = NULL;
@@ -712,13 +741,26 @@ size_t rows_find(struct work *work, const struct rows_table *table, const char *
     struct backend *backend = work->store->backend;
     struct error error;
     /* What this batch deleted still stands there and is left out here: so many more are asked for. */
-    if (backend->ops->find(backend, table, condition, parameters, parameter_count, limit + map->deleted,
-                           found_row, &finding, &error) != OK)
+    if (backend->ops->find(backend, table, free_only, condition, parameters, parameter_count,
+                           limit + map->deleted, found_row, &finding, &error) != OK)
         work_fail(work, &error);
     if (failed(work))
         return 0;
     *ret_rows = rows;
     return finding.count;
+}
+
+size_t rows_find(struct work *work, const struct rows_table *table, const char *condition,
+                 const struct store_value *parameters, size_t parameter_count, size_t limit, void ***ret_rows)
+{
+    return find(work, table, false, condition, parameters, parameter_count, limit, ret_rows);
+}
+
+size_t rows_find_free(struct work *work, const struct rows_table *table, const char *condition,
+                      const struct store_value *parameters, size_t parameter_count, size_t limit,
+                      void ***ret_rows)
+{
+    return find(work, table, true, condition, parameters, parameter_count, limit, ret_rows);
 }
 
 int64_t rows_count(struct work *work, const struct rows_table *table, const char *condition,

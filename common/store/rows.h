@@ -10,7 +10,7 @@
  *
  *     work_begin      BEGIN (SQLite: IMMEDIATE); nothing is sent to PostgreSQL yet
  *       rows_want, inbox_note …
- *     work_read       all that was wanted, in one go
+ *     work_read       all that was wanted, in one go; once more where that made something else wanted
  *       for each item: work_item_begin, handler, and where it failed work_item_undo
  *     work_commit     writes, inbox, outbox, COMMIT, in one go
  *
@@ -107,6 +107,11 @@ void rows_delete(struct work *work, const struct rows_table *table, void *row);
 size_t rows_find(struct work *work, const struct rows_table *table, const char *condition,
                  const struct store_value *parameters, size_t parameter_count, size_t limit,
                  void ***ret_rows);
+/* The same without rows that another instance has in hand at this moment, and without waiting for it: for
+ * what any instance may do, and one does. */
+size_t rows_find_free(struct work *work, const struct rows_table *table, const char *condition,
+                      const struct store_value *parameters, size_t parameter_count, size_t limit,
+                      void ***ret_rows);
 #define STORE_INT(value)   ((struct store_value){.number = (value)})
 #define STORE_TEXT(value)  ((struct store_value){.is_text = true, .text = (value)})
 #define STORE_BYTES(value) ((struct store_value){.is_bytes = true, .text = (value)})
@@ -115,5 +120,12 @@ size_t rows_find(struct work *work, const struct rows_table *table, const char *
 /* count(*) under a condition (NULL: all); what this batch changed is not in it. */
 int64_t rows_count(struct work *work, const struct rows_table *table, const char *condition,
                    const struct store_value *parameters, size_t parameter_count);
+
+/* Asked with work_read(), before it, of one table: has it any rows? So that a table that is nearly always
+ * empty costs nothing. What is wanted because of the answer is read by another work_read(). */
+void rows_ask(struct work *work, const struct rows_table *table);
+bool rows_any(const struct work *work);
+/* Do other processes work on this database as well, or may they? */
+bool rows_shared(const struct work *work);
 
 #endif

@@ -747,13 +747,14 @@ static enum outcome sqlite_fetch(struct backend *backend, struct backend_fetch *
     return outcome;
 }
 
-static enum outcome sqlite_find(struct backend *backend, const struct rows_table *table,
+static enum outcome sqlite_find(struct backend *backend, const struct rows_table *table, bool free,
                                 const char *condition, const struct store_value *parameters,
                                 size_t parameter_count, size_t limit,
                                 bool (*each)(void *owner, const void *row), void *owner, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     sqlite3_stmt *statement;
+    (void)free; /* nobody else is there */
     enum outcome outcome = find_of(sqlite, table, condition, false, parameter_count, &statement, error);
     if (outcome != OK)
         return outcome;
@@ -796,13 +797,15 @@ static enum outcome sqlite_count(struct backend *backend, const struct rows_tabl
     return outcome;
 }
 
-static enum outcome sqlite_outbox_read(struct backend *backend, int64_t after_seq, size_t limit,
+static enum outcome sqlite_outbox_read(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
                                        bool (*each)(void *owner, const struct outbox_row *row,
                                                     struct text headers),
                                        void *owner, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     sqlite3_stmt *statement;
+    if (elsewhere)
+        return OK; /* nobody else is there */
     enum outcome outcome = fixed(sqlite, FIXED_OUTBOX_READ, &statement, error);
     if (outcome != OK)
         return outcome;
@@ -1018,6 +1021,7 @@ static enum outcome sqlite_apply(struct backend *backend, struct backend_apply *
         reserved = next + OUTBOX_SEQ_BLOCK;
         outcome = outbox_reserve(sqlite, reserved, error);
     }
+    apply->outbox_added = (int64_t)apply->added_count;
     apply->outbox_gone = 0;
     for (size_t i = 0; i < apply->done_count && outcome == OK; i++)
         outcome = outbox_delete(sqlite, apply->done[i].first, apply->done[i].last, apply, error);

@@ -118,59 +118,10 @@ out:
     return outcome;
 }
 
-#define LEASE_OF(column) "split_part(" column ", ' ', 1)"
-#define LEASE_NOW        "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-
-enum outcome store_lease(struct store *store, struct error *error)
-{
-    static const char take[] =
-        "INSERT INTO weir (name, value) VALUES ('lease', $1 || ' ' || " LEASE_NOW " + $2) "
-        "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE " LEASE_OF(
-            "weir.value") " = $1 OR "
-                          "split_part(weir.value, ' ', 2)::bigint < " LEASE_NOW " RETURNING value";
-    struct backend *backend = store->backend;
-    int64_t now_us = clock_monotonic_us();
-    if (!backend->ops->shared || now_us < store->lease_renew_us)
-        return OK;
-    char mine[ID_TEXT_BYTES + 1] = {0};
-    if (store->lease[0])
-        memcpy(mine, store->lease, sizeof(mine));
-    else
-        (void)id_to_text(id_new(), mine);
-    const struct store_value parameters[] = {STORE_TEXT(text_of(mine)), STORE_INT(STORE_LEASE_MS)};
-    struct found_text taken = {.found = false};
-    enum outcome outcome = backend->ops->query(backend, take, parameters, 2, keep_text, &taken, error);
-    if (outcome != OK)
-        return outcome;
-    if (!taken.found) {
-        error_set(error, FATAL, "lease",
-                  "another instance of this service works on this database; one at a "
-                  "time in this version");
-        if (error)
-            error->exit_code = EXIT_TRY_AGAIN;
-        return FATAL;
-    }
-    memcpy(store->lease, mine, sizeof(mine));
-    store->lease_renew_us = now_us + STORE_LEASE_RENEW_MS * INT64_C(1000);
-    return OK;
-}
-
-static void lease_give_back(struct store *store)
-{
-    const struct store_value mine = STORE_TEXT(text_of(store->lease));
-    struct error ignored;
-    if (store->lease[0])
-        (void)store->backend->ops->query(
-            store->backend, "DELETE FROM weir WHERE name = 'lease' AND " LEASE_OF("value") " = $1", &mine, 1,
-            NULL, NULL, &ignored);
-}
-
 void store_close(struct store *store)
 {
     if (!store)
         return;
-    if (store->backend)
-        lease_give_back(store);
     if (store->backend)
         store->backend->ops->close(store->backend);
     free(store);

@@ -1,6 +1,6 @@
 /*
  * store: a service's own database. SQLite (one file, one process) or PostgreSQL (one schema, any
- * number of instances) behind this header; handlers never see which.
+ * number of instances: store/instances.h) behind this header; handlers never see which.
  *
  * Outcomes: OUTAGE where the database cannot be reached, is locked by another or its disk is full;
  * REJECT where the data break a constraint; FATAL where the file is not ours or is damaged.
@@ -31,18 +31,18 @@ struct migration {
  * in the file, so that another service's file is refused. SQLite: WAL, synchronous=FULL,
  * foreign_keys, one connection that writes and checkpoints, all read back; a second process on the
  * file is refused ("in use by process N", FATAL with exit code 75) by a lock on PATH.lock kept for the life
- * of the store. PostgreSQL (14 or newer): all in the schema weir_<service>, made where it is missing; TLS, time-outs,
- * several hosts as libpq's URL says them; a batch has a statement_timeout of 30 s and a lock_timeout of 5 s, and asks
- * nothing of a session beyond its transaction, so that pgbouncer in transaction mode may stand between.
- * What only a person can put right (no such directory or database, no permission, wrong
- * password, not a database, another service's) is FATAL with exit code 78.
+ * of the store. PostgreSQL (14 or newer): all in the schema weir_<service>, made where it is missing; TLS,
+ * time-outs, several hosts as libpq's URL says them; a batch has a statement_timeout of 30 s and a
+ * lock_timeout of 5 s, and asks nothing of a session beyond its transaction, so that pgbouncer in transaction
+ * mode may stand between. What only a person can put right (no such directory or database, no permission,
+ * wrong password, not a database, another service's) is FATAL with exit code 78.
  */
 MUST_CHECK enum outcome store_open(const char *url, const char *service, struct store **ret,
                                    struct error *error);
 void store_close(struct store *store); /* accepts NULL; checkpoints */
 
-/* Would store_open() succeed, and could it be written to? With the same outcomes. Makes no file: where there is
- * none, *ret_there is false and one could be made. For `check`. */
+/* Would store_open() succeed, and could it be written to? With the same outcomes. Makes no file: where there
+ * is none, *ret_there is false and one could be made. For `check`. */
 MUST_CHECK enum outcome store_check(const char *url, const char *service, bool *ret_there,
                                     struct error *error);
 
@@ -56,16 +56,6 @@ MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_tab
 /* Can it be written to? Commits a row of the store's own. Not within a unit of work. For `check` and after an
  * outage. */
 MUST_CHECK enum outcome store_probe(struct store *store, struct error *error);
-
-/*
- * The right to be the one process that works on this database. SQLite: its lock file is that, always OK. On
- * PostgreSQL a row says who has it and until when by the database's clock: taken or renewed here, at the most
- * every STORE_LEASE_RENEW_MS, given back by store_close(). FATAL with exit code 75 while another has it: two
- * relays and two sets of calls in flight would send everything twice. OUTAGE as everywhere. Not within a unit
- * of work.
- */
-enum { STORE_LEASE_MS = 15000, STORE_LEASE_RENEW_MS = 3000 };
-MUST_CHECK enum outcome store_lease(struct store *store, struct error *error);
 
 /*
  * A second, read-only connection for long reports on a thread of their own; sees what was committed

@@ -8,8 +8,6 @@
 
 struct store {
     struct backend *backend;
-    char lease[ID_TEXT_BYTES + 1]; /* whose it is, where the database is shared; empty: not taken */
-    int64_t lease_renew_us;        /* monotonic */
     _Atomic int64_t outbox_rows;
     _Atomic int64_t outbox_oldest_us;
 };
@@ -89,6 +87,12 @@ struct work {
     struct work_list added;   /* of struct outbox_row */
     struct work_list done;    /* of int64_t */
     struct work_list refused; /* of struct backend_refusal */
+    /* Rows that other instances wrote for this one: as they were read with the commit. */
+    size_t elsewhere_limit, elsewhere_count, elsewhere_capacity;
+    struct outbox_row *elsewhere;
+    bool elsewhere_read, elsewhere_more;
+    const struct rows_table *asked;
+    bool any;
 
     struct rows_entry *nowhere; /* given out by rows_add() after a failure */
 };
@@ -100,6 +104,8 @@ void work_fail_memory(struct work *work);
 void *work_list_add(struct work *work, struct work_list *list, size_t item_bytes);
 /* For outbox.c: puts the added rows' headers, ranges and refusals into apply. */
 bool outbox_prepare(struct work *work, struct backend_apply *apply);
+/* For rows.c: what elsewhere_limit asks for. */
+void outbox_elsewhere_prepare(struct work *work, struct backend_apply *apply);
 /* For inbox.c: the rows to write whose attempt is not what the fetch left there. */
 bool inbox_prepare(struct work *work, struct backend_apply *apply);
 bool inbox_changed(const struct work *work);

@@ -358,6 +358,20 @@ unsigned consumer_paused(const struct consumer *consumer)
     return consumer->paused;
 }
 
+unsigned consumer_rebalances(const struct consumer *consumer)
+{
+    (void)consumer;
+    return 0;
+}
+
+int32_t consumer_first(struct consumer *consumer, bool *ret_owned, int32_t count_max)
+{
+    (void)consumer;
+    for (int32_t number = 0; number < count_max; number++)
+        ret_owned[number] = number < SIM_PARTITIONS;
+    return SIM_PARTITIONS;
+}
+
 bool consumer_ready(const struct consumer *consumer)
 {
     (void)consumer;

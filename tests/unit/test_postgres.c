@@ -255,36 +255,6 @@ static void many_instances_may_start_at_once(void **state)
     }
 }
 
-static void one_instance_at_a_time_works_on_a_database(void **state)
-{
-    (void)state;
-    assert_int_equal(open_at(&two, url, "test"), OK);
-    assert_int_equal(store_lease(one.store, &error), OK);
-    assert_int_equal(store_lease(two.store, &error), FATAL);
-    assert_int_equal(error_exit_code(&error), EXIT_TRY_AGAIN);
-    assert_int_equal(store_lease(one.store, &error), OK); /* and goes on */
-    work_destroy(one.work);
-    store_close(one.store); /* gives it back */
-    one = (struct instance){NULL, NULL};
-    assert_int_equal(store_lease(two.store, &error), OK);
-    assert_int_equal(open_at(&one, url, "test"), OK);
-}
-
-static void a_dead_instances_place_is_taken_when_its_time_is_over(void **state)
-{
-    (void)state;
-    clock_hold(clock_wall_us());
-    assert_int_equal(open_at(&two, url, "test"), OK);
-    assert_int_equal(store_lease(one.store, &error), OK);
-    cluster_do(url, "UPDATE weir_test.weir SET value = split_part(value, ' ', 1) || ' ' || "
-                    "(split_part(value, ' ', 2)::bigint - 15001)::text WHERE name = 'lease'; SELECT 1");
-    assert_int_equal(store_lease(two.store, &error), OK);
-    assert_int_equal(store_lease(one.store, &error), OK); /* it was asked a moment ago */
-    clock_advance((STORE_LEASE_RENEW_MS + 1) * INT64_C(1000));
-    assert_int_equal(store_lease(one.store, &error), FATAL);
-    clock_release();
-}
-
 static void a_key_that_another_instance_added_since_is_tried_again(void **state)
 {
     (void)state;
@@ -538,9 +508,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_an_error_at_the_start_is_an_outage_later, setup, teardown),
         cmocka_unit_test_setup_teardown(a_lock_of_a_tool_is_an_outage, setup, teardown),
         cmocka_unit_test_setup_teardown(many_instances_may_start_at_once, setup, teardown),
-        cmocka_unit_test_setup_teardown(one_instance_at_a_time_works_on_a_database, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_dead_instances_place_is_taken_when_its_time_is_over, setup,
-                                        teardown),
         cmocka_unit_test_setup_teardown(a_key_that_another_instance_added_since_is_tried_again, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(an_event_takes_effect_in_one_instance_only, setup, teardown),
