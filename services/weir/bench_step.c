@@ -430,6 +430,8 @@ static enum outcome compute(struct watch *watch, struct error *error)
     enum outcome outcome = compute_latency(watch, error);
     if (outcome == OK)
         outcome = compute_timeline(watch, error);
+    if (!watch->setup->mails)
+        step->window.mails_missing = step->all.mails_missing = 0; /* nobody waited for them */
     judge_valid(step);
     judge_sustained(step);
     return outcome;
