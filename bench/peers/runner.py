@@ -31,6 +31,7 @@ WARM_BURST = 20000
 SAMPLE_SECONDS = 0.05
 START_SECONDS_MAX = 60
 RUN_SECONDS_MAX = 300
+STALL_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 30
 SETTLE_SECONDS_MAX = 20
 TTL_RESERVED, REJECTED = 501, 601  # schema ids of the answers
@@ -318,8 +319,12 @@ class Peer:
         return sum(ends[number] - begin for number, begin in self.answers_from.items())
 
     def wait_for(self, answers, seconds):
-        until = time.monotonic() + seconds
+        until, before, moved = time.monotonic() + seconds, -1, time.monotonic()
         while (have := self.answered()) < answers:
+            if have != before:
+                before, moved = have, time.monotonic()
+            if time.monotonic() - moved > STALL_SECONDS_MAX:
+                raise Wrong(f"nothing moves after {have} of {answers} answers: {self.last_words()}")
             if self.process.poll() is not None:
                 raise Wrong(f"it ended with {self.process.returncode} after {have} of {answers} answers: {self.last_words()}")
             if time.monotonic() > until:
@@ -551,7 +556,6 @@ def templates(parts, options, weir, scarce_stock, folder):
     parts.sql("", "peers_plain", HERE + "/schema.sql")
     parts.sql(f"INSERT INTO stock SELECT 'SKU-' || to_char(n, 'FM000'), CASE n WHEN 0 THEN {scarce_stock} ELSE {STOCK} END, 0"
               f" FROM generate_series(0, {SKUS - 1}) n", "peers_plain")
-    parts.sql("VACUUM ANALYZE", "peers_plain")
     port = world.free_port()
     environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": parts.kafka, "KAFKA_GROUP_ID": f"peers-begin-{os.getpid()}",
                    "DATABASE_URL": parts.url + "/peers_weir", "HTTP_LISTEN": f"127.0.0.1:{port}", "LOG_LEVEL": "warn"}
@@ -580,7 +584,6 @@ def templates(parts, options, weir, scarce_stock, folder):
         if process.poll() is None:
             process.terminate()
         process.wait(STOP_SECONDS_MAX)
-    parts.sql("VACUUM ANALYZE", "peers_weir")
 
 
 def stamp_by_broker(parts):
