@@ -92,9 +92,15 @@ static enum outcome batch_try(struct dispatch *dispatch, struct item *items, siz
             goto failed;
     }
     FAULT(dispatch_before_handle);
+    waiting_ask(&dispatch->room, work);
     for (size_t i = 0; i < count; i++)
         item_keys(dispatch, &items[i]);
     outcome = work_read(work, error);
+    if (outcome == OK && waiting_answered(&dispatch->room, work)) {
+        for (size_t i = 0; i < count; i++)
+            item_want_held(dispatch, &items[i]);
+        outcome = work_read(work, error);
+    }
     if (outcome != OK)
         goto failed;
 
@@ -234,11 +240,23 @@ static void batch_failed(struct dispatch *dispatch, struct item *items, size_t c
     batch_put_back(dispatch, items, count);
 }
 
+/* Another instance was in the way (a deadlock, a key that both added): nobody's fault, and over. */
+static bool raced(struct dispatch *dispatch, enum outcome outcome, const struct error *error)
+{
+    bool race = outcome != OK && error->outcome == RETRY && error->cause && strncmp(error->cause, "store-", 6) == 0;
+    dispatch->races = race ? dispatch->races + 1 : 0;
+    return race && dispatch->races <= BATCH_RACES_MAX;
+}
+
 void batch_run(struct dispatch *dispatch, struct item *items, size_t count)
 {
     struct error error;
     int64_t since_us = clock_monotonic_us();
     enum outcome outcome = batch_try(dispatch, items, &count, &error);
+    if (raced(dispatch, outcome, &error)) {
+        batch_run(dispatch, items, count);
+        return;
+    }
     if (outcome == OK) {
         outage_passed(dispatch, items, count);
         batch_let_go(dispatch, items, count, since_us);
@@ -285,6 +303,8 @@ void batch_run_waiters(struct dispatch *dispatch)
             dispatch->waiters_max++;
         return;
     }
+    if (raced(dispatch, outcome, &error))
+        return; /* found again, or by another */
     if ((outcome == REJECT || outcome == RETRY) && dispatch->waiters_max > 1) {
         dispatch->waiters_max = 1; /* found again, each for itself */
         return;

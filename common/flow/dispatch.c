@@ -266,6 +266,7 @@ static void turn(struct dispatch *dispatch)
         return;
     flood_look(dispatch);
     schema_wait_look(dispatch);
+    waiters_count(dispatch);
     if (dispatch->room.draining && !waiters_paused(dispatch))
         batch_run_waiters(dispatch);
     if (dispatch->outage_until_us)

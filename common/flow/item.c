@@ -106,6 +106,13 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     return OK;
 }
 
+void item_want_held(struct dispatch *dispatch, struct item *item)
+{
+    if ((item->door == DOOR_RECORD || item->door == DOOR_WAITING) && item->note && item->decoded.subscription &&
+        item->decoded.subscription->ordering == ORDERED)
+        waiting_want(&dispatch->room, dispatch->work, item->home->topic, item->home->key);
+}
+
 void item_keys(struct dispatch *dispatch, struct item *item)
 {
     struct work *work = dispatch->work;
@@ -115,8 +122,7 @@ void item_keys(struct dispatch *dispatch, struct item *item)
         if (!item->note)
             break;
         inbox_note(work, item->note, 1);
-        if (item->decoded.subscription && item->decoded.subscription->ordering == ORDERED)
-            waiting_want(&dispatch->room, work, item->home->topic, item->home->key);
+        item_want_held(dispatch, item);
         if (!item->reject && item->decoded.subscription->keys)
             item->decoded.subscription->keys(work, &item->decoded.event);
         break;

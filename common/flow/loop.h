@@ -36,6 +36,7 @@
 enum {
     TICKS_MAX = 16,
     PRUNE_INTERVAL_MS = 10000,
+    BATCH_RACES_MAX = 8,   /* a batch that other instances were in the way of is tried again so often */
     WAITERS_KEYS_MAX = 64, /* keys that are drained in one batch            */
     WAITERS_MAX = 500,     /* records that waited, in one batch             */
     HOLD_SAID_MS = 30000,
@@ -118,6 +119,9 @@ struct dispatch {
     struct crash *crash;                             /* NULL: no note is kept */
     struct chaos chaos;
     bool loaded;                          /* room and suspects are counted */
+    bool counted_beside;                  /* room: others were there */
+    int64_t count_at_us;                  /* monotonic: when it is counted again */
+    unsigned races;                       /* lost to other instances, one after the other */
     bool trip;                            /* a reject was not allowed in this batch */
     size_t batch_handled, batch_rejected; /* so far in it, for the guard */
     bool hold_rejected;                   /* a key waits also behind a record that can never succeed */
@@ -191,6 +195,7 @@ void item_suspect(struct item *item, int crashes);
 /* What a record is, before anything is read. Sets the item's state where there is nothing to handle. */
 enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct error *error);
 void item_keys(struct dispatch *dispatch, struct item *item);
+void item_want_held(struct dispatch *dispatch, struct item *item); /* after waiting_answered() */
 /* OK: the item's state is set. RETRY: the batch is too large for its memory. OUTAGE, FATAL: it cannot go on.
  */
 enum outcome item_handle(struct dispatch *dispatch, struct item *item, struct error *error);
@@ -211,6 +216,8 @@ void route_tell_rest(struct dispatch *dispatch, bool ending);
 /* In a unit of work, before anything is read: fills dispatch->waiters, at most limit. */
 size_t waiters_find(struct dispatch *dispatch, size_t limit);
 bool waiters_paused(const struct dispatch *dispatch);
+/* Now and then, beside other processes: what they have changed. */
+void waiters_count(struct dispatch *dispatch);
 /* Now and then, while keys are held: since when. A unit of work of its own. */
 void waiters_look(struct dispatch *dispatch);
 

@@ -53,6 +53,8 @@ size_t waiters_find(struct dispatch *dispatch, size_t limit)
     struct work *work = dispatch->work;
     struct held_key **keys;
     size_t count = 0, key_count = waiting_draining(work, WAITERS_KEYS_MAX, &keys);
+    if (key_count == 0 && dispatch->room.shared)
+        dispatch->room.draining = 0; /* another has them, until they are counted again */
     for (size_t i = 0; i < key_count && count < limit; i++) {
         struct waiting_record **rows;
         size_t row_count = waiting_next(work, keys[i]->topic, keys[i]->key, limit - count, &rows);
@@ -82,6 +84,20 @@ bool waiters_paused(const struct dispatch *dispatch)
     unsigned reasons = PAUSE_FLOOD | PAUSE_OPERATOR | PAUSE_BACKLOG;
     return dispatch->fatal || dispatch->outage_until_us || atomic_load(&dispatch->stopping) ||
            (consumer_paused(dispatch->consumer) & reasons) || dispatch->flood.state == FLOOD_OPEN;
+}
+
+void waiters_count(struct dispatch *dispatch)
+{
+    enum { COUNT_MS = 1000 };
+    struct error error;
+    int64_t now_us = clock_monotonic_us();
+    bool others = dispatch->instances.others > 0;
+    if (!dispatch->room.shared || (!others && !dispatch->counted_beside) || now_us < dispatch->count_at_us)
+        return;
+    if (waiting_count(&dispatch->room, dispatch->settings.store, &error) != OK)
+        return; /* a batch will find out why, and what to do about it */
+    dispatch->counted_beside = others; /* once more after the last of the others has gone */
+    dispatch->count_at_us = now_us + (dispatch->room.keys ? COUNT_MS : INSTANCE_BEAT_MS) * INT64_C(1000);
 }
 
 void waiters_look(struct dispatch *dispatch)

@@ -87,9 +87,12 @@ void waiting_load(struct waiting_room *room, struct work *work, int64_t records_
     void **rows;
     memset(room, 0, sizeof(*room));
     room->records_max = records_max;
+    room->shared = rows_shared(work);
     room->keys = rows_count(work, &held_table, NULL, NULL, 0);
     room->records = rows_count(work, &waiting_table, NULL, NULL, 0);
     room->draining = rows_count(work, &held_table, "state = $1", &draining, 1);
+    if (room->shared)
+        return;
     if (room->keys > WAITING_LOADED_MAX) {
         memset(room->slots, UINT8_MAX, sizeof(room->slots));
         return;
@@ -100,6 +103,43 @@ void waiting_load(struct waiting_room *room, struct work *work, int64_t records_
         const struct held_key *held = rows[i];
         slot_up(room, slot_of(held->topic, held->key));
     }
+}
+
+static bool keep_counts(void *owner, const struct store_row *row)
+{
+    struct waiting_room *room = owner;
+    room->keys = store_row_int(row, 0);
+    room->records = store_row_int(row, 1);
+    room->draining = store_row_int(row, 2);
+    return false;
+}
+
+enum outcome waiting_count(struct waiting_room *room, struct store *store, struct error *error)
+{
+    const struct store_value draining = STORE_INT(HELD_DRAINING);
+    if (!room->shared)
+        return OK;
+    return store->backend->ops->query(
+        store->backend,
+        "SELECT count(*), coalesce(sum(waiting), 0)::bigint, count(*) FILTER (WHERE state = $1) FROM held", &draining,
+        1, keep_counts, room, error);
+}
+
+void waiting_ask(struct waiting_room *room, struct work *work)
+{
+    if (!room->shared)
+        return;
+    room->asking = true;
+    rows_ask(work, &held_table);
+}
+
+bool waiting_answered(struct waiting_room *room, struct work *work)
+{
+    if (!room->asking)
+        return false;
+    room->asking = false;
+    room->none = !rows_any(work);
+    return !room->none;
 }
 
 void waiting_item_begin(struct waiting_room *room)
@@ -114,21 +154,29 @@ void waiting_item_undo(struct waiting_room *room)
     pending_undo(room, room->item_pending);
 }
 
+/* Another may have counted a key as gone before. */
+static int64_t added_up(int64_t count, int64_t delta)
+{
+    return count + delta > 0 ? count + delta : 0;
+}
+
 void waiting_committed(struct waiting_room *room)
 {
-    room->keys += room->work.keys;
-    room->records += room->work.records;
-    room->draining += room->work.draining;
+    room->keys = added_up(room->keys, room->work.keys);
+    room->records = added_up(room->records, room->work.records);
+    room->draining = added_up(room->draining, room->work.draining);
     room->work = (struct waiting_delta){0};
     for (size_t i = 0; i < room->pending_count; i++)
-        if (!room->pending[i].up)
+        if (room->pending[i].up == room->shared) /* shared: it stands for this unit of work only */
             slot_down(room, room->pending[i].slot);
     room->pending_count = 0;
+    room->asking = room->none = false;
 }
 
 void waiting_rolled_back(struct waiting_room *room)
 {
     room->work = (struct waiting_delta){0};
+    room->asking = room->none = false;
     pending_undo(room, 0);
 }
 
@@ -137,13 +185,13 @@ void waiting_rolled_back(struct waiting_room *room)
 /* Not held, and not by an earlier item of this work: nothing to ask the table for. */
 static bool surely_not(const struct waiting_room *room, struct text topic, struct text key)
 {
-    return room->slots[slot_of(topic, key)] == 0;
+    return room->slots[slot_of(topic, key)] == 0 && (!room->shared || room->none);
 }
 
 void waiting_want(const struct waiting_room *room, struct work *work, struct text topic, struct text key)
 {
     const struct held_key held = {.topic = topic, .key = key};
-    if (!surely_not(room, topic, key))
+    if (!room->asking && !surely_not(room, topic, key))
         rows_want(work, &held_table, &held);
 }
 
@@ -177,6 +225,13 @@ void waiting_hold(struct waiting_room *room, struct work *work, struct held_key 
             .due_us = due_us,
             .reason = reason,
         };
+        /* Looked for once more, where it was taken for granted that there is none. */
+        if (room->shared && rows_get(work, &held_table, &row)) {
+            struct error error;
+            error_set(&error, RETRY, "store-race", "another instance holds this key since a moment ago");
+            work_fail(work, &error);
+            return;
+        }
         rows_add(work, &held_table, &row);
         pend(room, topic, key, true);
         room->work.keys++;
@@ -241,7 +296,7 @@ int64_t waiting_oldest_us(struct work *work)
          state++) { /* a step into the index for each */
         struct store_value value = STORE_INT(state);
         void **rows;
-        if (rows_find(work, &held_table, "state = $1 ORDER BY state, since_us", &value, 1, 1, &rows) == 0)
+        if (rows_find_free(work, &held_table, "state = $1 ORDER BY state, since_us", &value, 1, 1, &rows) == 0)
             continue;
         int64_t since_us = ((const struct held_key *)rows[0])->since_us;
         if (oldest_us == 0 || since_us < oldest_us)
@@ -255,7 +310,7 @@ size_t waiting_draining(struct work *work, size_t limit, struct held_key ***ret)
     struct store_value draining = STORE_INT(HELD_DRAINING);
     void **rows;
     size_t count =
-        rows_find(work, &held_table, "state = $1 ORDER BY state, since_us", &draining, 1, limit, &rows);
+        rows_find_free(work, &held_table, "state = $1 ORDER BY state, since_us", &draining, 1, limit, &rows);
     *ret = (struct held_key **)rows;
     return count;
 }

@@ -56,11 +56,17 @@ enum {
 
 /*
  * What is known of the two tables without asking them: counts, and a counting filter of the held keys, so
- * that the many that are not held cost no look-up. "Perhaps" too often is slow, never wrong. One process
- * works on a database at a time (store_lease()).
+ * that the many that are not held cost no look-up. "Perhaps" too often is slow, never wrong.
+ *
+ * Where other processes work on the database as well (PostgreSQL) the filter holds what this unit of work adds, and
+ * the table is asked: each unit of work asks with its first flight whether any key is held at all (waiting_ask,
+ * waiting_answered), and looks for its own keys only then. The counts are then as of the last waiting_count(), and
+ * records_max is passed by what others add in between.
  */
 struct waiting_room {
     int64_t records_max;
+    bool shared;           /* other processes change the tables */
+    bool asking, none;     /* of the open unit of work: is any key held? No. */
     int64_t keys, records, draining; /* committed */
     uint8_t slots[WAITING_SLOTS];    /* held keys that fall into it; UINT8_MAX: perhaps for ever */
     struct waiting_pending {
@@ -75,6 +81,12 @@ struct waiting_room {
 
 /* In a unit of work at start: counts what is there. */
 void waiting_load(struct waiting_room *room, struct work *work, int64_t records_max);
+/* Counts again, where others change the tables. Not within a unit of work. */
+MUST_CHECK enum outcome waiting_count(struct waiting_room *room, struct store *store, struct error *error);
+/* Where others change the tables, around work_read(): until it is answered nothing is wanted. True: keys are held, and
+ * what is wanted now is to be read by another work_read(). */
+void waiting_ask(struct waiting_room *room, struct work *work);
+bool waiting_answered(struct waiting_room *room, struct work *work);
 void waiting_item_begin(struct waiting_room *room);
 void waiting_item_undo(struct waiting_room *room);
 void waiting_committed(struct waiting_room *room);
@@ -105,7 +117,7 @@ void waiting_taken(struct waiting_room *room, struct work *work, struct held_key
 /* Since when the key that has waited longest is held, 0 for none; what this unit of work changed is not
  * looked at. */
 int64_t waiting_oldest_us(struct work *work);
-/* Keys that are draining, at most limit. */
+/* Keys that are draining and that nobody else has in hand, at most limit. */
 size_t waiting_draining(struct work *work, size_t limit, struct held_key ***ret);
 /* The next ones of a key, in order, at most limit. */
 size_t waiting_next(struct work *work, struct text topic, struct text key, size_t limit,
