@@ -562,6 +562,7 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
         goto out;
     dispatch->context.lanes = dispatch->lanes;
     dispatch->context.instances = &dispatch->instances;
+    lanes_share(dispatch->lanes, &dispatch->instances);
 
     const struct producer_settings producer = {
         .client = settings->client,

@@ -160,6 +160,9 @@ struct call {
     int64_t state;       /* enum call_state */
     struct text traceparent;
     int64_t created_us;
+    int64_t part;      /* of its key: whose owner begins it (store/instances.h) */
+    struct id holder;  /* the instance that has it active; none: zeros */
+    int64_t elsewhere; /* 1: written by an instance that is not its part's owner, which has not seen it yet */
 };
 enum call_state { CALL_WAITING, CALL_ACTIVE, CALL_PARKED };
 

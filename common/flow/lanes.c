@@ -4,7 +4,9 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "flow/bucket.h"
 #include "net/net.h"
+#include "store/instances.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -16,7 +18,8 @@ static const struct rows_column calls_columns[] = {
     ROWS_COLUMN(call, key, ROWS_TEXT),       ROWS_COLUMN(call, payload, ROWS_BYTES),
     ROWS_COLUMN(call, attempts, ROWS_INT),   ROWS_COLUMN(call, due_us, ROWS_INT),
     ROWS_COLUMN(call, state, ROWS_INT),      ROWS_COLUMN(call, traceparent, ROWS_TEXT),
-    ROWS_COLUMN(call, created_us, ROWS_INT),
+    ROWS_COLUMN(call, created_us, ROWS_INT), ROWS_COLUMN(call, part, ROWS_INT),
+    ROWS_COLUMN(call, holder, ROWS_ID),      ROWS_COLUMN(call, elsewhere, ROWS_INT),
 };
 const struct rows_table calls_table = {
     .name = "calls",
@@ -24,8 +27,19 @@ const struct rows_table calls_table = {
     .column_count = sizeof(calls_columns) / sizeof(calls_columns[0]),
     .key_count = 1,
     .row_bytes = sizeof(struct call),
-    .indexes = {"lane, created_us"},
+    .indexes = {"lane, created_us", "part WHERE elsewhere = 1"},
 };
+
+/* The store's own (store/instances.h); here it is only counted in. */
+struct instance_row {
+    struct id id;
+};
+static const struct rows_column instance_columns[] = {ROWS_COLUMN(instance_row, id, ROWS_ID)};
+static const struct rows_table instance_table = {.name = "instance",
+                                                 .columns = instance_columns,
+                                                 .column_count = 1,
+                                                 .key_count = 1,
+                                                 .row_bytes = sizeof(struct instance_row)};
 
 enum { LANES_KEY_BYTES_MAX = 64, CALL_SECONDS = 0, IN_FLIGHT = 1, WAITING = 2 };
 
@@ -44,6 +58,7 @@ enum place_state {
     PLACE_ACTIVE,   /* sent                                               */
     PLACE_ANSWERED, /* came back, with the loop                           */
     PLACE_SETTLED,  /* gone with the open transaction                     */
+    PLACE_FOREIGN,  /* active at another instance: its key waits          */
 };
 
 /* A call in memory. Its payload is read when it begins, and let go when it is sent. */
@@ -52,6 +67,7 @@ struct place {
     struct line *line;
     struct id id;
     uint64_t key_hash; /* two keys with one hash only wait for each other */
+    int64_t created_us, part;
     int64_t due_us;
     enum place_state state;
     /* the open transaction, for its rollback */
@@ -67,14 +83,14 @@ struct line {
     struct place *first, *last; /* every place of the lane, oldest first */
     size_t places;
     size_t active;             /* begun, active or answered */
+    size_t foreign;            /* active at other instances */
     int64_t look_at_us;        /* nothing becomes due before; 0: look now */
     bool more;                 /* the table holds calls that have no place */
-    int64_t loaded_created_us; /* calls up to here have a place or are gone */
+    int64_t loaded_created_us; /* calls before here have a place or are gone */
     /* outage: one probe at a time */
     int64_t outage_ms;
     int64_t closed_until_us;
-    /* token bucket, in millionths of an attempt */
-    int64_t tokens_micro, tokens_rest, tokens_at_us;
+    struct bucket bucket;
     struct metric *seconds[4], *in_flight, *waiting; /* ok, retry, failed, outage */
 };
 
@@ -100,9 +116,18 @@ struct lanes {
     struct arena *arena; /* for building a request */
     bool loaded;
     bool stopped;
+    const struct instances *instances; /* NULL: this process is alone */
+    bool had[INSTANCE_PARTS_MAX];      /* parts that were owned when the places were filled */
+    bool had_others;
+    int64_t had_beat_us;
+    bool loading;    /* by the open transaction */
+    bool reload;     /* it was rolled back: what the places stand for is not sure */
+    bool looking;    /* at what other instances do; in the open transaction */
+    int64_t look_us; /* monotonic: the next time */
     int64_t last_created_us;
-    struct lane_answer *begun; /* to be sent after commit */
-    struct place **touched;    /* by the open transaction */
+    struct lane_answer *begun;     /* to be sent after commit */
+    struct lane_answer *returning; /* ambiguous, to be taken after commit */
+    struct place **touched;        /* by the open transaction */
     size_t touched_count, touched_capacity;
     struct added { /* calls asked for in the open transaction, not yet in line */
         struct line *line;
@@ -115,10 +140,80 @@ struct lanes {
     atomic_size_t sent; /* handed to the net, not yet answered */
 };
 
-static int64_t burst_micro(const struct lane_limits *limits)
+/* ---- who works on the database */
+
+static bool is_shared(const struct lanes *lanes)
 {
-    int64_t tenth_of_a_minute = limits->rate_per_hour * 1000000 / 600;
-    return tenth_of_a_minute > 1000000 ? tenth_of_a_minute : 1000000;
+    return lanes->instances && lanes->instances->shared;
+}
+
+static bool has_others(const struct lanes *lanes)
+{
+    return is_shared(lanes) && lanes->instances->others > 0;
+}
+
+static bool owns(const struct lanes *lanes, int64_t part)
+{
+    return !is_shared(lanes) ||
+           (part >= 0 && part < INSTANCE_PARTS_MAX && instances_own(lanes->instances, (int32_t)part));
+}
+
+static int64_t part_of(const struct lanes *lanes, struct text key)
+{
+    return is_shared(lanes) ? instances_part(lanes->instances, key, false) : 0;
+}
+
+static struct id self_of(const struct lanes *lanes)
+{
+    return is_shared(lanes) ? lanes->instances->self : (struct id){{0}};
+}
+
+static bool is_ours(const struct lanes *lanes, const struct call *call)
+{
+    return !is_shared(lanes) || id_equal(call->holder, lanes->instances->self);
+}
+
+void lanes_share(struct lanes *lanes, const struct instances *instances)
+{
+    lanes->instances = instances;
+}
+
+/* Parts that are owned and lie side by side. last -1: before the first of them. */
+struct run {
+    int32_t first, last;
+};
+
+static bool run_next(const struct lanes *lanes, struct run *run)
+{
+    if (!is_shared(lanes)) {
+        bool first = run->last < 0;
+        *run = (struct run){0, INT32_MAX};
+        return first;
+    }
+    int32_t part = run->last + 1, count = lanes->instances->part_count;
+    while (part < count && !instances_own(lanes->instances, part))
+        part++;
+    run->first = part;
+    while (part < count && instances_own(lanes->instances, part))
+        part++;
+    run->last = part - 1;
+    return run->last >= run->first;
+}
+
+static bool owners_changed(const struct lanes *lanes)
+{
+    const struct instances *instances = lanes->instances;
+    if (!is_shared(lanes))
+        return false;
+    /* One that has ended may have left calls behind that were not looked at yet. */
+    if (lanes->had_others && instances->others == 0)
+        return true;
+    if (instances->gained_count && instances->beat_us != lanes->had_beat_us)
+        return true;
+    for (int32_t part = 0; part < instances->part_count; part++)
+        if (lanes->had[part] != instances_own(instances, part))
+            return true;
+    return false;
 }
 
 enum outcome lanes_new(const struct lane *const *lanes_table, const struct lane_limits *limits, void *state,
@@ -136,8 +231,7 @@ enum outcome lanes_new(const struct lane *const *lanes_table, const struct lane_
         struct line *line = &lanes->line[lanes->count];
         line->lane = lanes_table[lanes->count];
         line->limits = limits[lanes->count];
-        line->tokens_micro = burst_micro(&line->limits);
-        line->tokens_at_us = clock_wall_us();
+        bucket_init(&line->bucket, line->limits.rate_per_hour, clock_wall_us());
         for (size_t i = 0; i < 4; i++)
             line->seconds[i] =
                 metrics_get(metrics, &lane_metrics[CALL_SECONDS], line->lane->name, results[i], NULL);
@@ -175,6 +269,7 @@ void lanes_destroy(struct lanes *lanes)
     if (!lanes)
         return;
     answers_free(lanes->begun);
+    answers_free(lanes->returning);
     answers_free(lanes->answered);
     free(lanes->touched);
     free(lanes->added);
@@ -188,31 +283,38 @@ void lanes_destroy(struct lanes *lanes)
     free(lanes);
 }
 
-static struct place *place_add(struct line *line, const struct call *call)
+/* In line by its time of creation. NULL when out of memory. */
+static struct place *place_insert(struct line *line, const struct call *call)
 {
-    if (line->places >= LANES_PLACES_MAX || line->more) {
-        line->more = true;
-        return NULL;
-    }
     struct place *place = calloc(1, sizeof(*place));
-    if (!place) {
-        line->more = true;
+    if (!place)
         return NULL;
-    }
+    struct place *before = line->last;
+    while (before && before->created_us > call->created_us)
+        before = before->previous;
     place->line = line;
     place->id = call->id;
     place->key_hash = text_hash(call->key);
+    place->created_us = call->created_us;
+    place->part = call->part;
     place->due_us = call->due_us;
     place->state = PLACE_WAITING;
-    place->previous = line->last;
-    if (line->last)
-        line->last->next = place;
-    else
-        line->first = place;
-    line->last = place;
+    place->previous = before;
+    place->next = before ? before->next : line->first;
+    *(before ? &before->next : &line->first) = place;
+    *(place->next ? &place->next->previous : &line->last) = place;
     line->places++;
     line->look_at_us = 0;
-    line->loaded_created_us = call->created_us;
+    if (call->created_us > line->loaded_created_us)
+        line->loaded_created_us = call->created_us;
+    return place;
+}
+
+static struct place *place_add(struct line *line, const struct call *call)
+{
+    struct place *place = line->places >= LANES_PLACES_MAX || line->more ? NULL : place_insert(line, call);
+    if (!place)
+        line->more = true;
     return place;
 }
 
@@ -228,6 +330,7 @@ static void place_remove(struct place *place)
     else
         line->last = place->previous;
     line->places--;
+    line->foreign -= place->state == PLACE_FOREIGN;
     line->look_at_us = 0;
     free(place);
 }
@@ -257,6 +360,8 @@ static bool place_go(struct lanes *lanes, struct place *place, enum place_state 
     }
     place->line->active += is_active(state);
     place->line->active -= is_active(place->state);
+    place->line->foreign += state == PLACE_FOREIGN;
+    place->line->foreign -= place->state == PLACE_FOREIGN;
     place->line->look_at_us = 0;
     place->state = state;
     return true;
@@ -291,65 +396,308 @@ static void answer_push(struct lanes *lanes, struct lane_answer *answer)
     pthread_mutex_unlock(&lanes->lock);
 }
 
-/* A call that was active when the process died: nobody knows whether it took effect. */
-static void come_back(struct lanes *lanes, struct line *line, struct place *place, const struct call *call)
+/* ---- what the table says */
+
+static bool is_alive(struct work *work, struct id holder)
 {
-    struct lane_answer *answer = carrier_new(lanes, line, place, call);
-    if (!answer)
-        return; /* stays active in the table, taken up at the next start */
+    const struct store_value id = STORE_ID(&holder);
+    return rows_count(work, &instance_table, "id = $1", &id, 1) > 0;
+}
+
+/* A call that was active when its process died: nobody knows whether it took effect. False when out of
+ * memory: it stays where it is. */
+static bool come_back(struct lanes *lanes, struct place *place, struct call *row)
+{
+    struct lane_answer *answer = carrier_new(lanes, place->line, place, row);
+    if (!answer || !place_go(lanes, place, PLACE_ANSWERED)) {
+        if (answer)
+            answer_free(answer);
+        return false;
+    }
+    row->holder = self_of(lanes);
+    row->elsewhere = 0;
+    answer->call.holder = row->holder;
     answer->result.outcome = RETRY;
     answer->result.ambiguous = true;
     snprintf(answer->result.text, sizeof(answer->result.text),
              "the process ended while the call was under way");
-    place->state = PLACE_ANSWERED;
-    line->active++;
-    answer_push(lanes, answer);
+    answer->next = lanes->returning;
+    lanes->returning = answer;
+    return true;
 }
 
-bool lanes_wants_load(const struct lanes *lanes)
+/* Rows of before there were parts, or of before there were more of them. False: it is another instance's. */
+static bool call_home(const struct lanes *lanes, struct call *row)
 {
-    if (!lanes->loaded)
+    if (!is_shared(lanes) || lanes->instances->part_count == 0)
         return true;
+    row->part = part_of(lanes, row->key);
+    row->elsewhere = !owns(lanes, row->part);
+    return !row->elsewhere;
+}
+
+/* Active at another instance, as it seems. The last one that was asked for is remembered. */
+struct holders {
+    struct id last;
+    bool known, alive;
+};
+
+static void foreign_look(struct lanes *lanes, struct place *place, struct call *row, struct holders *holders,
+                         struct work *work)
+{
+    static const struct id none;
+    if (!holders->known || !id_equal(holders->last, row->holder)) {
+        bool other = is_shared(lanes) && !id_equal(row->holder, none) &&
+                     !id_equal(row->holder, lanes->instances->self);
+        *holders = (struct holders){row->holder, true, other && is_alive(work, row->holder)};
+    }
+    /* Its row is locked here, and who is buried commits nothing any more. */
+    if (work_failed(work, NULL) == OK && !holders->alive && !come_back(lanes, place, row))
+        lanes->reload = true;
+}
+
+static bool has_place(const struct line *line, struct id id)
+{
+    for (const struct place *place = line->last; place; place = place->previous)
+        if (id_equal(place->id, id))
+            return true;
+    return false;
+}
+
+/* False: there is no room. */
+static bool take_row(struct lanes *lanes, struct line *line, struct call *row, int64_t from_us,
+                     struct holders *holders, struct work *work)
+{
+    if (row->created_us > lanes->last_created_us)
+        lanes->last_created_us = row->created_us;
+    if (row->state == CALL_PARKED || (row->state == CALL_WAITING && !call_home(lanes, row)))
+        return true;
+    /* In places still: what this process has under way, and what was made in the microsecond where the last
+     * page ended. */
+    if ((row->state == CALL_ACTIVE || row->created_us == from_us) && has_place(line, row->id))
+        return true;
+    struct place *place = place_add(line, row);
+    if (!place)
+        return false;
+    if (row->state == CALL_ACTIVE) {
+        place->fresh = true;
+        place->state = PLACE_FOREIGN;
+        line->foreign++;
+        foreign_look(lanes, place, row, holders, work);
+        if (!place->touched)
+            place->fresh = false;
+    }
+    return true;
+}
+
+/* Strictly ascending: the order of calls is the order of their creation. */
+static void call_follow(struct lanes *lanes, struct call *row)
+{
+    if (row->created_us <= lanes->last_created_us)
+        row->created_us = lanes->last_created_us + 1;
+    lanes->last_created_us = row->created_us;
+}
+
+static int row_compare(const void *a, const void *b)
+{
+    const struct call *x = *(struct call *const *)a, *y = *(struct call *const *)b;
+    if (x->created_us != y->created_us)
+        return x->created_us < y->created_us ? -1 : 1;
+    return memcmp(x->id.bytes, y->id.bytes, sizeof(x->id.bytes));
+}
+
+/* The next page, oldest first: what lies before the end of every run's page. */
+static void line_load(struct lanes *lanes, struct line *line, struct work *work)
+{
+    enum { RUN_ROWS_MIN = 16 };
+    struct holders holders = {.known = false};
+    int64_t from_us = line->loaded_created_us, until_us = INT64_MAX;
+    size_t runs = 0, count = 0;
+    for (struct run run = {.last = -1}; run_next(lanes, &run);)
+        runs++;
+    size_t limit = runs ? (LANES_PLACES_MAX - line->places) / runs + RUN_ROWS_MIN : 0;
+    struct call **rows = arena_take(work_arena(work), (runs * limit + 1) * sizeof(*rows));
+    if (!rows) {
+        struct error error;
+        error_set(&error, RETRY, "memory", "lanes: out of memory");
+        work_fail(work, &error);
+        return;
+    }
+    for (struct run run = {.last = -1}; run_next(lanes, &run);) {
+        const struct store_value which[] = {STORE_TEXT(text_of(line->lane->name)), STORE_INT(from_us),
+                                            STORE_INT(run.first), STORE_INT(run.last)};
+        void **found;
+        size_t found_count = rows_find(work, &calls_table,
+                                       "lane = $1 AND created_us >= $2 AND part >= $3 AND part <= $4 "
+                                       "ORDER BY lane, created_us",
+                                       which, 4, limit, &found);
+        if (work_failed(work, NULL) != OK)
+            return;
+        for (size_t i = 0; i < found_count; i++)
+            rows[count++] = found[i];
+        if (found_count == limit && rows[count - 1]->created_us < until_us)
+            until_us = rows[count - 1]->created_us;
+    }
+    qsort(rows, count, sizeof(*rows), row_compare);
+    line->more = false;
+    for (size_t i = 0; i < count && rows[i]->created_us <= until_us; i++)
+        if (!take_row(lanes, line, rows[i], from_us, &holders, work))
+            break;
+    line->more = line->more || until_us != INT64_MAX;
+}
+
+static bool wants_page(const struct lanes *lanes)
+{
     for (size_t i = 0; i < lanes->count; i++)
         if (lanes->line[i].more && lanes->line[i].places < LANES_PLACES_MAX / 2)
             return true;
     return false;
 }
 
-void lanes_load(struct lanes *lanes, struct work *work, int64_t now_us)
+static bool look_due(const struct lanes *lanes)
 {
-    (void)now_us;
+    return has_others(lanes) && !lanes->stopped && clock_monotonic_us() >= lanes->look_us;
+}
+
+bool lanes_wants_load(const struct lanes *lanes)
+{
+    if (lanes->count == 0)
+        return false;
+    return !lanes->loaded || lanes->reload || owners_changed(lanes) || wants_page(lanes) || look_due(lanes);
+}
+
+/* All that waits is read anew. What is under way stays, whoever owns its part by now. */
+static void start_over(struct lanes *lanes, int64_t now_us)
+{
+    const struct instances *instances = lanes->instances;
+    int64_t share = 0;
+    for (int32_t part = 0; part < INSTANCE_PARTS_MAX; part++) {
+        lanes->had[part] = is_shared(lanes) && instances_own(instances, part);
+        share += lanes->had[part];
+    }
+    lanes->had_others = has_others(lanes);
+    lanes->had_beat_us = is_shared(lanes) ? instances->beat_us : 0;
     for (size_t i = 0; i < lanes->count; i++) {
         struct line *line = &lanes->line[i];
-        if (lanes->loaded && (!line->more || line->places >= LANES_PLACES_MAX / 2))
-            continue;
-        const struct store_value from[] = {STORE_TEXT(text_of(line->lane->name)),
-                                           STORE_INT(line->loaded_created_us)};
-        size_t room = LANES_PLACES_MAX - line->places;
-        void **rows;
-        size_t count =
-            rows_find(work, &calls_table, "lane = $1 AND created_us > $2 ORDER BY lane, created_us", from, 2,
-                      room, &rows);
-        if (work_failed(work, NULL) != OK)
-            return;
-        line->more = false;
-        for (size_t row = 0; row < count; row++) {
-            struct call *call = rows[row];
-            if (call->created_us > lanes->last_created_us)
-                lanes->last_created_us = call->created_us;
-            if (call->state == CALL_PARKED)
-                continue;
-            struct place *place = place_add(line, call);
-            if (!place)
-                break;
-            if (call->state == CALL_ACTIVE && !lanes->loaded)
-                come_back(lanes, line, place, call);
+        for (struct place *place = line->first, *next; place; place = next) {
+            next = place->next;
+            if (place->state == PLACE_WAITING || place->state == PLACE_FOREIGN)
+                place_remove(place);
         }
-        if (count == room)
-            line->more = true;
+        line->more = true;
+        line->loaded_created_us = 0;
+        if (!is_shared(lanes))
+            continue;
+        if (!lanes->loaded)
+            bucket_spend_burst(&line->bucket);
+        bucket_share(&line->bucket, share, instances->part_count > 0 ? instances->part_count : 1, now_us);
+    }
+}
+
+void lanes_load(struct lanes *lanes, struct work *work, int64_t now_us)
+{
+    bool anew = !lanes->loaded || lanes->reload || owners_changed(lanes);
+    if (anew)
+        start_over(lanes, now_us);
+    lanes->had_others = lanes->had_others || has_others(lanes);
+    if (wants_page(lanes)) {
+        lanes->loading = true;
+        lanes->reload = false;
+        for (size_t i = 0; i < lanes->count && work_failed(work, NULL) == OK; i++)
+            if (lanes->line[i].more && lanes->line[i].places < LANES_PLACES_MAX / 2)
+                line_load(lanes, &lanes->line[i], work);
     }
     lanes->loaded = true;
+    if (!look_due(lanes))
+        return;
+    lanes->looking = true;
+    size_t left = LANES_POLL_ROWS_MAX;
+    for (size_t i = 0; i < lanes->count; i++)
+        for (struct place *place = lanes->line[i].first; place && left && lanes->line[i].foreign;
+             place = place->next)
+            if (place->state == PLACE_FOREIGN) {
+                rows_want(work, &calls_table, &(struct call){.id = place->id});
+                left--;
+            }
 }
+
+/* What became of the calls that other instances have under way. */
+static void foreign_look_all(struct lanes *lanes, struct line *line, struct work *work)
+{
+    struct holders holders = {.known = false};
+    size_t left = LANES_POLL_ROWS_MAX;
+    for (struct place *place = line->first; place && left && line->foreign; place = place->next) {
+        if (place->state != PLACE_FOREIGN)
+            continue;
+        left--;
+        struct call *row = rows_get(work, &calls_table, &(struct call){.id = place->id});
+        if (work_failed(work, NULL) != OK)
+            return;
+        if (!row || !owns(lanes, row->part)) {
+            (void)place_go(lanes, place, PLACE_SETTLED);
+        } else if (row->state != CALL_ACTIVE) {
+            if (!place_go(lanes, place, PLACE_WAITING))
+                return;
+            place->due_us = row->due_us;
+            row->elsewhere = 0;
+        } else {
+            foreign_look(lanes, place, row, &holders, work);
+        }
+    }
+}
+
+static struct line *line_named(struct lanes *lanes, struct text name)
+{
+    for (size_t i = 0; i < lanes->count; i++)
+        if (text_is(name, lanes->line[i].lane->name))
+            return &lanes->line[i];
+    return NULL; /* of another version */
+}
+
+/*
+ * What other instances have written for this one goes in line, behind what is there. Rows of a key are
+ * written under locks that the handlers of its events share, and this look is made before each call of this
+ * instance's own goes in line: so what is found only now was committed later, whatever the other's clock
+ * says.
+ */
+static void elsewhere_take(struct lanes *lanes, struct call *row)
+{
+    struct line *line = line_named(lanes, row->lane);
+    /* Looked at already, by this same transaction; or no room: it is found again. */
+    if (!line || !row->elsewhere || row->state != CALL_WAITING ||
+        line->places >= LANES_PLACES_MAX + LANES_POLL_ROWS_MAX || !call_home(lanes, row))
+        return;
+    call_follow(lanes, row);
+    if (line->more)
+        return; /* a later page has it */
+    struct place *place = place_insert(line, row);
+    if (place)
+        place->fresh = true;
+    if (!place || !place_go(lanes, place, PLACE_WAITING)) {
+        if (place)
+            place_remove(place);
+        row->elsewhere = 1;
+    }
+}
+
+static void elsewhere_look(struct lanes *lanes, struct work *work)
+{
+    size_t left = LANES_POLL_ROWS_MAX;
+    lanes->look_us = clock_monotonic_us() + LANES_POLL_MS * INT64_C(1000);
+    for (struct run run = {.last = -1}; left && run_next(lanes, &run);) {
+        const struct store_value which[] = {STORE_INT(run.first), STORE_INT(run.last)};
+        void **rows;
+        size_t count =
+            rows_find_free(work, &calls_table, "part >= $1 AND part <= $2 AND elsewhere = 1 ORDER BY part",
+                           which, 2, left, &rows);
+        qsort(rows, count, sizeof(*rows), row_compare);
+        for (size_t i = 0; i < count; i++)
+            elsewhere_take(lanes, rows[i]);
+        left -= count;
+    }
+}
+
+/* ---- calls asked for */
 
 static struct line *line_of(struct lanes *lanes, const struct lane *lane)
 {
@@ -376,12 +724,11 @@ void lanes_add(struct lanes *lanes, struct work *work, const struct lane *lane, 
         lanes->added = added;
         lanes->added_capacity = capacity;
     }
-    /* Strictly ascending: the order of calls is the order of their creation. */
-    if (call->created_us <= lanes->last_created_us)
-        call->created_us = lanes->last_created_us + 1;
-    lanes->last_created_us = call->created_us;
+    call_follow(lanes, call);
+    call->part = part_of(lanes, call->key);
+    call->elsewhere = !owns(lanes, call->part);
     const struct call *row = rows_add(work, &calls_table, call);
-    if (row)
+    if (row && !row->elsewhere)
         lanes->added[lanes->added_count++] = (struct added){line_of(lanes, lane), *row};
 }
 
@@ -427,7 +774,8 @@ void lane_answer_keys(const struct lane_answer *answer, struct work *work)
         answer->line->lane->keys(work, &answer->call);
 }
 
-/* Up to a tenth later, by the call's own id and attempt: calls that failed together do not come back together. */
+/* Up to a tenth later, by the call's own id and attempt: calls that failed together do not come back
+ * together. */
 static int64_t jitter_us(const struct call *call, int64_t delay_ms)
 {
     uint8_t part = (uint8_t)(call->id.bytes[15] + 97 * call->attempts);
@@ -445,6 +793,7 @@ static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work 
         return place_go(lanes, place, PLACE_SETTLED);
     }
     row->state = CALL_WAITING;
+    row->holder = (struct id){{0}};
     if (outcome == RETRY) {
         const struct lane_limits *limits = &line->limits;
         size_t step = row->attempts > 0 ? (size_t)row->attempts - 1 : 0;
@@ -458,6 +807,9 @@ static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work 
         row->attempts--; /* an outage counts for nothing */
         row->due_us = now_us + line->outage_ms * 1000;
     }
+    row->elsewhere = !owns(lanes, row->part);
+    if (row->elsewhere) /* its part has gone to another instance meanwhile */
+        return place_go(lanes, place, PLACE_SETTLED);
     if (!place_go(lanes, place, PLACE_WAITING))
         return false;
     place->due_us = row->due_us;
@@ -487,7 +839,7 @@ enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer,
     struct call *row = rows_get(work, &calls_table, &answer->call);
     if (work_failed(work, error) != OK)
         return OUTAGE;
-    if (!row) { /* settled already: its answer came twice */
+    if (!row || !is_ours(lanes, row)) { /* settled already, or taken over: the answer is nobody's */
         place_go(lanes, answer->place, PLACE_SETTLED);
         return OK;
     }
@@ -521,38 +873,16 @@ void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct
     log_error("lane", "a call is given up: what its answer does cannot be stored",
               LOG_STRING("lane", answer->line->lane->name), LOG_TEXT("key", answer->call.key),
               LOG_STRING("error", why->text));
-    if (row)
+    if (row && is_ours(lanes, row))
         rows_delete(work, &calls_table, row);
     place_go(lanes, answer->place, PLACE_SETTLED);
-}
-
-static void tokens_fill(struct line *line, int64_t now_us)
-{
-    if (line->limits.rate_per_hour == 0)
-        return;
-    const int64_t hour_us = INT64_C(3600000000);
-    int64_t passed_us = now_us - line->tokens_at_us;
-    if (passed_us < 0)
-        passed_us = 0; /* the wall clock was set back */
-    if (passed_us > hour_us)
-        passed_us = hour_us;
-    int64_t rate = line->limits.rate_per_hour;
-    int64_t burst = burst_micro(&line->limits);
-    /* rate × passed ÷ 3600, in parts so that it cannot overflow; what does not divide is kept, however often
-     * this is called */
-    int64_t rest = rate * (passed_us % 3600) + line->tokens_rest;
-    line->tokens_micro += rate * (passed_us / 3600) + rest / 3600;
-    line->tokens_rest = rest % 3600;
-    line->tokens_at_us = now_us;
-    if (line->tokens_micro > burst)
-        line->tokens_micro = burst;
 }
 
 /*
  * The first place in line that may begin: due, and no earlier call of its key still in line. A filter of bits
  * stands for the keys seen: a wrong hit only makes a call wait for another.
  */
-static struct place *next_place(struct line *line, int64_t now_us)
+static struct place *next_place(const struct lanes *lanes, struct line *line, int64_t now_us)
 {
     enum { KEYS = 1 << 16 };
     static _Thread_local uint8_t seen[KEYS / 8];
@@ -566,7 +896,7 @@ static struct place *next_place(struct line *line, int64_t now_us)
         if (place->state == PLACE_SETTLED)
             continue;
         seen[bit / 8] |= (uint8_t)(1u << (bit % 8));
-        if (behind || place->state != PLACE_WAITING)
+        if (behind || place->state != PLACE_WAITING || !owns(lanes, place->part))
             continue;
         if (place->due_us <= now_us)
             return place;
@@ -583,13 +913,6 @@ static size_t concurrency(const struct line *line)
     return line->outage_ms ? 1 : (size_t)line->limits.concurrency;
 }
 
-static int64_t tokens_at(const struct line *line, int64_t now_us)
-{
-    if (line->limits.rate_per_hour == 0 || line->tokens_micro >= 1000000)
-        return now_us;
-    return now_us + (1000000 - line->tokens_micro) * 3600 / line->limits.rate_per_hour + 1;
-}
-
 bool lanes_due(struct lanes *lanes, int64_t now_us, int64_t *ret_at_us)
 {
     *ret_at_us = 0;
@@ -597,15 +920,21 @@ bool lanes_due(struct lanes *lanes, int64_t now_us, int64_t *ret_at_us)
         struct line *line = &lanes->line[i];
         if (line->active >= concurrency(line) || !line->first)
             continue;
-        tokens_fill(line, now_us);
-        int64_t at_us = tokens_at(line, now_us);
+        bucket_fill(&line->bucket, now_us);
+        int64_t at_us = bucket_when_us(&line->bucket, now_us);
         if (at_us < line->closed_until_us)
             at_us = line->closed_until_us;
-        if (at_us <= now_us && next_place(line, now_us))
+        if (at_us <= now_us && next_place(lanes, line, now_us))
             return true;
         if (at_us < line->look_at_us)
             at_us = line->look_at_us;
         if (at_us != INT64_MAX && (*ret_at_us == 0 || at_us < *ret_at_us))
+            *ret_at_us = at_us;
+    }
+    if (lanes->count && has_others(lanes) && !lanes->stopped) {
+        int64_t wait_us = lanes->look_us - clock_monotonic_us();
+        int64_t at_us = now_us + (wait_us > 0 ? wait_us : 0);
+        if (*ret_at_us == 0 || at_us < *ret_at_us)
             *ret_at_us = at_us;
     }
     return false;
@@ -619,6 +948,8 @@ static bool begin_one(struct lanes *lanes, struct line *line, struct place *plac
         return false;
     if (!row)
         return place_go(lanes, place, PLACE_SETTLED);
+    if (row->state == CALL_ACTIVE && is_shared(lanes))
+        return place_go(lanes, place, PLACE_FOREIGN);
     struct lane_answer *carrier = carrier_new(lanes, line, place, row);
     if (!carrier || !place_go(lanes, place, PLACE_BEGUN)) {
         if (carrier)
@@ -626,18 +957,40 @@ static bool begin_one(struct lanes *lanes, struct line *line, struct place *plac
         return false;
     }
     row->state = CALL_ACTIVE;
+    row->holder = self_of(lanes);
     row->attempts++;
     carrier->call.state = row->state;
+    carrier->call.holder = row->holder;
     carrier->call.attempts = row->attempts;
     carrier->next = lanes->begun;
     lanes->begun = carrier;
-    if (line->limits.rate_per_hour)
-        line->tokens_micro -= 1000000;
+    bucket_take(&line->bucket);
     return true;
+}
+
+/* An earlier call of a key that another instance asked for goes before one that would begin now, or is new.
+ */
+static void look_elsewhere(struct lanes *lanes, struct work *work, int64_t now_us)
+{
+    int64_t at_us;
+    for (size_t i = 0; i < lanes->count && lanes->looking; i++)
+        foreign_look_all(lanes, &lanes->line[i], work);
+    if (!has_others(lanes) || !(lanes->looking || lanes->added_count || lanes_due(lanes, now_us, &at_us)))
+        return;
+    lanes->looking = false;
+    elsewhere_look(lanes, work);
+    for (size_t i = 0; i < lanes->added_count; i++) {
+        struct call *call = &lanes->added[i].call, *row = rows_get(work, &calls_table, call);
+        if (row) {
+            call_follow(lanes, row);
+            call->created_us = row->created_us;
+        }
+    }
 }
 
 void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us)
 {
+    look_elsewhere(lanes, work, now_us);
     for (size_t i = 0; i < lanes->added_count; i++) {
         struct place *place = place_add(lanes->added[i].line, &lanes->added[i].call);
         if (!place)
@@ -652,10 +1005,10 @@ void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us)
 
     for (size_t i = 0; i < lanes->count && !lanes->stopped; i++) {
         struct line *line = &lanes->line[i];
-        tokens_fill(line, now_us);
+        bucket_fill(&line->bucket, now_us);
         while (line->active < concurrency(line) && now_us >= line->closed_until_us &&
-               tokens_at(line, now_us) <= now_us) {
-            struct place *place = next_place(line, now_us);
+               bucket_when_us(&line->bucket, now_us) <= now_us) {
+            struct place *place = next_place(lanes, line, now_us);
             if (!place || !begin_one(lanes, line, place, work))
                 break;
         }
@@ -734,6 +1087,21 @@ void lanes_committed(struct lanes *lanes)
             place_remove(place);
     }
     lanes->touched_count = 0;
+    lanes->loading = false;
+    struct lane_answer *returning = NULL;
+    while (lanes->returning) { /* the oldest first */
+        struct lane_answer *next = lanes->returning->next;
+        lanes->returning->next = returning;
+        returning = lanes->returning;
+        lanes->returning = next;
+    }
+    if (returning)
+        lanes->wake(lanes->wake_owner);
+    while (returning) {
+        struct lane_answer *next = returning->next;
+        answer_push(lanes, returning);
+        returning = next;
+    }
     while (begun) {
         struct lane_answer *next = begun->next;
         send(lanes, begun);
@@ -741,14 +1109,18 @@ void lanes_committed(struct lanes *lanes)
     }
     for (size_t i = 0; i < lanes->count; i++) {
         metric_set(lanes->line[i].in_flight, (double)lanes->line[i].active);
-        metric_set(lanes->line[i].waiting, (double)(lanes->line[i].places - lanes->line[i].active));
+        metric_set(lanes->line[i].waiting,
+                   (double)(lanes->line[i].places - lanes->line[i].active - lanes->line[i].foreign));
     }
 }
 
 void lanes_rolled_back(struct lanes *lanes)
 {
     answers_free(lanes->begun);
-    lanes->begun = NULL;
+    answers_free(lanes->returning);
+    lanes->begun = lanes->returning = NULL;
+    lanes->reload = lanes->reload || lanes->loading;
+    lanes->loading = lanes->looking = false;
     for (size_t i = 0; i < lanes->touched_count; i++) {
         struct place *place = lanes->touched[i];
         place_go(lanes, place, place->before);

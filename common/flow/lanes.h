@@ -11,6 +11,19 @@
  * Bounds: calls in flight a lane (lane_limits.concurrency), places in memory (LANES_PLACES_MAX; the rest
  * waits in the table), attempts by a token bucket (rate). After an OUTAGE the lane lets one probe at a time
  * through, with backoff, until one succeeds. Thread: the loop's, except that answers come in from net's.
+ *
+ * Many instances on one database (lanes_share): a call is begun only by the owner of its key's part, so that
+ * calls of one key go one after another, whoever asks for them. One that another instance asked for is marked
+ * `elsewhere`: its owner looks for these every LANES_POLL_MS, and before it begins any call. Where a part
+ * goes to another owner, what waits is read by that one from the table, and what is active is finished by who
+ * has begun it (`holder`), with later calls of its key waiting; a holder that is buried leaves ambiguous
+ * answers. An answer counts only while the row says that the call is this instance's.
+ *
+ * The rate is divided by parts: an instance has rate × parts owned ÷ all parts, and of the burst likewise,
+ * but at least one attempt, so that no part starves. When the share changes the bucket goes on with what it
+ * has, cut to the new burst; one that had no part begins with one attempt. So in any time T all instances
+ * together begin at most rate × T + burst + one attempt for each instance that had a part in it; in a
+ * hand-over nothing is counted twice, as a part is let go before it is taken.
  */
 #ifndef FLOW_LANES_H
 #define FLOW_LANES_H
@@ -24,6 +37,8 @@ enum {
     LANES_DELAYS_MAX = 16,
     LANES_OUTAGE_MS_MIN = 500,
     LANES_OUTAGE_MS_MAX = 15000,
+    LANES_POLL_MS = 200,        /* between two looks at what other instances have written  */
+    LANES_POLL_ROWS_MAX = 1000, /* taken over at a look, and calls of others looked after */
 };
 
 /* What a lane may do at once; a service's start() may change it. */
@@ -38,6 +53,7 @@ struct lane_limits {
 
 struct lanes;
 struct net;
+struct instances;
 struct lane_answer; /* one that came back, until lanes_answered() or lanes_return() */
 struct metrics;
 extern const struct rows_table calls_table;
@@ -47,8 +63,12 @@ MUST_CHECK enum outcome lanes_new(const struct lane *const *lanes, const struct 
                                   void (*wake)(void *owner), void *wake_owner, struct lanes **ret,
                                   struct error *error);
 void lanes_destroy(struct lanes *lanes); /* after the net is closed */
+/* Before anything else: who works on the database. Looked into at each call; without it this process is
+ * alone. Where others are, the tables instance and calls are in one schema. */
+void lanes_share(struct lanes *lanes, const struct instances *instances);
 
-/* In a unit of work: fills the places from the table (at start all active ones become answers). */
+/* In a unit of work, before work_read(): fills the places from the table with calls of owned parts, lets go
+ * those of others (of what was active when its process died, the answers come after the commit). */
 void lanes_load(struct lanes *lanes, struct work *work, int64_t now_us);
 bool lanes_wants_load(const struct lanes *lanes);
 /* Answers that came back, at most count_max. */
@@ -67,8 +87,8 @@ void lanes_add(struct lanes *lanes, struct work *work, const struct lane *lane, 
 /* Around a work's item, as work_item_begin() and work_item_undo(). */
 void lanes_item_begin(struct lanes *lanes);
 void lanes_item_undo(struct lanes *lanes);
-/* At the end of a batch, before its commit: puts what was added in line, marks those active that may begin
- * now. */
+/* At the end of a batch, before its commit: puts what was added in line, and what other instances have
+ * written for this one, marks those active that may begin now. */
 void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us);
 void lane_answer_free(struct lane_answer *answer); /* after commit */
 /* After commit: sends what was begun, forgets what was settled. */
