@@ -68,7 +68,7 @@ enum {
 
 static const char example[] =
     "\nExamples:\n\n"
-    "  weir up --no-sample &\n"
+    "  weir up --sample none &\n"
     "  weir bench --rate 50,100,200 --json result.json        # three rates against what weir up runs\n"
     "  weir bench --knee --rate 100 --pid order=$(pgrep -x weir-order)\n"
     "  weir bench --through kafka --steps 500:2500:5 --arrivals constant --hdr out\n\n"
