@@ -25,6 +25,7 @@ struct relay {
     int64_t poll_at_us, poll_ms;
     int64_t reopen_at_us; /* not before                                       */
     int64_t reopen_ms;
+    int64_t alone_until_us; /* 0: records are sent together */
     int64_t *settling; /* acknowledged rows that the open transaction deletes */
     size_t settling_count;
 
@@ -74,13 +75,39 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
         relay->wake(relay->wake_owner);
 }
 
+/* Records go together again once those that were sent alone are all in. True: so long none may be sent. */
+static bool together_again(struct relay *relay)
+{
+    if (!relay->alone_until_us || clock_monotonic_us() < relay->alone_until_us)
+        return false;
+    if (atomic_load(&relay->in_flight)) {
+        relay->behind = true;
+        relay->nothing_new = false;
+        return true;
+    }
+    producer_close(relay->producer, 1000);
+    relay->producer = NULL;
+    relay->reopen_at_us = 0;
+    relay->alone_until_us = 0;
+    relay->settings.alone = false;
+    return false;
+}
+
 static bool producer_ready(struct relay *relay)
 {
+    if (relay->producer && !producer_is_fatal(relay->producer) && together_again(relay))
+        return false;
     if (relay->producer && !producer_is_fatal(relay->producer))
         return true;
     int64_t now = clock_monotonic_us();
     if (now < relay->reopen_at_us)
         return false;
+    if (relay->producer && producer_refused(relay->producer)) {
+        log_error("relay", "Kafka refused a batch: each record is sent alone for a while, to find out which it was",
+                  LOG_INT("alone_ms", RELAY_ALONE_MS));
+        relay->settings.alone = true;
+        relay->alone_until_us = now + RELAY_ALONE_MS * INT64_C(1000);
+    }
     if (relay->producer) {
         log_error("relay", "the producer is done for; a new one sends again what is in the outbox",
                   LOG_INT("in_flight", (int64_t)atomic_load(&relay->in_flight)));
@@ -163,12 +190,12 @@ enum outcome relay_open(const struct producer_settings *settings, void (*wake)(v
     if (!relay)
         return error_fatal(error, "memory", "relay: out of memory");
     relay->settings = *settings;
-    relay->settings.gather = true;
+    relay->settings.gather = relay->settings.whole = true;
     relay->wake = wake;
     relay->wake_owner = wake_owner;
     relay->behind = true; /* what an earlier run left */
     pthread_mutex_init(&relay->lock, NULL);
-    enum outcome outcome = producer_open(settings, on_report, relay, &relay->producer, error);
+    enum outcome outcome = producer_open(&relay->settings, on_report, relay, &relay->producer, error);
     if (outcome != OK) {
         relay_close(relay, 0);
         return outcome;
@@ -363,7 +390,10 @@ int64_t relay_wait_ms(struct relay *relay)
     if (relay->nothing_new)
         atomic_store(&relay->wanted, true); /* a report brings the next step */
     if (relay->behind && !relay->nothing_new) {
-        if (atomic_load(&relay->in_flight) <= (size_t)relay->settings.queue_records_max / 2)
+        size_t room = relay->alone_until_us && clock_monotonic_us() >= relay->alone_until_us
+                          ? 0
+                          : (size_t)relay->settings.queue_records_max / 2;
+        if (atomic_load(&relay->in_flight) <= room)
             return 0;
         atomic_store(&relay->wanted, true); /* a report makes room */
     }

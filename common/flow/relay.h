@@ -5,8 +5,11 @@
  * acknowledged is deleted with the next batch's transaction, so the table is only written, never read. Behind
  * (at start, after a full producer queue, after a fatal producer error) it reads the table in order until it
  * has caught up; new rows then wait in the table. A row is gone when deleted, not when passed. A fatal
- * producer is replaced by a new one, and all that is in the table is sent again with the same ids. Thread:
- * the loop's; reports come in on the producer's.
+ * producer is replaced by a new one, and all that is in the table is sent again with the same ids.
+ *
+ * A broker refuses a whole batch for one record in it (a topic's max.message.bytes above all). Which one it was
+ * is found out by a producer that sends each alone: only that row is set aside, and no other of its key has
+ * passed it before. Thread: the loop's; reports come in on the producer's.
  *
  * Beside other processes on the database (store/instances.h) it sends what is of its own parts. Rows that another
  * wrote for them are read with each commit, and by a poll while it is idle; they go first: whoever wrote an earlier
@@ -28,6 +31,7 @@ enum {
     RELAY_SETTLE_MS = 100,     /* an idle loop deletes acknowledged rows this late */
     RELAY_REOPEN_MS_MIN = 500, /* between two new producers                        */
     RELAY_REOPEN_MS_MAX = 30000,
+    RELAY_ALONE_MS = 30000, /* so long after a refused batch each record is sent alone */
 };
 
 struct relay;

@@ -52,7 +52,8 @@ struct producer {
     pthread_cond_t reported;
     int waiting;
 
-    bool gather;
+    bool gather, whole;
+    atomic_bool refused; /* set before fatal is */
     size_t queue_records_max, queue_bytes_max;
     pthread_mutex_t gather_lock; /* held while records are handed over, so that their order stays */
     struct gathered *gathered, **gathered_end;
@@ -197,6 +198,10 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *o
     const char *reason = NULL;
     if (message->err && rd_kafka_message_status(message) != RD_KAFKA_MSG_STATUS_PERSISTED) {
         outcome = handle_outcome(message->err) == REJECT ? REJECT : FATAL;
+        if (outcome == REJECT && producer->whole) {
+            atomic_store(&producer->refused, true);
+            outcome = FATAL;
+        }
         reason = rd_kafka_err2str(message->err);
         if (outcome == FATAL)
             become_fatal(producer, reason);
@@ -328,9 +333,19 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
         snprintf(linger, sizeof(linger), "%lld", (long long)linger_ms);
     snprintf(records, sizeof(records), "%d", records_max);
     snprintf(kbytes, sizeof(kbytes), "%d", kbytes_max);
-    const char *more[] = {
-        "linger.ms", linger, "queue.buffering.max.messages", records, "queue.buffering.max.kbytes",
-        kbytes,      NULL};
+    const char *more[] = {"linger.ms",
+                          linger,
+                          "queue.buffering.max.messages",
+                          records,
+                          "queue.buffering.max.kbytes",
+                          kbytes,
+                          /* What is behind a batch that was refused must not pass it: fatal in librdkafka
+                           * itself, at once, and not only when its report is heard. */
+                          settings->alone ? "batch.num.messages" : "enable.gapless.guarantee",
+                          settings->alone   ? "1"
+                          : settings->whole ? "true"
+                                            : "false",
+                          NULL};
 
     struct producer *producer = calloc(1, sizeof(*producer));
     if (!producer)
@@ -338,6 +353,7 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
     producer->report = report;
     producer->owner = owner;
     producer->gather = settings->gather;
+    producer->whole = settings->whole && !settings->alone;
     producer->gathered_end = &producer->gathered;
     producer->queue_records_max = (size_t)records_max;
     producer->queue_bytes_max = (size_t)kbytes_max << 10;
@@ -541,6 +557,11 @@ size_t producer_in_flight(const struct producer *producer)
 bool producer_is_fatal(const struct producer *producer)
 {
     return atomic_load_explicit(&producer->fatal, memory_order_acquire);
+}
+
+bool producer_refused(const struct producer *producer)
+{
+    return atomic_load(&producer->refused);
 }
 
 bool producer_connected(const struct producer *producer)

@@ -18,6 +18,11 @@ struct producer_settings {
     int queue_records_max; /* taken and not yet reported  */
     int queue_kbytes_max;
     bool gather; /* producer_send() only takes; see producer_go() */
+    /* A broker refuses a request's batch as a whole, for one record of it. Neither: all of them are reported
+     * REJECT. whole: none is; the producer is done for before anything behind them is in the log
+     * (producer_refused()), and its owner, who keeps the records, sends them again by a producer that is
+     * alone: each record is a batch of its own there, so that what is refused is it and no other. Slow. */
+    bool whole, alone;
     const char *const
         *topics; /* metadata fetched at start (the first send to a topic is slow on 2.0.2); NULL ended */
 };
@@ -55,6 +60,8 @@ MUST_CHECK enum outcome producer_send(struct producer *producer, const struct pr
 void producer_go(struct producer *producer);
 size_t producer_in_flight(const struct producer *producer); /* any thread */
 bool producer_is_fatal(const struct producer *producer);    /* any thread */
+/* Of a fatal one with .whole: because the broker refused a batch. Any thread. */
+bool producer_refused(const struct producer *producer);
 /* Any broker connection up? For /readyz and the backlog's reason. Any thread. */
 bool producer_connected(const struct producer *producer);
 /* Waits until all is reported, at most timeout_ms; false when not. */

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "kafka/handle.h"
 #include "support/world.h"
 
 /* ---- tests */
@@ -159,6 +160,60 @@ static void kafka_away_changes_nothing_for_who_asks_and_all_is_sent_later(void *
     world_read(world, "orders", 4);
 }
 
+static bool take_count(void *owner, const struct store_row *row)
+{
+    *(int64_t *)owner = store_row_int(row, 0);
+    return true;
+}
+
+static int64_t refused_rows(struct world *world)
+{
+    int64_t count = -1;
+    struct store_reader *reader;
+    assert_int_equal(store_reader_open(world->url, "test", &reader, &world->error), OK);
+    assert_int_equal(store_read(reader, "SELECT count(*) FROM outbox_refused", NULL, 0, take_count, &count, &world->error), OK);
+    store_reader_close(reader);
+    return count;
+}
+
+/* So that what is handed over together goes in one batch, however busy the machine is. */
+static int setup_lingering(void **state)
+{
+    setenv("KAFKA_LINGER", "500ms", 1);
+    int failed = world_setup(state);
+    unsetenv("KAFKA_LINGER");
+    return failed;
+}
+
+/* Five confirmations of one key, sent together: the broker refuses the batch, and then the first of them alone. */
+static void of_a_batch_that_kafka_refuses_only_what_it_refuses_alone_is_set_aside(void **state)
+{
+    struct world *world = *state;
+    static const char *const ids[] = {"e1", "e2", "e3", "e4", "e5"};
+    const struct text key = TEXT("0190b6a0-0000-7000-8000-000000000001");
+    enum { COUNT = sizeof(ids) / sizeof(ids[0]) };
+    world_place(world, "e0", "anna", "a");
+    world_wait_for_orders(world, "anna", 1);
+    world_read(world, "orders", 2);
+    dispatch_pause(world->dispatch);
+    for (int i = 0; i < COUNT; i++)
+        world_place_on(world, TEXT("orders"), ids[i], key, "anna", "b", NULL, 0);
+    assert_true(producer_flush(world->producer, WAIT_MS_MAX));
+    broker_fail(world->broker, BROKER_PRODUCE, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, 2);
+    dispatch_resume(world->dispatch);
+    world_wait_for_orders(world, "anna", 1 + COUNT);
+    for (size_t i = 1; i < COUNT; i++) {
+        char id[ID_TEXT_BYTES + 1] = {0};
+        id_to_text(id_derive(id_from_text(text_of(ids[i])), TEXT("order/OrderConfirmed/0")), id);
+        struct found found = world_read_of(world, "orders", "weir.OrderConfirmed", 1 + i);
+        assert_string_equal(found_header(&found, "ce_id"), id);
+    }
+    int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    while (refused_rows(world) < 1 && clock_monotonic_us() < until_us)
+        usleep(10000);
+    assert_int_equal(refused_rows(world), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +232,8 @@ int main(void)
                                         world_teardown),
         cmocka_unit_test_setup_teardown(the_same_key_twice_at_once_is_a_conflict, world_setup,
                                         world_teardown),
+        cmocka_unit_test_setup_teardown(of_a_batch_that_kafka_refuses_only_what_it_refuses_alone_is_set_aside,
+                                        setup_lingering, world_teardown),
         cmocka_unit_test_setup_teardown(kafka_away_changes_nothing_for_who_asks_and_all_is_sent_later,
                                         world_setup, world_teardown),
     };

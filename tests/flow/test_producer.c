@@ -40,7 +40,7 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
 static const char *const topics[] = {"orders", NULL};
 
 struct fixture {
-    bool gather;
+    bool gather, whole, alone;
     struct broker *broker;
     struct producer *producer;
     struct reports reports;
@@ -54,6 +54,8 @@ static void open_producer(struct fixture *fixture, int queue_records_max)
         .queue_records_max = queue_records_max,
         .topics = topics,
         .gather = fixture->gather,
+        .whole = fixture->whole,
+        .alone = fixture->alone,
     };
     if (producer_open(&settings, on_report, &fixture->reports, &fixture->producer, &error) != OK)
         fail_msg("%s", error.text);
@@ -228,6 +230,40 @@ static void a_record_the_broker_refuses_is_a_reject(void **state)
     assert_int_equal(fixture->reports.ok, 1);
 }
 
+/* Nothing is said to be refused that may only have been beside what was. */
+static void a_refused_batch_ends_a_producer_of_whole_batches_and_alone_it_is_one_record(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->whole = true;
+    open_producer(fixture, 0);
+    send_waiting(fixture, 0, 0);
+    assert_true(producer_flush(fixture->producer, WAIT_MS));
+    broker_fail(fixture->broker, BROKER_PRODUCE, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, 1);
+    struct error error;
+    int sent = 1;
+    for (; sent < 500 && send_number(fixture, 0, sent, &error) == OK; sent++)
+        continue;
+    assert_true(producer_flush(fixture->producer, WAIT_MS));
+    assert_true(producer_is_fatal(fixture->producer));
+    assert_true(producer_refused(fixture->producer));
+    assert_int_equal(fixture->reports.count, sent);
+    assert_int_equal(fixture->reports.reject, 0);
+    assert_int_equal(fixture->reports.ok + fixture->reports.fatal, sent);
+    producer_close(fixture->producer, 1000);
+
+    fixture->alone = true;
+    open_producer(fixture, 0);
+    int ok = fixture->reports.ok;
+    broker_fail(fixture->broker, BROKER_PRODUCE, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, 1);
+    for (int i = 0; i < 100; i++)
+        send_waiting(fixture, 0, 1000 + i);
+    assert_true(producer_flush(fixture->producer, WAIT_MS));
+    assert_int_equal(fixture->reports.reject, 1);
+    assert_int_equal(fixture->reports.seen[1000], 1);
+    assert_int_equal(fixture->reports.ok, ok + 99);
+    assert_false(producer_is_fatal(fixture->producer));
+}
+
 static void a_record_past_the_bound_is_refused_at_once(void **state)
 {
     struct fixture *fixture = *state;
@@ -330,6 +366,8 @@ int main(void)
         CASE(a_full_queue_is_said_and_nothing_is_lost_while_brokers_are_down),
         CASE(errors_that_pass_are_survived_without_a_report),
         CASE(a_record_the_broker_refuses_is_a_reject),
+        CASE(a_refused_batch_ends_a_producer_of_whole_batches_and_alone_it_is_one_record),
+        GATHERING(a_refused_batch_ends_a_producer_of_whole_batches_and_alone_it_is_one_record),
         CASE(a_record_past_the_bound_is_refused_at_once),
         CASE(a_fatal_error_ends_the_producer_with_a_report_for_each_record),
         CASE(close_ends_in_its_bound_where_brokers_hang),

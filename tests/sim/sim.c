@@ -480,6 +480,12 @@ bool producer_is_fatal(const struct producer *producer)
     return producer->fatal;
 }
 
+bool producer_refused(const struct producer *producer)
+{
+    (void)producer;
+    return false;
+}
+
 /* Asked while the loop drains: time goes on, and what is in flight is written. */
 bool producer_connected(const struct producer *producer)
 {

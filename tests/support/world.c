@@ -297,6 +297,11 @@ void world_wait_for_orders(struct world *world, const char *customer, int64_t or
 
 struct found world_read(struct world *world, const char *topic, size_t count)
 {
+    return world_read_of(world, topic, NULL, count);
+}
+
+struct found world_read_of(struct world *world, const char *topic, const char *type, size_t count)
+{
     struct found found = {0};
     const char *const topics[] = {topic, NULL};
     struct client_settings settings = client(world);
@@ -312,13 +317,17 @@ struct found world_read(struct world *world, const char *topic, size_t count)
         assert_int_equal(reader_read(reader, 100, &record, &got, &end, &world->error), OK);
         if (!got)
             continue;
-        found.count++;
         assert_int_equal(record_headers(&record, arena, &headers, &found.header_count, &world->error), OK);
         for (size_t i = 0; i < found.header_count; i++) {
             snprintf(found.headers[i].name, sizeof(found.headers[i].name), "%.*s", TEXT_ARG(headers[i].name));
             snprintf(found.headers[i].value, sizeof(found.headers[i].value), "%.*s",
                      TEXT_ARG(headers[i].value));
         }
+        if (type && strcmp(found_header(&found, "ce_type"), type) != 0) {
+            reader_release(&record);
+            continue;
+        }
+        found.count++;
         snprintf(found.key, sizeof(found.key), "%.*s", TEXT_ARG(record.key));
         found.value_bytes = record.value.length;
         memcpy(found.value, record.value.at, record.value.length < 256 ? record.value.length : 256);

@@ -82,6 +82,8 @@ void world_place_on(struct world *world, struct text topic, const char *event_id
 struct seen world_look(struct world *world, const char *customer);
 void world_wait_for_orders(struct world *world, const char *customer, int64_t orders);
 struct found world_read(struct world *world, const char *topic, size_t count);
+/* The same, of this type (ce_type) only; NULL: of all. */
+struct found world_read_of(struct world *world, const char *topic, const char *type, size_t count);
 const char *found_header(const struct found *found, const char *name);
 void world_ask(struct world *world, struct asked *asked, const char *customer, const char *key);
 int asked_wait(struct asked *asked);
