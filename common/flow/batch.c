@@ -46,8 +46,15 @@ static void hold(struct dispatch *dispatch, struct item *item)
         break;
     case HOLD_ROOM_FULL:
         delay_ms = HOLD_FULL_MS;
+        room_full_begin(dispatch);
         hold_say(dispatch, item, "waiting",
-                 "the waiting room is full: partitions with records of held keys wait");
+                 "the waiting room is full (WAITING_MAX): partitions with records of held keys wait");
+        break;
+    case HOLD_KEYS_FULL:
+        delay_ms = HOLD_FULL_MS;
+        room_full_begin(dispatch);
+        hold_say(dispatch, item, "waiting",
+                 "too many keys wait (WAITING_KEYS_MAX): a record failed, and its partition waits with it");
         break;
     case HOLD_SCHEMA:
         delay_ms = HOLD_SCHEMA_MS;

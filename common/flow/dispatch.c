@@ -23,6 +23,9 @@ const struct setting flow_settings[] = {
      "How long the ids of handled events are kept; longer than any topic's retention."},
     {"WAITING_MAX", SETTING_INT, "100000", 1, 100000000, NULL,
      "Records that may wait behind failed ones of their keys; past it the partitions wait."},
+    {"WAITING_KEYS_MAX", SETTING_INT, "100000", 1, 100000000, NULL,
+     "Keys that may wait for a failed record of theirs, with or without others behind it; past it the partition of the "
+     "next record that fails waits."},
     {"DEAD_LETTER_HOLD", SETTING_CHOICE, "used-up", 0, 0, "used-up|all|none",
      "Whether a key waits while a record of it is a dead letter, until that is redriven or dropped: when its "
      "attempts are used up (or it killed the process), also when it can never succeed, or never."},
@@ -185,7 +188,7 @@ static void gauges(struct dispatch *dispatch)
     metric_set(meters->waiting_records, (double)atomic_load(&dispatch->waiting_records));
     metric_set(meters->paused_outage, (paused & PAUSE_OUTAGE) || atomic_load(&dispatch->schema_waits));
     metric_set(meters->paused_flood, atomic_load(&dispatch->in_flood));
-    metric_set(meters->paused_backlog, !!(paused & PAUSE_BACKLOG));
+    metric_set(meters->paused_backlog, (paused & PAUSE_BACKLOG) || atomic_load(&dispatch->room_full));
     metric_set(meters->paused_operator, !!(paused & PAUSE_OPERATOR));
 }
 
@@ -266,6 +269,7 @@ static void turn(struct dispatch *dispatch)
         return;
     flood_look(dispatch);
     schema_wait_look(dispatch);
+    room_full_look(dispatch);
     waiters_count(dispatch);
     if (dispatch->room.draining && !waiters_paused(dispatch))
         batch_run_waiters(dispatch);
@@ -444,12 +448,13 @@ void dispatch_status(const struct dispatch *dispatch, struct buffer *into)
                    {PAUSE_OPERATOR, "operator"}};
     struct json_writer writer = json_writer(into);
     unsigned paused = consumer_paused(dispatch->consumer);
-    bool flood = atomic_load(&dispatch->in_flood);
+    bool flood = atomic_load(&dispatch->in_flood), full = atomic_load(&dispatch->room_full);
     json_object_begin(&writer);
     json_key(&writer, "paused");
     json_array_begin(&writer);
     for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
-        if (reasons[i].reason == PAUSE_FLOOD ? flood : (paused & reasons[i].reason) != 0)
+        if (reasons[i].reason == PAUSE_FLOOD ? flood
+            : (paused & reasons[i].reason) != 0 || (reasons[i].reason == PAUSE_BACKLOG && full))
             json_put_text(&writer, text_of(reasons[i].name));
     json_array_end(&writer);
     if (flood)
@@ -460,6 +465,21 @@ void dispatch_status(const struct dispatch *dispatch, struct buffer *into)
     json_member_int(&writer, "parts_owned", atomic_load(&dispatch->parts_owned));
     json_member_int(&writer, "parts_wanted", atomic_load(&dispatch->parts_wanted));
     json_object_end(&writer);
+}
+
+bool dispatch_read_old(struct dispatch *dispatch, const char *topic)
+{
+    int64_t delay_ms;
+    size_t step;
+    if (dispatch->topic_count == 0 ||
+        !topic_retry_delay(text_of(topic), dispatch->settings.service, &delay_ms) ||
+        retry_find(&dispatch->retry, text_of(topic), &step))
+        return true;
+    if (!retry_add_old(&dispatch->retry, topic, delay_ms) || !consumer_add_topic(dispatch->consumer, topic))
+        return false;
+    log_warn("retry", "a retry topic of an earlier RETRY_DELAYS is there: it is read, and may be deleted once it is empty",
+             LOG_STRING("topic", topic));
+    return true;
 }
 
 struct consumer *dispatch_consumer(const struct dispatch *dispatch)
@@ -496,6 +516,7 @@ static enum outcome guards_open(struct dispatch *dispatch, struct error *error)
     const char *hold = config_text(config, "DEAD_LETTER_HOLD"), *chaos = config_text(config, "CHAOS");
     dispatch->hold_used_up = strcmp(hold, "none") != 0;
     dispatch->hold_rejected = strcmp(hold, "all") == 0;
+    dispatch->held_keys_max = config_int(config, "WAITING_KEYS_MAX");
     flood_init(&dispatch->flood, &(struct flood_limits){
                                      .window_ms = config_ms(config, "FLOOD_WINDOW"),
                                      .count_min = config_int(config, "FLOOD_COUNT_MIN"),

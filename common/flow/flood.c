@@ -34,7 +34,7 @@ void flood_window(const struct flood *flood, int64_t now_us, int64_t *ret_handle
     *ret_rejected = rejected;
 }
 
-bool flood_allows_after(const struct flood *flood, size_t handled, size_t rejected, int64_t now_us)
+bool flood_allows(const struct flood *flood, size_t handled, size_t rejected, int64_t now_us)
 {
     const struct flood_limits *limits = &flood->limits;
     int64_t all, bad;
@@ -52,11 +52,6 @@ bool flood_allows_after(const struct flood *flood, size_t handled, size_t reject
     if (limits->count_max && bad > limits->count_max)
         return false;
     return !limits->share_percent || bad < limits->count_min || bad * 100 <= all * limits->share_percent;
-}
-
-bool flood_allows(struct flood *flood, int64_t now_us)
-{
-    return flood_allows_after(flood, 0, 0, now_us);
 }
 
 void flood_count(struct flood *flood, size_t handled, size_t rejected, int64_t now_us)

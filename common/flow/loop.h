@@ -43,6 +43,7 @@ enum {
     SCHEMA_WAITS_MS = 1500, /* since the last hold of that kind, until it counts as over */
     HOLD_SCHEMA_MS = 250,   /* … for the registry to know its schema */
     HOLD_FULL_MS = 1000,    /* a partition waits so long for the room to empty */
+    ROOM_FULL_SAID_MS = 2 * HOLD_FULL_MS + 1000, /* … and when none has come for so long, it is over */
     INBOX_PRUNE_MAX = 2000,
 };
 
@@ -60,7 +61,7 @@ enum item_state {
     ITEM_STALE,    /* behind a held one, or taken away by a rebalance: it comes again            */
 };
 
-enum hold_reason { HOLD_NOT_DUE, HOLD_ROOM_FULL, HOLD_FLOOD, HOLD_SCHEMA, HOLD_REASONS };
+enum hold_reason { HOLD_NOT_DUE, HOLD_ROOM_FULL, HOLD_KEYS_FULL, HOLD_FLOOD, HOLD_SCHEMA, HOLD_REASONS };
 
 /* One thing to be handled in a batch. */
 struct item {
@@ -136,6 +137,9 @@ struct dispatch {
     _Atomic int64_t held_since_us;              /* of the key that is held longest, 0: none */
     _Atomic int64_t turned_us;                  /* the loop's last turn began (monotonic) */
     int64_t held_look_us;                       /* when it is looked up again */
+    int64_t held_keys_max;                      /* WAITING_KEYS_MAX */
+    atomic_bool room_full;                      /* a partition waits for the waiting room */
+    int64_t room_full_until_us;                 /* monotonic: over when none has come here since */
     size_t batch_count_max;
     int64_t inbox_age_us;
 
@@ -240,6 +244,9 @@ void outage_end(struct dispatch *dispatch);
 /* A partition waits for the registry: said at /readyz while it does. */
 void schema_wait_begin(struct dispatch *dispatch, const struct error *error);
 void schema_wait_look(struct dispatch *dispatch);
+/* A partition waits for the waiting room: metric and status say "backlog" while it does. */
+void room_full_begin(struct dispatch *dispatch);
+void room_full_look(struct dispatch *dispatch);
 /* The flood guard: nothing is taken until it is probed or an operator says go on. */
 void flood_begin(struct dispatch *dispatch, const struct error *error);
 void flood_look(struct dispatch *dispatch); /* is it time to probe, or over? */

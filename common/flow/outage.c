@@ -77,6 +77,18 @@ void schema_wait_look(struct dispatch *dispatch)
         atomic_store(&dispatch->schema_waits, false);
 }
 
+void room_full_begin(struct dispatch *dispatch)
+{
+    dispatch->room_full_until_us = clock_monotonic_us() + ROOM_FULL_SAID_MS * INT64_C(1000);
+    atomic_store(&dispatch->room_full, true);
+}
+
+void room_full_look(struct dispatch *dispatch)
+{
+    if (clock_monotonic_us() > dispatch->room_full_until_us)
+        atomic_store(&dispatch->room_full, false);
+}
+
 void flood_begin(struct dispatch *dispatch, const struct error *error)
 {
     int64_t handled, rejected, now_us = clock_wall_us();

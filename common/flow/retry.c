@@ -1,6 +1,7 @@
 #include "flow/retry.h"
 
 #include <assert.h>
+#include <stdio.h>
 
 void retry_init(struct retry *retry, const char *service, const int64_t *delays_ms, size_t count)
 {
@@ -22,12 +23,26 @@ bool retry_next(const struct retry *retry, int attempt, size_t *ret_step)
 
 bool retry_find(const struct retry *retry, struct text topic, size_t *ret_step)
 {
-    for (size_t i = 0; i < retry->count; i++)
+    size_t count = retry->count + atomic_load_explicit(&retry->old_count, memory_order_acquire);
+    for (size_t i = 0; i < count; i++)
         if (text_is(topic, retry->topics[i])) {
             *ret_step = i;
             return true;
         }
     return false;
+}
+
+bool retry_add_old(struct retry *retry, const char *topic, int64_t delay_ms)
+{
+    size_t step, old_count = atomic_load(&retry->old_count), at = retry->count + old_count;
+    if (retry_find(retry, text_of(topic), &step))
+        return true;
+    if (old_count == RETRY_OLD_MAX)
+        return false;
+    retry->delays_ms[at] = delay_ms;
+    snprintf(retry->topics[at], sizeof(retry->topics[at]), "%s", topic);
+    atomic_store_explicit(&retry->old_count, old_count + 1, memory_order_release);
+    return true;
 }
 
 int64_t retry_due_us(const struct retry *retry, size_t step, const struct origin *origin,

@@ -80,7 +80,7 @@ struct consumer {
     struct handle handle; /* librdkafka's opaque: first */
     struct consumer_settings settings;
     char *group_id;
-    struct subscribed_topic topics[CONSUMER_TOPICS_MAX];
+    struct subscribed_topic topics[CONSUMER_TOPICS_MAX]; /* lock: more are added, none goes */
     int topic_count, topic_last;
     int64_t session_ms;
 
@@ -981,12 +981,28 @@ static void consumer_release(void *owner)
 
 static enum outcome subscribe(struct consumer *consumer, struct error *error)
 {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(consumer->topic_count);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(CONSUMER_TOPICS_MAX);
+    pthread_mutex_lock(&consumer->lock);
     for (int i = 0; i < consumer->topic_count; i++)
         rd_kafka_topic_partition_list_add(list, consumer->topics[i].name, RD_KAFKA_PARTITION_UA);
+    pthread_mutex_unlock(&consumer->lock);
     rd_kafka_resp_err_t err = rd_kafka_subscribe(consumer->handle.rk, list);
     rd_kafka_topic_partition_list_destroy(list);
     return handle_error(error, err, "subscribe", NULL);
+}
+
+bool consumer_add_topic(struct consumer *consumer, const char *topic)
+{
+    struct error error;
+    char *name = strdup(topic);
+    pthread_mutex_lock(&consumer->lock);
+    bool room = name && consumer->topic_count < CONSUMER_TOPICS_MAX;
+    if (room)
+        consumer->topics[consumer->topic_count++] = (struct subscribed_topic){.name = name, .text = text_of(name)};
+    pthread_mutex_unlock(&consumer->lock);
+    if (!room)
+        free(name);
+    return room && subscribe(consumer, &error) == OK;
 }
 
 static void queues_close(struct consumer *consumer)

@@ -70,6 +70,10 @@ void consumer_hold(struct consumer *consumer, struct record *record, int64_t del
 
 /* ---- any thread */
 
+/* Another topic to read; its index is the next after those of the settings. False: no room for it, or memory is out.
+ * The group is rebalanced. */
+MUST_CHECK bool consumer_add_topic(struct consumer *consumer, const char *topic);
+
 enum consumer_pause { PAUSE_OUTAGE = 1, PAUSE_FLOOD = 2, PAUSE_BACKLOG = 4, PAUSE_OPERATOR = 8 };
 /* Adds or takes away a reason; fetching is paused while any is there. Queued records can still be taken. */
 void consumer_pause(struct consumer *consumer, enum consumer_pause reason);

@@ -68,14 +68,14 @@ char *topic_dlq(const char *service, char into[TOPIC_NAME_BYTES_MAX])
     return into;
 }
 
+static const struct {
+    const char *name;
+    int64_t ms;
+} units[] = {{"d", 86400000}, {"h", 3600000}, {"min", 60000}, {"s", 1000}, {"ms", 1}};
+
 char *topic_retry(const char *service, int64_t delay_ms, char into[TOPIC_NAME_BYTES_MAX])
 {
-    /* The longest unit that divides it, but 90s and not 1.5min. */
-    static const struct {
-        const char *name;
-        int64_t ms;
-    } units[] = {{"d", 86400000}, {"h", 3600000}, {"min", 60000}, {"s", 1000}, {"ms", 1}};
-    size_t unit = 0;
+    size_t unit = 0; /* the longest that divides it, but 90s and not 1.5min */
     while (delay_ms % units[unit].ms)
         unit++;
     if (delay_ms == 0)
@@ -83,4 +83,22 @@ char *topic_retry(const char *service, int64_t delay_ms, char into[TOPIC_NAME_BY
     snprintf(into, TOPIC_NAME_BYTES_MAX, "retry.%s.%lld%s", service, (long long)(delay_ms / units[unit].ms),
              units[unit].name);
     return into;
+}
+
+bool topic_retry_delay(struct text name, const char *service, int64_t *ret_ms)
+{
+    char again[TOPIC_NAME_BYTES_MAX];
+    size_t at = name.length;
+    while (at > 0 && name.at[at - 1] != '.')
+        at--;
+    int64_t number = 0;
+    while (at < name.length && name.at[at] >= '0' && name.at[at] <= '9' && number <= TOPIC_RETRY_DELAY_MS_MAX)
+        number = number * 10 + (name.at[at++] - '0');
+    const struct text unit = {name.at + at, name.length - at};
+    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+        if (text_is(unit, units[i].name) && number <= TOPIC_RETRY_DELAY_MS_MAX / units[i].ms) {
+            *ret_ms = number * units[i].ms;
+            return text_is(name, topic_retry(service, *ret_ms, again));
+        }
+    return false;
 }

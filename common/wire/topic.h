@@ -23,6 +23,8 @@ enum {
     TOPIC_COPY_BYTES_MAX = 2 << 20
 };
 
+#define TOPIC_RETRY_DELAY_MS_MAX (INT64_C(366) * 86400 * 1000)
+
 /* What people did with dead letters, one JSON object a record (flow/audit.h); key: the dead letter's. */
 #define TOPIC_AUDIT "audit"
 
@@ -45,6 +47,8 @@ int32_t topic_partition(struct text key, int32_t partition_count);
 char *topic_dlq(const char *service, char into[TOPIC_NAME_BYTES_MAX]);
 /* "retry.order.2s": the delay as in RETRY_DELAYS, shortest exact form (2s, 90s, 1500ms, 5min). */
 char *topic_retry(const char *service, int64_t delay_ms, char into[TOPIC_NAME_BYTES_MAX]);
+/* The delay that topic_retry() made this name of; false: it is none of this service's retry topics. */
+bool topic_retry_delay(struct text name, const char *service, int64_t *ret_ms);
 
 /* Every service's name, NULL at the end. */
 extern const char *const topic_services[];

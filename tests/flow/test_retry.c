@@ -192,6 +192,78 @@ static void past_the_rooms_bound_the_partition_waits_and_nothing_is_lost(void **
     wait_for_status(world, "waiting", 0);
 }
 
+static bool paused_for_backlog(struct world *world)
+{
+    struct buffer text = buffer_of(4096);
+    dispatch_status(world->dispatch, &text);
+    buffer_add_char(&text, '\0');
+    bool found = strstr(text.at, "\"backlog\"");
+    buffer_free(&text);
+    return found;
+}
+
+/* Three keys may be held. The fourth that fails waits on its topic, spends no attempt, and is said; then it flows. */
+static void past_the_bound_of_held_keys_a_record_that_fails_waits_where_it_is(void **state)
+{
+    struct world *world = *state;
+    const struct text keys[] = {
+        KEY, OTHER, TEXT("0190b6a0-0000-7000-8000-000000000003"), TEXT("0190b6a0-0000-7000-8000-000000000004")};
+    static const char *const ids[] = {"e1", "e2", "e3", "e4"};
+    atomic_store(&world->state.fail_times, 100000);
+    for (int i = 0; i < 3; i++)
+        place(world, ids[i], keys[i], "shaky", "a");
+    world_read(world, "dlq.order", 3);
+    assert_int_equal(status(world, "held_keys"), 3);
+    place(world, ids[3], keys[3], "shaky", "b");
+    place(world, "e5", TEXT("0190b6a0-0000-7000-8000-000000000005"), "anna", "c");
+    int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    while (!paused_for_backlog(world) && clock_monotonic_us() < until_us)
+        usleep(10000);
+    assert_true(paused_for_backlog(world));
+    assert_int_equal(status(world, "held_keys"), 3);
+    assert_int_equal(world_look(world, "anna").orders, 0);
+    send_back(world, ids[0], keys[0], "shaky", "a", "3", "a test"); /* dropped: there is room for one */
+    world_wait_for_orders(world, "anna", 1);
+    world_read(world, "dlq.order", 4); /* its attempts are the same as ever */
+    atomic_store(&world->state.fail_times, 0);
+    for (int i = 1; i < 4; i++)
+        send_back(world, ids[i], keys[i], "shaky", "d", "3", NULL);
+    world_wait_for_orders(world, "shaky", 3);
+    wait_for_status(world, "held_keys", 0);
+    while (paused_for_backlog(world) && clock_monotonic_us() < until_us)
+        usleep(10000);
+    assert_false(paused_for_backlog(world));
+}
+
+/* What lay on the topics of delays that RETRY_DELAYS named before is not forgotten. */
+static void topics_of_earlier_delays_are_read_and_nothing_goes_there_any_more(void **state)
+{
+    struct world *world = *state;
+    static const char *const others[] = {"retry.payment.70ms", "retry.order.70", "retry.order.070ms", "orders",
+                                         "payments", WORLD_RETRY_1};
+    broker_add_topic(world->broker, "retry.order.70ms", PARTITIONS);
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+        assert_true(dispatch_read_old(world->dispatch, others[i]));
+    place(world, "e1", KEY, "anna", "a");
+    world_wait_for_orders(world, "anna", 1); /* it is a member, and becomes one again with one topic more */
+    assert_true(dispatch_read_old(world->dispatch, "retry.order.70ms"));
+    assert_true(dispatch_read_old(world->dispatch, "retry.order.70ms"));
+    atomic_store(&world->state.fail_times, 1);
+    const struct header headers[] = {
+        {TEXT(HEADER_ERRORS_TOPIC), TEXT("orders")},   {TEXT(HEADER_ERRORS_PARTITION), TEXT("0")},
+        {TEXT(HEADER_ERRORS_OFFSET), TEXT("0")},       {TEXT(HEADER_ERRORS_DELIVERY_COUNT), TEXT("1")},
+        {TEXT(HEADER_ATTEMPT), TEXT("1")},
+    };
+    world_place_on(world, TEXT("retry.order.70ms"), "e2", OTHER, "shaky", "b", headers, 5);
+    world_wait_for_orders(world, "shaky", 1);
+    struct found next = world_read(world, WORLD_RETRY_2, 1); /* on up the ladder as it is now */
+    assert_string_equal(found_header(&next, "weir_attempt"), "2");
+    world_stop(world);
+    world_start(world);
+    place(world, "e3", KEY, "anna", "c"); /* without them again */
+    world_wait_for_orders(world, "anna", 2);
+}
+
 static void an_outage_spends_no_attempt_and_makes_no_dead_letter(void **state)
 {
     struct world *world = *state;
@@ -288,6 +360,8 @@ int main(void)
         IN_A_WORLD(a_redriven_record_that_fails_again_says_how_often),
         IN_A_WORLD(a_restart_while_a_key_waits_loses_nothing),
         IN_A_WORLD(past_the_rooms_bound_the_partition_waits_and_nothing_is_lost),
+        IN_A_WORLD(past_the_bound_of_held_keys_a_record_that_fails_waits_where_it_is),
+        IN_A_WORLD(topics_of_earlier_delays_are_read_and_nothing_goes_there_any_more),
         IN_A_WORLD(an_outage_spends_no_attempt_and_makes_no_dead_letter),
         IN_A_WORLD(junk_on_a_retry_topic_is_a_dead_letter_that_names_it),
         IN_A_WORLD(our_names_on_a_main_topic_are_not_believed),

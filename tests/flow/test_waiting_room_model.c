@@ -609,6 +609,7 @@ static void world_open(void)
 {
     static const char *const holds[] = {"used-up", "all", "none"};
     static const char *const rooms[] = {"3", "30", "100000"};
+    static const char *const keys[] = {"1", "4", "100000"};
     static const char *const batches[] = {"2", "20", "200"};
     static const int64_t ladders[][3] = {{2000, 4000, 8000}, {1, 1, 5}, {1000, 1000, 1000}, {1, 3000, 1}};
     char topics_text[3][TOPIC_NAME_BYTES_MAX];
@@ -636,6 +637,8 @@ static void world_open(void)
         holds[model->hold],
         "--waiting-max",
         rooms[below(3)],
+        "--waiting-keys-max",
+        keys[below(3)],
         "--batch-count-max",
         batches[below(3)],
         "--flood-share",
@@ -647,7 +650,7 @@ static void world_open(void)
         NULL,
     };
     const struct setting *const tables[] = {kafka_settings, flow_settings};
-    assert_int_equal(config_read(tables, 2, 12, (char **)(uintptr_t)arguments, &model->config, &model->error),
+    assert_int_equal(config_read(tables, 2, 14, (char **)(uintptr_t)arguments, &model->config, &model->error),
                      OK);
     scratch_make(&model->scratch);
     assert_int_equal(registry_open(NULL, &model->registry, &model->error), OK);

@@ -50,11 +50,9 @@ static void a_limit_is_what_may_be_in_the_window(void **state)
         struct flood flood;
         flood_init(&flood, examples[i].limits);
         flood_count(&flood, examples[i].handled, examples[i].rejected, us(START_MS));
-        if (flood_allows_after(&flood, examples[i].batch_handled, examples[i].batch_rejected, us(START_MS)) !=
+        if (flood_allows(&flood, examples[i].batch_handled, examples[i].batch_rejected, us(START_MS)) !=
             examples[i].allowed)
             fail_msg("%s: wrong", examples[i].what);
-        if (!examples[i].batch_handled && !examples[i].batch_rejected)
-            assert_int_equal(flood_allows(&flood, us(START_MS)), examples[i].allowed);
         assert_int_equal(flood.state, FLOOD_CLOSED); /* asking changes nothing */
     }
 }
@@ -67,7 +65,7 @@ static void what_is_older_than_the_window_is_forgotten(void **state)
     flood_init(&flood, &by_count);
     flood_count(&flood, 5, 1, us(0));
     flood_count(&flood, 7, 2, us(WINDOW_MS / 2));
-    assert_false(flood_allows(&flood, us(WINDOW_MS - 1)));
+    assert_false(flood_allows(&flood, 0, 0, us(WINDOW_MS - 1)));
     flood_window(&flood, us(WINDOW_MS - 1), &handled, &rejected);
     assert_int_equal(handled, 12);
     assert_int_equal(rejected, 3);
@@ -75,7 +73,7 @@ static void what_is_older_than_the_window_is_forgotten(void **state)
     flood_window(&flood, us(WINDOW_MS), &handled, &rejected);
     assert_int_equal(handled, 7);
     assert_int_equal(rejected, 2);
-    assert_true(flood_allows(&flood, us(WINDOW_MS)));
+    assert_true(flood_allows(&flood, 0, 0, us(WINDOW_MS)));
 
     flood_count(&flood, 1, 0, us(WINDOW_MS)); /* into the bucket of the first */
     flood_window(&flood, us(WINDOW_MS), &handled, &rejected);
@@ -173,7 +171,7 @@ static void it_opens_probes_and_closes_again(void **state)
         default:
             flood_resume(&flood);
         }
-        if (flood.state != steps[i].after || flood_allows(&flood, now_us) != steps[i].allows)
+        if (flood.state != steps[i].after || flood_allows(&flood, 0, 0, now_us) != steps[i].allows)
             fail_msg("step %zu: state %d", i, (int)flood.state);
     }
 }
@@ -188,7 +186,7 @@ static void more_rejects_than_may_pass_never_close_a_probe(void **state)
     flood_count(&flood, FLOOD_PROBE_OK_COUNT - 1, FLOOD_PROBE_REJECTS_MAX + 1, us(FLOOD_PROBE_MS_MIN));
     flood_count(&flood, FLOOD_PROBE_OK_COUNT, 0, us(FLOOD_PROBE_MS_MIN));
     assert_int_equal(flood.state, FLOOD_HALF_OPEN);
-    assert_false(flood_allows(&flood, us(FLOOD_PROBE_MS_MIN)));
+    assert_false(flood_allows(&flood, 0, 0, us(FLOOD_PROBE_MS_MIN)));
 }
 
 static void the_delay_doubles_up_to_its_maximum(void **state)

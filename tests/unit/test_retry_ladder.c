@@ -66,6 +66,28 @@ static void a_topic_is_named_by_its_delay(void **state)
     }
 }
 
+static void topics_of_earlier_delays_are_found_and_are_no_step_of_the_ladder(void **state)
+{
+    static const int64_t delays_ms[] = {2 * S, 4 * S};
+    struct retry retry = ladder(delays_ms, 2);
+    char name[TOPIC_NAME_BYTES_MAX];
+    size_t step = 77;
+    (void)state;
+    assert_true(retry_add_old(&retry, "retry.email.5s", 5 * S));
+    assert_true(retry_add_old(&retry, "retry.email.5s", 5 * S));
+    assert_true(retry_add_old(&retry, "retry.email.4s", 4 * S)); /* is one of the ladder */
+    assert_int_equal(retry.old_count, 1);
+    assert_true(retry_find(&retry, TEXT("retry.email.5s"), &step));
+    assert_int_equal(step, 2);
+    assert_int_equal(retry_due_us(&retry, step, &(struct origin){0}, 1000), (1000 + 5 * S) * 1000);
+    step = 77;
+    assert_false(retry_next(&retry, 3, &step));
+    for (int i = 1; i < RETRY_OLD_MAX; i++)
+        assert_true(retry_add_old(&retry, topic_retry("email", 10 * S + i, name), 10 * S + i));
+    assert_false(retry_add_old(&retry, "retry.email.1d", 86400 * S));
+    assert_false(retry_find(&retry, TEXT("retry.email.1d"), &step));
+}
+
 static void the_same_delay_twice_is_one_topic_and_two_attempts(void **state)
 {
     static const int64_t delays_ms[] = {1 * S, 1 * S, 1 * S};
@@ -563,6 +585,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_attempt_has_its_delay_and_past_the_last_there_is_none),
         cmocka_unit_test(a_topic_is_named_by_its_delay),
+        cmocka_unit_test(topics_of_earlier_delays_are_found_and_are_no_step_of_the_ladder),
         cmocka_unit_test(the_same_delay_twice_is_one_topic_and_two_attempts),
         cmocka_unit_test(more_delays_than_fit_are_cut),
         cmocka_unit_test(a_record_is_due_when_it_says_but_never_later_than_its_delay_after_it_was_written),

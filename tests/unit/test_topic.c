@@ -92,9 +92,27 @@ static void retry_topic_is_named_by_the_shortest_form_of_its_delay(void **state)
         {90000000, "retry.order.25h"}, {0, "retry.order.0s"},
     };
     char into[TOPIC_NAME_BYTES_MAX];
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int64_t ms = -1;
         assert_string_equal(topic_retry("order", cases[i].ms, into), cases[i].name);
+        assert_true(topic_retry_delay(text_of(cases[i].name), "order", &ms));
+        assert_int_equal(ms, cases[i].ms);
+    }
     assert_string_equal(topic_dlq("email", into), "dlq.email");
+}
+
+static void a_name_that_is_not_that_of_a_delay_has_none(void **state)
+{
+    (void)state;
+    const struct text names[] = {TEXT(""), TEXT("retry.order."), TEXT("retry.order.2"), TEXT("retry.order.s"),
+                                 TEXT("retry.order.02s"), TEXT("retry.order.60s"), TEXT("retry.order.2000ms"),
+                                 TEXT("retry.order.-2s"), TEXT("retry.order.2s "), TEXT("retry.orders.2s"),
+                                 TEXT("retry.order.x.2s"), TEXT("dlq.order"), TEXT("order.2s"), TEXT("2s"),
+                                 TEXT("retry.order.99999999999999999999d"), TEXT("retry.order.367d")};
+    int64_t ms;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (topic_retry_delay(names[i], "order", &ms))
+            fail_msg("%.*s", TEXT_ARG(names[i]));
 }
 
 static void every_service_is_named(void **state)
@@ -114,6 +132,7 @@ int main(void)
         cmocka_unit_test(hash_is_that_of_the_java_client),
         cmocka_unit_test(partition_is_that_of_librdkafka),
         cmocka_unit_test(retry_topic_is_named_by_the_shortest_form_of_its_delay),
+        cmocka_unit_test(a_name_that_is_not_that_of_a_delay_has_none),
         cmocka_unit_test(every_service_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
