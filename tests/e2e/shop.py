@@ -134,16 +134,19 @@ class Shop:
 MOVING = ("kafka_consumergroup_lag", "weir_outbox_rows", "weir_calls_in_flight", "weir_calls_waiting")
 
 
-def quiet(here):
-    """Nothing is on its way: no lag, no row to relay, no call to answer."""
+def moving(here):
+    """What is on its way: lag, rows to relay, calls to answer; "" where nothing is."""
     for service in world.SERVICES:
         pages = [here.metrics_of(name) for name in here.instances(service)]
         known = sum(line.startswith("kafka_consumergroup_lag{") for lines in pages for line in lines)
-        if not known or known != sum(world.total(lines, "weir_partitions_assigned") or 0 for lines in pages):
-            return False  # a lag that is not known yet is not exported, and is no lag of 0
-        if any(world.total(lines, name) not in (0, None) for name in MOVING for lines in pages):
-            return False
-    return True
+        assigned = sum(world.total(lines, "weir_partitions_assigned") or 0 for lines in pages)
+        if not known or known != assigned:  # a lag that is not known yet is not exported, and is no lag of 0
+            return f"{service}: the lags of {known} partitions are known, {assigned:g} are assigned"
+        for lines in pages:
+            found = [line for line in lines if line.startswith(MOVING) and line.rsplit(" ", 1)[1] != "0"]
+            if found:
+                return f"{service}: {', '.join(found[:5])}"
+    return ""
 
 
 def decided(here):
@@ -156,16 +159,20 @@ def wait_until_settled(here, count, seconds=180):
 
     The lag is looked at twice a second by the services, and one's answer is another's next record: calm has to last.
     """
-    calm = [None]
+    calm, left = [None], [""]
 
     def condition():
-        if not quiet(here):
+        left[0] = moving(here)
+        if left[0]:
             calm[0] = None
             return False
         calm[0] = calm[0] or time.monotonic()
         lasted = time.monotonic() - calm[0]
         return lasted > 2 * QUIET_SECONDS or (lasted > QUIET_SECONDS / 2 and decided(here) >= count)
-    here.wait(f"{count} orders have their end and nothing is on its way", condition, seconds)
+    try:
+        here.wait(f"{count} orders have their end and nothing is on its way", condition, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; at last {decided(here)} orders had, and this moved: {left[0] or 'nothing'}") from None
 
 
 def account(here, shop, stock):
