@@ -357,7 +357,7 @@ class World:
 
     def stop_all(self, timeout=30):
         """All are told before any is waited for. {instance: exit code} of those that did not end with 0."""
-        told = [name for name in self.processes if name in SERVICES or self.running(name)]
+        told = [name for name in self.processes if self.running(name) or not self.instances(name.partition("@")[0])]
         for name in told:
             if self.running(name):
                 self.processes[name].terminate()
