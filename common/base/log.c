@@ -189,6 +189,25 @@ static void line_send(struct line *line)
     pthread_mutex_unlock(&writing_lock);
 }
 
+enum { AT_TRACE = 3, TRACE_BYTES = 32, AT_SPAN = 36, SPAN_BYTES = 16 };
+static _Thread_local char trace[AT_SPAN + SPAN_BYTES];
+static _Thread_local bool traced;
+
+void log_trace(struct text traceparent)
+{
+    traced = traceparent.length >= sizeof(trace);
+    if (traced)
+        memcpy(trace, traceparent.at, sizeof(trace));
+}
+
+static void line_add_trace(struct line *line)
+{
+    if (!traced)
+        return;
+    line_add(line, LOG_TEXT("trace_id", ((struct text){trace + AT_TRACE, TRACE_BYTES})));
+    line_add(line, LOG_TEXT("span_id", ((struct text){trace + AT_SPAN, SPAN_BYTES})));
+}
+
 static void write_line(enum log_level level, const char *station, const char *message,
                        const struct log_field *fields, size_t field_count)
 {
@@ -198,8 +217,12 @@ static void write_line(enum log_level level, const char *station, const char *me
         head_text(&line, level, station, text_of(message));
     else
         head_json(&line, level, station, text_of(message));
+    if (!settings.text)
+        line_add_trace(&line);
     for (size_t i = 0; i < field_count && i < LOG_FIELDS_MAX; i++)
         line_add(&line, fields[i]);
+    if (settings.text) /* where people look last */
+        line_add_trace(&line);
     if (field_count > LOG_FIELDS_MAX)
         line.truncated = true;
     line_send(&line);

@@ -2,11 +2,12 @@
  * log: one line an event on stderr, JSON or text. Only flow/, service/ and programs log; library
  * code below them returns errors.
  *
- * JSON: {"timestamp": RFC 3339, "level", "message", "service.name", "station", fields…}. Text is for a
- * terminal: time (UTC), level, station, message, key=value; coloured on one, unless NO_COLOR is set.
- * Values are escaped, so that a line stays a line; what does not fit LOG_LINE_BYTES_MAX is cut and the
- * line says "truncated". Any thread; a line is one write(2). Lines of one station past
- * LOG_LINES_PER_SECOND_MAX are counted and said, once a second, with the next line of any station.
+ * JSON: {"timestamp": RFC 3339, "level", "message", "service.name", "station", trace_id and span_id where a
+ * record or request is in hand, fields…}. Text is for a terminal: time (UTC), level, station, message,
+ * key=value; coloured on one, unless NO_COLOR is set. Values are escaped, so that a line stays a line; what
+ * does not fit LOG_LINE_BYTES_MAX is cut and the line says "truncated". Any thread; a line is one write(2).
+ * Lines of one station past LOG_LINES_PER_SECOND_MAX are counted and said, once a second, with the next line
+ * of any station.
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
@@ -35,6 +36,12 @@ struct log_field {
 #define LOG_TEXT(name, value) ((struct log_field){(name), LOG_FIELD_TEXT, (value), 0})
 #define LOG_STRING(name, value) ((struct log_field){(name), LOG_FIELD_STRING, text_of(value), 0})
 #define LOG_INT(name, value) ((struct log_field){(name), LOG_FIELD_INT, {NULL, 0}, (value)})
+
+/*
+ * What this thread has in hand: lines that it writes from now on carry trace_id and span_id of this
+ * traceparent (W3C, valid), until it is called with empty text. Copied.
+ */
+void log_trace(struct text traceparent);
 
 /* station: the noun of the design that speaks ("dispatch", "relay", "dlq"); kept, so a literal. */
 void log_write(enum log_level level, const char *station, const char *message,

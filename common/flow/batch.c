@@ -111,11 +111,11 @@ static enum outcome batch_try(struct dispatch *dispatch, struct item *items, siz
     if (outcome != OK)
         goto failed;
 
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count && outcome == OK; i++)
         outcome = item_handle(dispatch, &items[i], error);
-        if (outcome != OK)
-            goto failed;
-    }
+    log_trace(TEXT(""));
+    if (outcome != OK)
+        goto failed;
     lanes_begin(dispatch->lanes, work, dispatch->context.now_us);
     FAULT(dispatch_before_commit);
     outcome = work_commit(work, error);
@@ -152,7 +152,13 @@ static bool record_let_go(struct dispatch *dispatch, struct item *item, double s
         FAULT(retry_after_commit);
     if (item->state == ITEM_REJECTED)
         FAULT(dlq_after_commit);
-    route_tell(dispatch, item);
+    if (item->state != ITEM_DONE) {
+        trace_tell(item);
+        route_tell(dispatch, item);
+        log_trace(TEXT(""));
+    }
+    if (dispatch->context.spans)
+        trace_let_go(dispatch, item, clock_wall_us() - (int64_t)(seconds * 1e6));
     if (item->state == ITEM_WAITS) /* it is counted when it is handled */
         return true;
     if (item->state == ITEM_DONE && item->meter == METER_DUPLICATE)

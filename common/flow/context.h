@@ -7,6 +7,7 @@
 #define FLOW_CONTEXT_H
 
 #include "flow/handler.h"
+#include "base/span.h"
 #include "flow/lanes.h"
 
 struct context {
@@ -17,14 +18,16 @@ struct context {
     const struct instances *instances; /* store/instances.h: whose is what follows from a commit */
     struct buffer scratch; /* for encoding; its bytes are copied into the arena */
     int64_t now_us;        /* the batch's */
+    struct spans *spans;   /* NULL: no traces */
 
     /* the item in hand */
     struct id id;            /* of what is being handled: parent of every id made */
-    struct text traceparent; /* of what is being handled */
+    struct text traceparent; /* of what is being handled: where there are traces, its own span's */
+    char trace_bytes[SPAN_TRACEPARENT_BYTES + 1];
     int emitted;
 };
 
-/* Before each item. */
+/* Before each item; traceparent is kept. Lines of the log carry its ids from now on (log_trace). */
 void context_enter(struct context *context, struct id id, struct text traceparent);
 
 #endif

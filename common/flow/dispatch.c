@@ -552,6 +552,7 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     retry_init(&dispatch->retry, settings->service, settings->retry_delays_ms, settings->retry_delay_count);
     dispatch->prune_due_us = clock_monotonic_us() + PRUNE_INTERVAL_MS * 1000;
     dispatch->context = (struct context){
+        .spans = settings->spans,
         .service = settings->service,
         .state = settings->state,
         .registry = settings->registry,
@@ -582,6 +583,7 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     if (outcome != OK)
         goto out;
     dispatch->context.lanes = dispatch->lanes;
+    lanes_trace(dispatch->lanes, settings->spans);
     dispatch->context.instances = &dispatch->instances;
     lanes_share(dispatch->lanes, &dispatch->instances);
 
@@ -594,6 +596,7 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     outcome = relay_open(&producer, wake, dispatch, &dispatch->relay, error);
     if (outcome != OK)
         goto out;
+    relay_trace(dispatch->relay, settings->spans);
     relay_share(dispatch->relay, &dispatch->instances);
     const struct consumer_settings consumer = {
         .client = settings->client,

@@ -52,6 +52,7 @@ struct dispatch_settings {
     size_t retry_delay_count;
     const char *crash_note;      /* file of the crash guard (flow/crash.h); NULL: none is kept */
     const struct config *config; /* BATCH_COUNT_MAX, INBOX_AGE, … (flow_settings) */
+    struct spans *spans;         /* for traces; lent, NULL where there are none */
     int64_t backlog_max;         /* outbox rows past which routes with .backlog get 503 */
     /* On the loop's thread: what becomes of a request handed to dispatch_request(). */
     void (*answer)(void *exchange, const struct answer *answer);

@@ -3,6 +3,7 @@
 #include "flow/context.h"
 
 #include "base/clock.h"
+#include "flow/trace.h"
 #include "store/outbox.h"
 
 #include <stdio.h>
@@ -14,6 +15,7 @@ void context_enter(struct context *context, struct id id, struct text traceparen
     context->id = id;
     context->traceparent = traceparent;
     context->emitted = 0;
+    log_trace(traceparent);
 }
 
 void *work_state(struct work *work)
@@ -72,9 +74,7 @@ void work_emit_type(struct work *work, const struct event_type *type, const void
     struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
     struct text id_text = as && as->id.length ? as->id : id_to_text(id, id_bytes);
     struct text source = as && as->source.length ? as->source : text_of(source_bytes);
-    struct text trace = as && as->traceparent.length
-                            ? as->traceparent
-                            : traceparent_next(context->traceparent, id, trace_bytes);
+    struct text trace = as && as->traceparent.length ? as->traceparent : trace_next(context, id, trace_bytes);
     clock_to_rfc3339(as && as->time_us ? as->time_us : context->now_us, time_bytes);
 
     struct header *headers = arena_take(arena, EMIT_HEADERS * sizeof(*headers));
@@ -104,6 +104,8 @@ void work_emit_type(struct work *work, const struct event_type *type, const void
         .created_us = context->now_us,
     };
     outbox_add(work, &row);
+    if (context->spans && !(as && as->traceparent.length))
+        trace_created(work, &row, type, headers[1].value, headers[7].value);
 }
 
 struct id work_call(struct work *work, const struct lane *lane, struct text key, struct text payload,
@@ -117,6 +119,9 @@ struct id work_call(struct work *work, const struct lane *lane, struct text key,
         length = sizeof(derived) - 1;
     char trace_bytes[HEADER_TRACEPARENT_BYTES + 1];
     struct id id = id_derive(context->id, (struct text){derived, (size_t)length});
+    /* Where there are traces each attempt is a span of its own, and this is what they have in common. */
+    struct text trace = context->spans && context->traceparent.length ? context->traceparent
+                                                                      : trace_next(context, id, trace_bytes);
     struct call call = {
         .id = id,
         .lane = text_of(lane->name),
@@ -124,7 +129,7 @@ struct id work_call(struct work *work, const struct lane *lane, struct text key,
         .payload = payload,
         .due_us = context->now_us,
         .state = CALL_WAITING,
-        .traceparent = text_copy(arena, traceparent_next(context->traceparent, id, trace_bytes)),
+        .traceparent = text_copy(arena, trace),
         .created_us = context->now_us,
     };
     lanes_add(context->lanes, work, lane, &call);
@@ -140,6 +145,7 @@ struct counted {
 
 struct noted {
     const char *station, *message;
+    struct text traceparent;
     enum log_level level;
     size_t field_count;
     struct log_field fields[];
@@ -154,7 +160,9 @@ static void count(void *what)
 static void note(void *what)
 {
     const struct noted *noted = what;
+    log_trace(noted->traceparent);
     log_write(noted->level, noted->station, noted->message, noted->fields, noted->field_count);
+    log_trace(TEXT(""));
 }
 
 static void fail_memory(struct work *work)
@@ -186,6 +194,7 @@ void work_note_fields(struct work *work, enum log_level level, const char *messa
     }
     *noted = (struct noted){
         .station = context->service, .message = message, .level = level, .field_count = field_count};
+    noted->traceparent = text_copy(work_arena(work), context->traceparent);
     memcpy(noted->fields, fields, field_count * sizeof(*fields));
     work_after_commit(work, note, noted);
 }

@@ -60,6 +60,7 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     item->unknown = false;
     item->reject = item->refused;
     item->note = NULL;
+    item->trace.start_us = 0;
     item->origin = NULL;
     item->home = &item->record;
     item->due_us = 0;
@@ -142,7 +143,7 @@ static enum outcome call_handler(struct dispatch *dispatch, struct item *item)
     struct work *work = dispatch->work;
     const struct event *event = &item->decoded.event;
     enum outcome outcome = OK;
-    context_enter(&dispatch->context, event->id, event->traceparent);
+    trace_enter(dispatch, item);
     crash_enter(dispatch->crash, &item->record);
     if (dispatch->chaos.on)
         outcome = chaos_strike(&dispatch->chaos, event->key, event->id, item->note->attempt,

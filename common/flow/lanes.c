@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "flow/bucket.h"
+#include "flow/trace.h"
 #include "net/net.h"
 #include "store/instances.h"
 
@@ -104,6 +105,7 @@ struct lane_answer {
     struct call call;
     struct net_result result;
     char *body;
+    struct trace_call trace;
 };
 
 struct lanes {
@@ -111,6 +113,7 @@ struct lanes {
     size_t count;
     void *state;
     struct net *net;
+    struct spans *spans; /* NULL: no traces */
     void (*wake)(void *owner);
     void *wake_owner;
     struct arena *arena; /* for building a request */
@@ -246,6 +249,11 @@ enum outcome lanes_new(const struct lane *const *lanes_table, const struct lane_
     pthread_mutex_init(&lanes->lock, NULL);
     *ret = lanes;
     return OK;
+}
+
+void lanes_trace(struct lanes *lanes, struct spans *spans)
+{
+    lanes->spans = spans;
 }
 
 static void answer_free(struct lane_answer *answer)
@@ -1021,6 +1029,8 @@ static void on_done(void *owner, const struct net_result *result)
     struct lanes *lanes = answer->lanes;
     FAULT(lane_after_call);
     answer->result = *result;
+    if (lanes->spans)
+        trace_call_done(lanes->spans, &answer->trace, &answer->call, result);
     answer->body = result->body.length ? malloc(result->body.length) : NULL;
     if (answer->body)
         memcpy(answer->body, result->body.at, result->body.length);
@@ -1045,11 +1055,14 @@ static void send(struct lanes *lanes, struct lane_answer *carrier)
     bool is_mail = false;
     struct error error;
     arena_reset(lanes->arena);
+    if (lanes->spans)
+        trace_call_begin(&carrier->trace, &carrier->call, carrier->arena);
     FAULT(lane_before_call);
     enum outcome outcome = carrier->line->lane->request(lanes->state, lanes->arena, &carrier->call, &http,
                                                         &mail, &is_mail, &error);
     if (outcome == OK) {
         atomic_fetch_add(&lanes->sent, 1);
+        trace_call_sent(&carrier->trace, is_mail, is_mail ? mail.url : http.url);
         outcome = is_mail ? net_mail(lanes->net, &mail, on_done, carrier, &error)
                           : net_http(lanes->net, &http, on_done, carrier, &error);
         if (outcome == OK)

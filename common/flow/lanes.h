@@ -56,12 +56,15 @@ struct net;
 struct instances;
 struct lane_answer; /* one that came back, until lanes_answered() or lanes_return() */
 struct metrics;
+struct spans;
 extern const struct rows_table calls_table;
 
 MUST_CHECK enum outcome lanes_new(const struct lane *const *lanes, const struct lane_limits *limits,
                                   void *state, struct net *net, struct metrics *metrics,
                                   void (*wake)(void *owner), void *wake_owner, struct lanes **ret,
                                   struct error *error);
+/* Calls are spans from now on; NULL: they are not. */
+void lanes_trace(struct lanes *lanes, struct spans *spans);
 void lanes_destroy(struct lanes *lanes); /* after the net is closed */
 /* Before anything else: who works on the database. Looked into at each call; without it this process is
  * alone. Where others are, the tables instance and calls are in one schema. */

@@ -9,6 +9,7 @@
  *   waiters.c   what waited behind a head that is settled
  *   sharing.c   which parts of the keys are this process's, where others work on the database as well
  *   tick.c      ticks, each a unit of work of its own
+ *   trace.c     spans, where there are traces
  *   outage.c    what happens when nothing can go on: the store is away, or the process must end
  */
 #ifndef FLOW_LOOP_H
@@ -27,6 +28,7 @@
 #include "flow/relay.h"
 #include "flow/requests.h"
 #include "flow/retry.h"
+#include "flow/trace.h"
 #include "store/inbox.h"
 #include "store/instances.h"
 #include "store/waiting.h"
@@ -86,6 +88,7 @@ struct item {
     int64_t due_us;                 /* ITEM_RETRIED, HOLD_NOT_DUE: wall time */
     enum hold_reason hold;          /* ITEM_HELD */
     struct waiting_record *waiting; /* DOOR_WAITING: its row in this unit of work */
+    struct trace_item trace;
     /* DOOR_REQUEST */
     struct waiting_request request;
     struct answer answer;

@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "flow/sent.h"
+#include "flow/trace.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -15,6 +16,7 @@ struct relay {
     struct producer *producer; /* NULL between two */
     void (*wake)(void *owner);
     void *wake_owner;
+    struct trace_sends *traces; /* NULL: no traces */
 
     /* the loop's */
     bool behind;          /* the table holds rows that were not sent: read it */
@@ -47,8 +49,7 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
                       const char *reason)
 {
     struct relay *relay = owner;
-    (void)partition;
-    (void)offset;
+    trace_sent(relay->traces, (int64_t)tag, outcome, partition, offset, reason);
     FAULT(relay_after_ack);
     pthread_mutex_lock(&relay->lock);
     if (outcome == OK && relay->acked_count < RELAY_ACKED_MAX) {
@@ -169,6 +170,7 @@ static bool send(struct relay *relay, const struct outbox_row *row)
         .header_count = row->header_count,
     };
     atomic_fetch_add(&relay->in_flight, 1);
+    trace_send(relay->traces, row);
     enum outcome outcome = producer_send(relay->producer, &record, (uint64_t)row->seq, &error);
     if (outcome == OK)
         return true;
@@ -410,6 +412,11 @@ bool relay_connected(const struct relay *relay)
     return relay->producer && producer_connected(relay->producer);
 }
 
+void relay_trace(struct relay *relay, struct spans *spans)
+{
+    relay->traces = trace_sends_new(spans);
+}
+
 void relay_close(struct relay *relay, int timeout_ms)
 {
     if (!relay)
@@ -418,6 +425,7 @@ void relay_close(struct relay *relay, int timeout_ms)
         producer_close(relay->producer, timeout_ms);
     pthread_mutex_destroy(&relay->lock);
     sent_free(&relay->sent);
+    trace_sends_destroy(relay->traces);
     free(relay->acked);
     free(relay->settling);
     free(relay);

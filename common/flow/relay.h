@@ -35,6 +35,7 @@ enum {
 };
 
 struct relay;
+struct spans;
 MUST_CHECK enum outcome relay_open(const struct producer_settings *settings, void (*wake)(void *owner),
                                    void *wake_owner, struct relay **ret, struct error *error);
 /* In a unit of work: deletes what was acknowledged, and when behind reads and sends. */
@@ -55,6 +56,8 @@ int64_t relay_poll_ms(const struct relay *relay, int64_t now_us);
 int64_t relay_wait_ms(struct relay *relay);
 size_t relay_in_flight(const struct relay *relay); /* sent, not yet reported */
 bool relay_connected(const struct relay *relay);
+/* Sends are spans from now on; NULL: they are not. */
+void relay_trace(struct relay *relay, struct spans *spans);
 void relay_close(struct relay *relay, int timeout_ms);
 
 #endif

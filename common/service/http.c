@@ -122,6 +122,9 @@ struct exchange {
     struct header *headers;
     struct text request_id; /* of X-Request-ID, to be echoed */
     char traceparent[HEADER_TRACEPARENT_BYTES + 1];
+    struct text traceparent_back; /* as it came, else as it was made: in the answer */
+    struct span_context span, span_parent;
+    bool spanned, span_has_parent;
     struct MHD_Response *response; /* EXCHANGE_BODY: what refuses it */
     int status;
     int64_t begun_us;
@@ -158,7 +161,7 @@ static struct MHD_Response *response_new(const struct exchange *exchange, const 
         header_add(response, "Content-Type", text_of(type));
     header_add(response, "Location", answer->location);
     header_add(response, "X-Request-ID", exchange->request_id);
-    header_add(response, "traceparent", exchange->request.traceparent);
+    header_add(response, "traceparent", exchange->traceparent_back);
     if (answer->retry_after_s) {
         char seconds[16];
         snprintf(seconds, sizeof(seconds), "%d", answer->retry_after_s);
@@ -186,6 +189,61 @@ static struct MHD_Response *problem_new(const struct exchange *exchange, int sta
     return response;
 }
 
+/* ---- traces */
+
+/* What is asked of the flow is a span; health, metrics and pages are not. Its context is what the flow goes
+ * on from. */
+static void exchange_trace(struct exchange *exchange)
+{
+    struct spans *spans = exchange->server->settings.spans;
+    struct request *request = &exchange->request;
+    bool came = exchange->traceparent_back.at != exchange->traceparent;
+    if (!span_context_of(exchange->traceparent_back, &exchange->span))
+        return;
+    exchange->span_parent = exchange->span;
+    exchange->span_has_parent = came;
+    exchange->spanned = true;
+    spans_decide(spans, came ? &exchange->span_parent : NULL, &exchange->span);
+    span_id_new(exchange->span.id);
+    request->traceparent = span_context_print(&exchange->span, exchange->traceparent);
+    if (!came)
+        exchange->traceparent_back = request->traceparent;
+}
+
+static void exchange_traced(struct exchange *exchange, int status)
+{
+    struct spans *spans = exchange->server->settings.spans;
+    if (!exchange->spanned)
+        return;
+    exchange->spanned = false;
+    struct span *span = spans_take(spans, SPAN_SERVER, &exchange->span,
+                                   exchange->span_has_parent ? &exchange->span_parent : NULL);
+    if (!span)
+        return;
+    const struct route *route = exchange->request.route;
+    size_t path_bytes = 0;
+    while (path_bytes < exchange->target.length && exchange->target.at[path_bytes] != '?')
+        path_bytes++;
+    span->parent_remote = exchange->span_has_parent;
+    span->end_us = clock_wall_us();
+    span->start_us = span->end_us - (clock_monotonic_us() - exchange->begun_us);
+    span_name(span, route->method, text_of(route->path));
+    span_text(span, "http.request.method", text_of(route->method));
+    span_text(span, "http.route", text_of(route->path));
+    span_text(span, "url.scheme", TEXT("http"));
+    span_text(span, "url.path", (struct text){exchange->target.at, path_bytes});
+    span_int(span, "server.port", exchange->server->port);
+    span_int(span, "http.response.status_code", status);
+    span_int(span, "http.request.body.size", (int64_t)exchange->body_counted);
+    if (status >= 500) { /* 4xx is the client's failure, not this server's */
+        char code[16];
+        snprintf(code, sizeof(code), "%d", status);
+        span_text(span, "error.type", text_of(code));
+        span_fail(span, TEXT(""));
+    }
+    spans_give(spans, span);
+}
+
 /* From now on this is its answer; what still comes of it is thrown away. */
 static void exchange_refuse(struct exchange *exchange, int status, const char *detail, int retry_after_s)
 {
@@ -199,6 +257,7 @@ static enum MHD_Result exchange_cut(struct exchange *exchange, int status, const
 {
     struct endpoint *endpoint = exchange->endpoint ? exchange->endpoint : &exchange->server->other;
     metric_add(endpoint->requests[status >= 500 ? STATUS_5XX : STATUS_4XX], 1);
+    exchange_traced(exchange, status);
     guard_refuse(exchange->server->guard, &exchange->connection->guarded, status,
                  MHD_get_reason_phrase_for((unsigned)status), detail, retry_after_s);
     return MHD_NO;
@@ -224,6 +283,7 @@ static enum MHD_Result exchange_send(struct exchange *exchange)
     int class = exchange->status / 100;
     metric_add(endpoint->requests[class < 2 || class > 5 ? STATUS_5XX : class - 2], 1);
     metric_observe(endpoint->seconds, (double)(clock_monotonic_us() - exchange->begun_us) / 1e6);
+    exchange_traced(exchange, exchange->status);
     if (is_draining(server))
         (void)MHD_add_response_header(exchange->response, "Connection", "close");
     exchange->state = EXCHANGE_ANSWERED;
@@ -421,6 +481,9 @@ static bool exchange_describe(struct exchange *exchange, const char *method)
     request->traceparent = !many && traceparent_valid(traceparent)
                                ? traceparent
                                : traceparent_next(TEXT(""), request->id, exchange->traceparent);
+    exchange->traceparent_back = request->traceparent;
+    if (exchange->server->settings.spans && exchange->endpoint && request->route)
+        exchange_trace(exchange);
     if (!key_valid) {
         exchange_refuse(exchange, 400,
                         "Idempotency-Key: one key of 1 to 255 printable ASCII characters, in quotes or bare",

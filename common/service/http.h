@@ -14,6 +14,7 @@
 #define SERVICE_HTTP_H
 
 #include "base/metrics.h"
+#include "base/span.h"
 #include "flow/handler.h"
 
 enum {
@@ -36,11 +37,12 @@ struct server_settings {
     int request_ms;          /* default HTTP_REQUEST_MS; tests take less      */
     int connections_max;     /* default HTTP_CONNECTIONS_MAX; tests take less */
     struct metrics *metrics; /* http_metrics[] are kept in it; lent, may be NULL */
+    struct spans *spans;     /* requests of the flow's routes are spans; lent, may be NULL */
     void *owner;
     /*
      * On an HTTP thread: a whole, well-formed request of a route of the flow. Must lead to exactly one
      * http_answer(), from any thread, before http_close(). request lives until then. Its traceparent is never
-     * empty: where none came, one is made from its id.
+     * empty: where none came, one is made from its id. Where there are spans it is that of the request's own.
      */
     void (*request)(void *owner, struct exchange *exchange, const struct request *request);
 };

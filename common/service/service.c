@@ -2,8 +2,8 @@
  * A service's life. serve() is the list of its duties in order; what is begun in it is ended in it, in the
  * opposite order:
  *
- *   start   settings · log · signals (before any thread) · port · registry · database · the service's own ·
- * net · the loop's parts (the consumer begins to fetch) · pages and routes · HTTP · keeper
+ *   start   settings · log · signals (before any thread) · traces · port · registry · database · the
+ * service's own · net · the loop's parts (the consumer begins to fetch) · pages and routes · HTTP · keeper
  *
  *   run     the loop, on the main thread
  *
@@ -12,8 +12,9 @@
  * port closes · net · offsets committed, group left · the service's own · database
  *
  * Threads: main (loop), keeper (waits for the stop, watches readiness), HTTP's, the consumer's, the
- * producer's, net's, and the one of stop.h, which holds DRAIN_TIMEOUT whatever the others do. Nothing here
- * waits for a broker: with Kafka away a service starts, serves, and says at /readyz why it is not ready.
+ * producer's, net's, the two of otlp.h where there are traces, and the one of stop.h, which holds
+ * DRAIN_TIMEOUT whatever the others do. Nothing here waits for a broker: with Kafka away a service starts,
+ * serves, and says at /readyz why it is not ready.
  */
 #include "service/service.h"
 
@@ -23,6 +24,7 @@
 #include "base/stop.h"
 #include "flow/dispatch.h"
 #include "flow/retry.h"
+#include "net/otlp.h"
 #include "service/check.h"
 #include "service/dlq_http.h"
 #include "service/flow_http.h"
@@ -51,6 +53,7 @@ enum {
     KAFKA_SAID_MAX = 16,
     KAFKA_SAID_S = 300,
     CLOSE_MS_MIN = 100,
+    TRACES_CLOSE_MS_MAX = 2000,
     DLQ_CLOSE_MS_MAX = 3000,
     CLOSE_MS_MAX =
         4000, /* work in hand is finished by then: this is for the last commit, and for Kafka to hear of it */
@@ -114,6 +117,7 @@ struct running {
     struct client_settings client;
     char group_id[256];
     struct metrics *metrics;
+    struct otlp *otlp; /* NULL: no traces */
     struct server *http;
     struct registry *registry;
     struct store *store;
@@ -197,11 +201,35 @@ static enum outcome keeper_open(struct running *running, struct error *error)
     return OK;
 }
 
+/* On the caller's thread and on otlp's. */
+static void on_traces_said(void *owner, bool bad, const char *text)
+{
+    const struct running *running = owner;
+    if (bad)
+        log_warn("traces", text, LOG_STRING("service", running->service->name));
+    else
+        log_info("traces", text, LOG_STRING("service", running->service->name));
+}
+
+static enum outcome traces_prepare(struct running *running, struct error *error)
+{
+    const struct otlp_use use = {
+        .config = running->config,
+        .service_name = running->client.client_id, /* weir-<service> */
+        .version = WEIR_VERSION,
+        .metrics = running->metrics,
+        .owner = running,
+        .say = on_traces_said,
+    };
+    return otlp_open(&use, &running->otlp, error);
+}
+
 static enum outcome http_prepare(struct running *running, struct error *error)
 {
     const struct server_settings settings = {
         .listen = config_text(running->config, "HTTP_LISTEN"),
         .metrics = running->metrics,
+        .spans = otlp_spans(running->otlp),
         .owner = running,
         .request = on_request,
     };
@@ -320,6 +348,7 @@ static enum outcome dispatch_prepare(struct running *running, struct error *erro
         .retry_delay_count = running->delay_count,
         .crash_note = running->crash_note[0] ? running->crash_note : NULL,
         .config = running->config,
+        .spans = otlp_spans(running->otlp),
         .backlog_max = settings_backlog_max(running->config, service),
         .answer = on_answer,
     };
@@ -359,7 +388,7 @@ static enum outcome start(struct running *running, struct error *error)
     if (!running->metrics)
         return error_fatal(error, "memory", "out of memory");
     if ((outcome = stop_open(config_ms(config, "DRAIN_TIMEOUT"), error)) != OK ||
-        (outcome = http_prepare(running, error)) != OK ||
+        (outcome = traces_prepare(running, error)) != OK || (outcome = http_prepare(running, error)) != OK ||
         (outcome = registry_prepare(running, error)) != OK ||
         (outcome = store_prepare(running, error)) != OK ||
         (outcome = service_prepare(running, error)) != OK || (outcome = net_prepare(running, error)) != OK ||
@@ -396,6 +425,9 @@ static void finish(struct running *running)
     if (running->started && running->service->stop)
         running->service->stop(running->state);
     store_close(running->store);
+    int64_t traces_ms = stop_drain_left_ms() / 2; /* nobody gives spans any more */
+    otlp_close(running->otlp,
+               traces_ms < TRACES_CLOSE_MS_MAX ? (int)(traces_ms > 0 ? traces_ms : 0) : TRACES_CLOSE_MS_MAX);
     if (running->registry)
         registry_close(running->registry);
     metrics_destroy(running->metrics);

@@ -2,6 +2,7 @@
 
 #include "flow/dispatch.h"
 #include "kafka/client.h"
+#include "net/otlp.h"
 #include "wire/registry.h"
 
 #include <assert.h>
@@ -58,6 +59,7 @@ void settings_of(const struct service *service, struct settings *settings)
     settings->tables[settings->table_count++] = settings->kafka;
     settings->tables[settings->table_count++] = registry_settings;
     settings->tables[settings->table_count++] = flow_settings;
+    settings->tables[settings->table_count++] = otlp_settings;
     assert(settings->table_count <= sizeof(settings->tables) / sizeof(settings->tables[0]));
 }
 

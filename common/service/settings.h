@@ -1,6 +1,6 @@
 /*
  * settings: the tables of settings that a service reads: what all have in common, with this service's own
- * defaults, then Kafka's, the flow's, and its own.
+ * defaults, then its own, Kafka's, the registry's, the flow's, and those for traces.
  */
 #ifndef SERVICE_SETTINGS_H
 #define SERVICE_SETTINGS_H
@@ -8,7 +8,7 @@
 #include "base/config.h"
 #include "service/service.h"
 
-enum { SETTINGS_COMMON_MAX = 16, SETTINGS_KAFKA_MAX = 32, SETTINGS_TABLES = 5 };
+enum { SETTINGS_COMMON_MAX = 16, SETTINGS_KAFKA_MAX = 32, SETTINGS_TABLES = 6 };
 
 struct settings {
     struct setting common[SETTINGS_COMMON_MAX];

@@ -25,6 +25,7 @@ OWNERS = [
     ("common/store/", "Every service: the database"),
     ("common/flow/", "Every service: the flow"),
     ("common/service/", "Every service"),
+    ("common/net/otlp", "Every service: traces"),
     ("common/net/", "Whatever calls out"),
     ("common/wire/", "Whatever reads or writes events"),
     ("common/base/", "Every program"),
