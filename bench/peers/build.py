@@ -113,8 +113,8 @@ def python(log):
 
 def rust(log):
     need("cargo")
-    command(["cargo", "build", "--release", "--target-dir", OUT + "/rust"], copied("rust"), log)
-    return [OUT + "/rust/release/peer"]
+    command(["cargo", "build", "--release", "--target-dir", OUT + "/rust-target"], copied("rust"), log)
+    return [OUT + "/rust-target/release/peer"]
 
 
 def npm(name, log):

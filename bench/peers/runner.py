@@ -45,6 +45,10 @@ class Wrong(Exception):
     """A run that gives no figure, and why."""
 
 
+class Slow(Wrong):
+    """It did not keep up."""
+
+
 def say(text):
     print(f"peers: {text}", file=sys.stderr, flush=True)
 
@@ -328,7 +332,7 @@ class Peer:
             if self.process.poll() is not None:
                 raise Wrong(f"it ended with {self.process.returncode} after {have} of {answers} answers: {self.last_words()}")
             if time.monotonic() > until:
-                raise Wrong(f"{have} of {answers} answers in {seconds} s")
+                raise Slow(f"{have} of {answers} answers in {seconds} s")
             time.sleep(0.1)
 
     def last_words(self):
@@ -456,11 +460,13 @@ def throughput(parts, options, topic, name, number, command, folder, scarce_stoc
             path = os.path.abspath(f"{options.profile}/{peer.base}-{number}.perf")
             profile = subprocess.Popen(["perf", "record", "-a", "-q", "-F", "499", "-g", "-o", path], stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log_begin = parts.sql("SELECT pg_current_wal_lsn()")
         peer.wait_for(len(distinct), RUN_SECONDS_MAX)
         if profile:
             profile.send_signal(signal.SIGINT)
             profile.wait(30)
         peer.settled()
+        log_bytes = int(parts.sql(f"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{log_begin}')"))
         metrics = peer.metrics()
         peak, own = memory_of_tree(peer.process.pid), memory_of_tree(peer.process.pid, "RssAnon")
         peer.finish()
@@ -476,7 +482,7 @@ def throughput(parts, options, topic, name, number, command, folder, scarce_stoc
         used = peer.sampler.used(first / 1000, last / 1000)
         share = sum(stamp > first for stamp in stamps) / len(stamps) * records
         return {"records": records, "orders": len(distinct), "rate": rate(first), "rate_warm": rate(middle),
-                "seconds": (last - first) / 1000, "peak_mib": peak, "anonymous_mib": own,
+                "seconds": (last - first) / 1000, "log_bytes": log_bytes / records, "peak_mib": peak, "anonymous_mib": own,
                 **{f"{part}_us": seconds / share * 1e6 for part, seconds in used.items()}}
     finally:
         peer.close()
@@ -621,17 +627,17 @@ def run(options, stack):
     results.add(part="machine", version=version, batch=options.batch, records=options.records, postgres_set=options.postgres_set,
                 weir=options.weir, versions=build.versions(commands), missing=missing, **measure.machine())
 
-    failed, figures, waits = {}, {}, {}
+    failed, slow, figures, waits = {}, {}, {}, {}
     if any(name in BATCHED + RECORDS for name in commands):
         parts = Parts(options, stack, folder)
-        inventory_runs(parts, options, commands, weir, results, folder, failed, figures, waits)
+        inventory_runs(parts, options, commands, weir, results, folder, failed, slow, figures, waits)
     done = tasks.run(options, commands, folder, results, failed, say, stack)
-    print_tables(options, commands, figures, waits, done, failed, missing)
+    print_tables(options, figures, waits, done, failed, slow, missing)
     print(f"\nraw results: {os.path.relpath(path, os.getcwd())}")
     return 1 if failed else 0
 
 
-def inventory_runs(parts, options, commands, weir, results, folder, failed, figures, waits):
+def inventory_runs(parts, options, commands, weir, results, folder, failed, slow, figures, waits):
     subprocess.run([weir + "/services/weir/weir", "topics", "create"], check=True, timeout=120, stdout=subprocess.DEVNULL,
                    env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": parts.kafka})
     stamp_by_broker(parts)
@@ -646,7 +652,7 @@ def inventory_runs(parts, options, commands, weir, results, folder, failed, figu
             if name in BATCHED + RECORDS and (kind == "throughput" or options.rate)]
     begun = time.monotonic()
     for place, (kind, number, name) in enumerate(plan):
-        if name in failed:
+        if name in failed or name in slow:
             continue
         left = f", some {(time.monotonic() - begun) / place * (len(plan) - place) / 60:.0f} min left" if place else ""
         say(f"{kind} {number + 1}/{options.rounds} {name} (load {measure.load_average():.1f}{left})")
@@ -661,6 +667,13 @@ def inventory_runs(parts, options, commands, weir, results, folder, failed, figu
                 got = latency(parts, options, topic, name, number, commands[name], folder, scarce_stock)
                 waits.setdefault(name, []).append(results.add(part="peers", kind=kind, program=name, round=number, **got))
                 say(f"  p50 {got['p50_ms']:.1f} ms, p99 {got['p99_ms']:.1f} ms")
+        except Slow as why:
+            if kind == "throughput":
+                failed[name] = str(why)
+                figures.pop(name, None)
+            slow[name] = str(why)
+            results.add(part="peers", kind=kind, program=name, round=number, slow=str(why))
+            say(f"  too slow: {why}")
         except (Wrong, KafkaException, subprocess.TimeoutExpired) as why:
             failed[name] = str(why)
             figures.pop(name, None)
@@ -669,7 +682,7 @@ def inventory_runs(parts, options, commands, weir, results, folder, failed, figu
             say(f"  FAILED: {why}")
 
 
-def print_tables(options, commands, figures, waits, done, failed, missing):
+def print_tables(options, figures, waits, done, failed, slow, missing):
     def cell(rows, key, form):
         return measure.spread([row[key] for row in rows], form) if rows and all(key in row for row in rows) else "–"
 
@@ -678,11 +691,12 @@ def print_tables(options, commands, figures, waits, done, failed, missing):
         if not rows:
             continue
         print(f"\nOne service on PostgreSQL, {title}; min / median / max of {options.rounds}\n")
-        print("| | records/s | … second half | CPU µs a record: client | PostgreSQL | broker | peak MiB |\n|---|---|---|---|---|---|---|")
+        print("| | records/s | … second half | CPU µs a record: client | PostgreSQL | broker | PostgreSQL's log, bytes a record | peak MiB |\n|---|---|---|---|---|---|---|---|")
         for name in rows:
             got = figures[name]
             print(f"| {name} | {cell(got, 'rate', '{:,.0f}')} | {cell(got, 'rate_warm', '{:,.0f}')} | {cell(got, 'client_us', '{:.1f}')} | "
-                  f"{cell(got, 'postgres_us', '{:.1f}')} | {cell(got, 'broker_us', '{:.1f}')} | {cell(got, 'peak_mib', '{:.0f}')} |")
+                  f"{cell(got, 'postgres_us', '{:.1f}')} | {cell(got, 'broker_us', '{:.1f}')} | "
+                  f"{cell(got, 'log_bytes', '{:,.0f}')} | {cell(got, 'peak_mib', '{:.0f}')} |")
     rows = [name for name in BATCHED + RECORDS if name in waits]
     if rows:
         print("\nFrom due to answered, at a constant rate\n")
@@ -703,5 +717,8 @@ def print_tables(options, commands, figures, waits, done, failed, missing):
     tasks.print_table(done, options)
     for base, why in missing.items():
         print(f"\nNOT BUILT HERE: {base}: {why}")
+    for name, why in slow.items():
+        if name not in failed:
+            print(f"\nNOT SUSTAINED at the constant rate: {name}: {why}")
     for name, why in failed.items():
         print(f"\nNO FIGURE: {name}: {why}")
