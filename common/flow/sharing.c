@@ -1,5 +1,6 @@
-/* sharing: several processes of one service on one database. Which parts of the keys are to be this one's follows
- * Kafka's assignment; a part that is not wanted any more is kept until what was sent for it is reported. */
+/* sharing: several processes of one service on one database. Which parts of the keys are to be this one's
+ * follows Kafka's assignment; a part that is not wanted any more is kept until what was sent for it is
+ * reported. */
 #include "flow/loop.h"
 
 #include "base/clock.h"
@@ -16,7 +17,8 @@ static void want(struct dispatch *dispatch)
     if (there > instances->part_count)
         instances->part_count = there;
     for (int32_t part = 0; part < instances->part_count; part++) {
-        bool wanted = instances->others == 0 || held[part] || (there && part >= there) || dispatch->topic_count == 0;
+        bool wanted =
+            instances->others == 0 || held[part] || (there && part >= there) || dispatch->topic_count == 0;
         /* Wanted again before it was let go: what was written meanwhile was passed over. */
         if (wanted && !instances->wanted[part] && instances->owned[part])
             relay_look_again(dispatch->relay);
@@ -24,8 +26,8 @@ static void want(struct dispatch *dispatch)
     }
 }
 
-/* What is let go: as soon as nothing of it is under way, or after a while. Who has it then sends again what is still
- * in the table, with the same ids. */
+/* What is let go: as soon as nothing of it is under way, or after a while. Who has it then sends again what
+ * is still in the table, with the same ids. */
 static void keep(struct dispatch *dispatch, int64_t now_us)
 {
     struct instances *instances = &dispatch->instances;

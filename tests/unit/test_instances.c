@@ -88,8 +88,7 @@ static enum outcome write_row(struct process *process, const char *key)
         outcome = work_read(process->work, &error);
     if (outcome != OK)
         return outcome;
-    outbox_add(process->work,
-               &(struct outbox_row){.topic = TEXT("t"), .partition = -1, .key = text_of(key)});
+    outbox_add(process->work, &(struct outbox_row){.topic = TEXT("t"), .partition = -1, .key = text_of(key)});
     return work_commit(process->work, &error);
 }
 
@@ -98,10 +97,11 @@ static void bury(struct process *process)
     char sql[200];
     char id[ID_TEXT_BYTES];
     struct text text = id_to_text(process->instances.self, id);
-    snprintf(sql, sizeof(sql),
-             "WITH old AS (UPDATE weir_test.instance SET beat_us = beat_us - %lld WHERE id = '%.*s' RETURNING 1) "
-             "SELECT count(*) FROM old",
-             (INSTANCE_DEAD_MS + 1000) * 1000LL, TEXT_ARG(text));
+    snprintf(
+        sql, sizeof(sql),
+        "WITH old AS (UPDATE weir_test.instance SET beat_us = beat_us - %lld WHERE id = '%.*s' RETURNING 1) "
+        "SELECT count(*) FROM old",
+        (INSTANCE_DEAD_MS + 1000) * 1000LL, TEXT_ARG(text));
     assert_int_equal(cluster_do(url, sql), 1);
 }
 
