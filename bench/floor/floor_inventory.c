@@ -516,6 +516,7 @@ static void handle(const struct statements *sql, rd_kafka_message_t **messages, 
         bind_blob(sql->reserve, 2, items, (size_t)(at - items));
         sqlite3_bind_int64(sql->reserve, 3, now_us + TTL_US);
         sqlite3_bind_int64(sql->reserve, 4, now_us + TTL_US + GRACE_US);
+        sqlite3_bind_int64(sql->reserve, 5, now_us);
         run(sql->reserve);
     }
     delete_done(sql->done);
@@ -553,8 +554,8 @@ int main(int argc, char **argv)
         .get = prepared("SELECT available, reserved, put_in, changed_at, told_at, due_at FROM stock WHERE sku = ?1"),
         .put = prepared("UPDATE stock SET available = ?1, reserved = ?2, put_in = ?3, changed_at = ?4, told_at = ?5,"
                         " due_at = ?6 WHERE sku = ?7"),
-        .reserve = prepared("INSERT INTO reservations (order_id, state, final, paid, items, reserved_until, expires_at)"
-                            " VALUES (?1, 1, 0, 0, ?2, ?3, ?4)"),
+        .reserve = prepared("INSERT INTO reservations (order_id, state, final, paid, items, reserved_until, expires_at,"
+                            " heard_at) VALUES (?1, 1, 0, 0, ?2, ?3, ?4, ?5)"),
         .outbox = prepared("INSERT INTO outbox (seq, topic, partition, key, value, headers, created_us)"
                            " VALUES (?1, 'inventory', -1, ?2, ?3, ?4, ?5)"),
         .done = prepared("DELETE FROM outbox WHERE seq BETWEEN ?1 AND ?2"),
