@@ -36,6 +36,10 @@ struct backend_wanted {
     size_t count;
 };
 
+/* What becomes of rows that are found: locked, waiting for who has them; locked, without those that somebody
+ * has; only read. */
+enum backend_lock { BACKEND_LOCK_WAIT, BACKEND_LOCK_FREE, BACKEND_LOCK_NONE };
+
 enum { INBOX_ABSENT = -1 };
 struct backend_note {
     struct inbox_note *note; /* seen: is set */
@@ -145,9 +149,8 @@ struct backend_ops {
 
     enum outcome (*begin)(struct backend *backend, struct error *error);
     enum outcome (*fetch)(struct backend *backend, struct backend_fetch *fetch, struct error *error);
-    /* each: a row as struct, its text valid during the call; false stops. free: without rows that another
-     * instance has locked. */
-    enum outcome (*find)(struct backend *backend, const struct rows_table *table, bool free,
+    /* each: a row as struct, its text valid during the call; false stops. */
+    enum outcome (*find)(struct backend *backend, const struct rows_table *table, enum backend_lock lock,
                          const char *condition, const struct store_value *parameters, size_t parameter_count,
                          size_t limit, bool (*each)(void *owner, const void *row), void *owner,
                          struct error *error);

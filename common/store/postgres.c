@@ -306,9 +306,9 @@ static enum outcome run_one(struct postgres *postgres, const struct store_value 
 }
 
 /* Found rows are locked as rows that were wanted are: what a handler changes has not changed since. */
-static enum outcome postgres_find(struct backend *backend, const struct rows_table *table, bool free,
-                                  const char *condition, const struct store_value *parameters,
-                                  size_t parameter_count, size_t limit,
+static enum outcome postgres_find(struct backend *backend, const struct rows_table *table,
+                                  enum backend_lock lock, const char *condition,
+                                  const struct store_value *parameters, size_t parameter_count, size_t limit,
                                   bool (*each)(void *owner, const void *row), void *owner,
                                   struct error *error)
 {
@@ -323,7 +323,10 @@ static enum outcome postgres_find(struct backend *backend, const struct rows_tab
     buffer_print(&postgres->sql, " FROM \"%s\".%s", postgres->schema, table->name);
     if (condition && *condition)
         buffer_print(&postgres->sql, " WHERE %s", condition);
-    buffer_print(&postgres->sql, " LIMIT $%zu FOR UPDATE%s", parameter_count + 1, free ? " SKIP LOCKED" : "");
+    static const char *const locks[] = {[BACKEND_LOCK_WAIT] = " FOR UPDATE",
+                                        [BACKEND_LOCK_FREE] = " FOR UPDATE SKIP LOCKED",
+                                        [BACKEND_LOCK_NONE] = ""};
+    buffer_print(&postgres->sql, " LIMIT $%zu%s", parameter_count + 1, locks[lock]);
     return run_one(postgres, parameters, parameter_count, &rows, &step, error);
 }
 

@@ -720,9 +720,30 @@ static bool found_row(void *owner, const void *row)
     return finding->count < finding->limit;
 }
 
-static size_t find(struct work *work, const struct rows_table *table, bool free_only, const char *condition,
-                   const struct store_value *parameters, size_t parameter_count, size_t limit,
-                   void ***ret_rows)
+/* A row of this batch as it stands, of any other a copy that leads nowhere. */
+static bool looked_row(void *owner, const void *row)
+{
+    struct finding *finding = owner;
+    struct work *work = finding->work;
+    const struct rows_table *table = finding->map->table;
+    struct rows_entry *entry = map_find(finding->map, key_hash(table, row), row);
+    if (entry && (entry->known || entry->present)) {
+        if (entry->present)
+            finding->rows[finding->count++] = entry->row;
+        return finding->count < finding->limit;
+    }
+    void *copy = arena_take_zeroed(work->arena, table->row_bytes);
+    if (!copy || !columns_copy(work->arena, table, table->column_count, copy, row)) {
+        work_fail_memory(work);
+        return false;
+    }
+    finding->rows[finding->count++] = copy;
+    return finding->count < finding->limit;
+}
+
+static size_t find(struct work *work, const struct rows_table *table, enum backend_lock lock,
+                   const char *condition, const struct store_value *parameters, size_t parameter_count,
+                   size_t limit, void ***ret_rows)
 {
     assert(work->open && parameter_count <= STORE_PARAMETERS_MAX);
     *ret_rows = NULL;
@@ -741,8 +762,8 @@ static size_t find(struct work *work, const struct rows_table *table, bool free_
     struct backend *backend = work->store->backend;
     struct error error;
     /* What this batch deleted still stands there and is left out here: so many more are asked for. */
-    if (backend->ops->find(backend, table, free_only, condition, parameters, parameter_count,
-                           limit + map->deleted, found_row, &finding, &error) != OK)
+    if (backend->ops->find(backend, table, lock, condition, parameters, parameter_count, limit + map->deleted,
+                           lock == BACKEND_LOCK_NONE ? looked_row : found_row, &finding, &error) != OK)
         work_fail(work, &error);
     if (failed(work))
         return 0;
@@ -753,14 +774,24 @@ static size_t find(struct work *work, const struct rows_table *table, bool free_
 size_t rows_find(struct work *work, const struct rows_table *table, const char *condition,
                  const struct store_value *parameters, size_t parameter_count, size_t limit, void ***ret_rows)
 {
-    return find(work, table, false, condition, parameters, parameter_count, limit, ret_rows);
+    return find(work, table, BACKEND_LOCK_WAIT, condition, parameters, parameter_count, limit, ret_rows);
 }
 
 size_t rows_find_free(struct work *work, const struct rows_table *table, const char *condition,
                       const struct store_value *parameters, size_t parameter_count, size_t limit,
                       void ***ret_rows)
 {
-    return find(work, table, true, condition, parameters, parameter_count, limit, ret_rows);
+    return find(work, table, BACKEND_LOCK_FREE, condition, parameters, parameter_count, limit, ret_rows);
+}
+
+size_t rows_look(struct work *work, const struct rows_table *table, const char *condition,
+                 const struct store_value *parameters, size_t parameter_count, size_t limit,
+                 const void *const **ret_rows)
+{
+    void **rows;
+    size_t count = find(work, table, BACKEND_LOCK_NONE, condition, parameters, parameter_count, limit, &rows);
+    *ret_rows = (const void *const *)rows;
+    return count;
 }
 
 int64_t rows_count(struct work *work, const struct rows_table *table, const char *condition,

@@ -112,6 +112,11 @@ size_t rows_find(struct work *work, const struct rows_table *table, const char *
 size_t rows_find_free(struct work *work, const struct rows_table *table, const char *condition,
                       const struct store_value *parameters, size_t parameter_count, size_t limit,
                       void ***ret_rows);
+/* The same to be read only: no other instance waits for it, and it waits for none. A page or a list; what a
+ * handler decides by is got, or found. */
+size_t rows_look(struct work *work, const struct rows_table *table, const char *condition,
+                 const struct store_value *parameters, size_t parameter_count, size_t limit,
+                 const void *const **ret_rows);
 #define STORE_INT(value)   ((struct store_value){.number = (value)})
 #define STORE_TEXT(value)  ((struct store_value){.is_text = true, .text = (value)})
 #define STORE_BYTES(value) ((struct store_value){.is_bytes = true, .text = (value)})

@@ -747,14 +747,14 @@ static enum outcome sqlite_fetch(struct backend *backend, struct backend_fetch *
     return outcome;
 }
 
-static enum outcome sqlite_find(struct backend *backend, const struct rows_table *table, bool free,
-                                const char *condition, const struct store_value *parameters,
-                                size_t parameter_count, size_t limit,
+static enum outcome sqlite_find(struct backend *backend, const struct rows_table *table,
+                                enum backend_lock lock, const char *condition,
+                                const struct store_value *parameters, size_t parameter_count, size_t limit,
                                 bool (*each)(void *owner, const void *row), void *owner, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     sqlite3_stmt *statement;
-    (void)free; /* nobody else is there */
+    (void)lock; /* nobody else is there */
     enum outcome outcome = find_of(sqlite, table, condition, false, parameter_count, &statement, error);
     if (outcome != OK)
         return outcome;
@@ -797,10 +797,10 @@ static enum outcome sqlite_count(struct backend *backend, const struct rows_tabl
     return outcome;
 }
 
-static enum outcome sqlite_outbox_read(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
-                                       bool (*each)(void *owner, const struct outbox_row *row,
-                                                    struct text headers),
-                                       void *owner, struct error *error)
+static enum outcome
+sqlite_outbox_read(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
+                   bool (*each)(void *owner, const struct outbox_row *row, struct text headers), void *owner,
+                   struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
     sqlite3_stmt *statement;
