@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "flow/trace.h"
+#include "store/instances.h"
 #include "store/outbox.h"
 
 #include <stdio.h>
@@ -31,6 +32,37 @@ int64_t work_now_us(const struct work *work)
 struct registry *work_registry(const struct work *work)
 {
     return ((const struct context *)work_owner(work))->registry;
+}
+
+/* The store's own (store/instances.h); here it is only counted in. */
+struct instance_row {
+    struct id id;
+};
+static const struct rows_column instance_columns[] = {ROWS_COLUMN(instance_row, id, ROWS_ID)};
+static const struct rows_table instance_table = {.name = "instance",
+                                                 .columns = instance_columns,
+                                                 .column_count = 1,
+                                                 .key_count = 1,
+                                                 .row_bytes = sizeof(struct instance_row)};
+
+static const struct instances *instances_of(const struct work *work)
+{
+    const struct instances *instances = ((const struct context *)work_owner(work))->instances;
+    return instances && instances->shared ? instances : NULL;
+}
+
+struct id work_instance(const struct work *work)
+{
+    const struct instances *instances = instances_of(work);
+    return instances ? instances->self : (struct id){{0}};
+}
+
+bool work_instance_lives(struct work *work, struct id instance)
+{
+    static const struct id none;
+    const struct store_value id[] = {STORE_ID(&instance)};
+    return instances_of(work) && !id_equal(instance, none) &&
+           rows_count(work, &instance_table, "id = $1", id, 1) > 0;
 }
 
 /* The n-th event of a kind that this service makes of one thing has always the same id. */

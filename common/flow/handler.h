@@ -28,6 +28,11 @@ int64_t work_now_us(const struct work *work);
 /* For handlers that are given a framed datum by other ways than a record. */
 struct registry *work_registry(const struct work *work);
 
+/* Beside other instances on the database (store/instances.h): which one this is (zeros: always alone), and
+ * whether another one lives. One that does not commits nothing any more. */
+struct id work_instance(const struct work *work);
+bool work_instance_lives(struct work *work, struct id instance);
+
 /*
  * Puts an event into the outbox: work_emit(work, &order_confirmed), a pointer to a generated struct. Its id
  * is derived from what is being handled (record, request, answer) and the place in it, so that doing it again

@@ -31,17 +31,6 @@ const struct rows_table calls_table = {
     .indexes = {"lane, created_us", "part WHERE elsewhere = 1"},
 };
 
-/* The store's own (store/instances.h); here it is only counted in. */
-struct instance_row {
-    struct id id;
-};
-static const struct rows_column instance_columns[] = {ROWS_COLUMN(instance_row, id, ROWS_ID)};
-static const struct rows_table instance_table = {.name = "instance",
-                                                 .columns = instance_columns,
-                                                 .column_count = 1,
-                                                 .key_count = 1,
-                                                 .row_bytes = sizeof(struct instance_row)};
-
 enum { LANES_KEY_BYTES_MAX = 64, CALL_SECONDS = 0, IN_FLIGHT = 1, WAITING = 2 };
 
 static const struct metric_family lane_metrics[] = {
@@ -406,12 +395,6 @@ static void answer_push(struct lanes *lanes, struct lane_answer *answer)
 
 /* ---- what the table says */
 
-static bool is_alive(struct work *work, struct id holder)
-{
-    const struct store_value id = STORE_ID(&holder);
-    return rows_count(work, &instance_table, "id = $1", &id, 1) > 0;
-}
-
 /* A call that was active when its process died: nobody knows whether it took effect. False when out of
  * memory: it stays where it is. */
 static bool come_back(struct lanes *lanes, struct place *place, struct call *row)
@@ -453,12 +436,9 @@ struct holders {
 static void foreign_look(struct lanes *lanes, struct place *place, struct call *row, struct holders *holders,
                          struct work *work)
 {
-    static const struct id none;
-    if (!holders->known || !id_equal(holders->last, row->holder)) {
-        bool other = is_shared(lanes) && !id_equal(row->holder, none) &&
-                     !id_equal(row->holder, lanes->instances->self);
-        *holders = (struct holders){row->holder, true, other && is_alive(work, row->holder)};
-    }
+    if (!holders->known || !id_equal(holders->last, row->holder))
+        *holders = (struct holders){row->holder, true,
+                                    !is_ours(lanes, row) && work_instance_lives(work, row->holder)};
     /* Its row is locked here, and who is buried commits nothing any more. */
     if (work_failed(work, NULL) == OK && !holders->alive && !come_back(lanes, place, row))
         lanes->reload = true;
@@ -548,9 +528,10 @@ static void line_load(struct lanes *lanes, struct line *line, struct work *work)
     }
     qsort(rows, count, sizeof(*rows), row_compare);
     line->more = false;
-    for (size_t i = 0; i < count && rows[i]->created_us <= until_us; i++)
-        if (!take_row(lanes, line, rows[i], from_us, &holders, work))
-            break;
+    for (size_t i = 0; i < count && rows[i]->created_us <= until_us && !line->more; i++)
+        line->more = !take_row(lanes, line, rows[i], from_us, &holders, work);
+    if (!line->more && until_us != INT64_MAX && until_us > line->loaded_created_us)
+        line->loaded_created_us = until_us; /* also where none of them needed a place */
     line->more = line->more || until_us != INT64_MAX;
 }
 

@@ -28,8 +28,8 @@ size_t prune_step(struct work *work, struct prune *prune, const struct prune_tab
     for (size_t i = 0; i < table->table->key_count; i++)
         after[i] = STORE_TEXT(((struct text){prune->keys[i], prune->lengths[i]}));
     void **rows;
-    size_t count =
-        rows_find(work, table->table, table->next, after, table->table->key_count, PRUNE_ROWS_MAX, &rows);
+    size_t count = rows_find_free(work, table->table, table->next, after, table->table->key_count,
+                                  PRUNE_ROWS_MAX, &rows);
     bool moved = count == PRUNE_ROWS_MAX && move(prune, table, rows[count - 1]);
     for (size_t i = 0; i < count; i++)
         if (table->over(work, rows[i], before_us))

@@ -5,6 +5,8 @@
  * that has come to the end begins again PRUNE_PAUSE_US later. There is no index on the age: it would be
  * written with every change of every row, for rows that are looked at once.
  *
+ * Each instance walks by itself; a row that another has in hand is passed over until the next walk.
+ *
  * What a row guarded is gone with it: an event that comes again later takes effect again. So the age
  * (FINISHED_AGE) is far above what may still bring one: the topics' retention, the dead letters', and
  * INBOX_AGE.

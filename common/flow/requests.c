@@ -268,8 +268,8 @@ size_t idempotency_prune(struct work *work, int64_t now_us)
 {
     void **rows;
     const struct store_value before = STORE_INT(now_us - IDEMPOTENCY_KEPT_S * INT64_C(1000000));
-    size_t count = rows_find(work, &idempotency_table, "at_us < $1 ORDER BY at_us", &before, 1,
-                             IDEMPOTENCY_PRUNE_MAX, &rows);
+    size_t count = rows_find_free(work, &idempotency_table, "at_us < $1 ORDER BY at_us", &before, 1,
+                                  IDEMPOTENCY_PRUNE_MAX, &rows);
     for (size_t i = 0; i < count; i++)
         rows_delete(work, &idempotency_table, rows[i]);
     return count;

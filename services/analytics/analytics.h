@@ -85,6 +85,7 @@ struct job_row {
     int64_t progress; /* 0 to 100 */
     int64_t attempts; /* begun */
     struct text reason;
+    struct id holder; /* the instance that is at it while it is active; zeros: always alone */
 };
 enum job_state { JOB_WAITING, JOB_ACTIVE, JOB_COMPLETED, JOB_FAILED };
 
@@ -177,7 +178,8 @@ void report_page_fill(void *owner, const struct request *request, struct answer 
 
 /* ---- jobs.c */
 enum {
-    JOBS_OPEN_MAX = 100,
+    JOBS_OPEN_MAX = 100, /* and one more for each instance that takes one at the same moment */
+    JOBS_LOOK_MAX = 64,  /* active ones of other instances that are passed over: there are fewer instances */
     JOB_ATTEMPTS_MAX = 5,
     JOB_PART_BYTES = 256 << 10,
     JOB_PARTS_MAX = REPORT_BYTES_MAX / JOB_PART_BYTES + 1,

@@ -6,15 +6,16 @@ enum { WATCHED_US = 5000000 }; /* after the last look of a stream the figures ar
 static const struct day_row *totals(struct work *work)
 {
     static const struct day_row none;
-    const struct day_row *row = rows_get(work, &days_table, &(struct day_row){.day = DAY_ALL});
-    return row ? row : &none;
+    const struct store_value all[] = {STORE_INT(DAY_ALL)};
+    const void *const *rows;
+    return rows_look(work, &days_table, "day = $1", all, 1, 1, &rows) ? rows[0] : &none;
 }
 
 static void put_revenue(struct work *work, struct json_writer *writer)
 {
     const struct store_value all[] = {STORE_INT(DAY_ALL)};
-    void **rows;
-    size_t count = rows_find(work, &money_table, "day = $1 ORDER BY currency", all, 1, CURRENCIES_MAX, &rows);
+    const void *const *rows;
+    size_t count = rows_look(work, &money_table, "day = $1 ORDER BY currency", all, 1, CURRENCIES_MAX, &rows);
     json_key(writer, "revenue");
     json_array_begin(writer);
     for (size_t i = 0; i < count; i++) {
@@ -31,8 +32,8 @@ static void put_revenue(struct work *work, struct json_writer *writer)
 static void put_best_sellers(struct work *work, struct json_writer *writer)
 {
     const struct store_value all[] = {STORE_INT(DAY_ALL)};
-    void **rows;
-    size_t count = rows_find(work, &sales_table, "day = $1 ORDER BY units DESC, sku, currency", all, 1,
+    const void *const *rows;
+    size_t count = rows_look(work, &sales_table, "day = $1 ORDER BY units DESC, sku, currency", all, 1,
                              BEST_SELLERS_MAX, &rows);
     json_key(writer, "best_sellers");
     json_array_begin(writer);
@@ -52,12 +53,12 @@ static void put_best_sellers(struct work *work, struct json_writer *writer)
 
 /* The buckets of one step, in order, within all of them. */
 struct spread {
-    void **rows;
+    const void *const *rows;
     size_t count;
     int64_t total;
 };
 
-static struct spread spread_of(void **rows, size_t count, enum step step)
+static struct spread spread_of(const void *const *rows, size_t count, enum step step)
 {
     struct spread spread = {.rows = rows};
     for (size_t i = 0; i < count; i++) {
@@ -102,8 +103,8 @@ static void put_spread(struct json_writer *writer, const char *name, const struc
 static void put_funnel(struct work *work, struct json_writer *writer, const struct day_row *sums)
 {
     const struct store_value first[] = {STORE_INT(0)};
-    void **rows;
-    size_t count = rows_find(work, &durations_table, "step >= $1 ORDER BY step, bucket", first, 1,
+    const void *const *rows;
+    size_t count = rows_look(work, &durations_table, "step >= $1 ORDER BY step, bucket", first, 1,
                              (size_t)STEP_COUNT * DURATION_BUCKETS_MAX, &rows);
     const struct {
         const char *name;

@@ -1,7 +1,7 @@
 /*
  * jobs: long reports. A job is a row; the loop hands one at a time to a thread that reads over a connection
- * of its own, and takes its result into the job's rows. What was active when the process ended is begun
- * again: it has no effect but its result.
+ * of its own, and takes its result into the job's rows. What was active when its process ended is begun
+ * again, by whichever instance looks first: it has no effect but its result.
  */
 #include "analytics/analytics.h"
 
@@ -96,11 +96,15 @@ static void parts_add(struct work *work, const struct job_row *job, enum report_
     }
 }
 
-static void job_end(struct work *work, const struct job_worker *worker)
+/* The worker's; NULL where it is not, or not any more. */
+static struct job_row *job_in_hand(struct work *work, const struct job_worker *worker)
 {
     struct job_row *job = job_find(work, (struct text){worker->job_id, ID_TEXT_BYTES});
-    if (!job || job->state != JOB_ACTIVE)
-        return;
+    return job && job->state == JOB_ACTIVE && id_equal(job->holder, work_instance(work)) ? job : NULL;
+}
+
+static void job_end(struct work *work, const struct job_worker *worker, struct job_row *job)
+{
     if (worker->outcome == OK) {
         job->state = JOB_COMPLETED;
         job->progress = 100;
@@ -113,14 +117,29 @@ static void job_end(struct work *work, const struct job_worker *worker)
     job->state = worker->outcome == REJECT || job->attempts >= JOB_ATTEMPTS_MAX ? JOB_FAILED : JOB_WAITING;
 }
 
-/* The oldest that is not done. Active and without a worker: the process ended in the midst of it. */
-static void job_begin(struct work *work, struct job_worker *worker)
+/* The oldest that is not done and nobody is at. Active and without a worker: its process ended in the midst
+ * of it. */
+static struct job_row *job_open(struct work *work)
 {
     const struct store_value open[] = {STORE_INT(JOB_ACTIVE)};
+    struct id self = work_instance(work);
     void **rows;
-    if (!rows_find(work, &jobs_table, "state <= $1 ORDER BY state DESC, created_at", open, 1, 1, &rows))
+    size_t count = rows_find_free(work, &jobs_table, "state <= $1 ORDER BY state DESC, created_at", open, 1,
+                                  JOBS_LOOK_MAX, &rows);
+    for (size_t i = 0; i < count; i++) {
+        struct job_row *job = rows[i];
+        if (job->state == JOB_WAITING || id_equal(job->holder, self) ||
+            !work_instance_lives(work, job->holder))
+            return work_failed(work, NULL) == OK ? job : NULL;
+    }
+    return NULL;
+}
+
+static void job_begin(struct work *work, struct job_worker *worker)
+{
+    struct job_row *job = job_open(work);
+    if (!job)
         return;
-    struct job_row *job = rows[0];
     if (job->attempts >= JOB_ATTEMPTS_MAX) {
         job->state = JOB_FAILED;
         if (!job->reason.length)
@@ -128,6 +147,7 @@ static void job_begin(struct work *work, struct job_worker *worker)
         return;
     }
     job->state = JOB_ACTIVE;
+    job->holder = work_instance(work);
     job->attempts++;
     worker->range = (struct report_range){.from_day = job->from_day, .to_day = job->to_day};
     (void)period_kind_parse(job->kind, &worker->range.kind); /* was checked when the job was made */
@@ -143,8 +163,8 @@ static void jobs_prune(struct work *work)
         const struct store_value old[] = {STORE_INT(state),
                                           STORE_INT(work_now_us(work) - JOB_KEPT_DAYS * DAY_US)};
         void **jobs, **parts;
-        if (!rows_find(work, &jobs_table, "state = $1 AND created_at < $2 ORDER BY created_at", old, 2, 1,
-                       &jobs))
+        if (!rows_find_free(work, &jobs_table, "state = $1 AND created_at < $2 ORDER BY created_at", old, 2,
+                            1, &jobs))
             continue;
         const struct store_value job_id[] = {STORE_TEXT(((const struct job_row *)jobs[0])->job_id)};
         size_t count = rows_find(work, &job_parts_table, "job_id = $1", job_id, 1,
@@ -165,16 +185,16 @@ enum outcome jobs_on_tick(struct work *work, bool *ret_again, struct error *erro
     struct job_worker *worker = &((struct analytics_state *)work_state(work))->worker;
     pthread_mutex_lock(&worker->lock);
     if (worker->state == WORKER_DONE) {
-        const struct job_row *job = job_find(work, (struct text){worker->job_id, ID_TEXT_BYTES});
-        if (job && job->state == JOB_ACTIVE) {
-            job_end(work, worker);
+        struct job_row *job = job_in_hand(work, worker);
+        if (job) {
+            job_end(work, worker, job);
         } else if (work_failed(work, error) == OK) {
             results_free(worker);
             worker->state = WORKER_IDLE;
         }
     } else if (worker->state == WORKER_BUSY) {
-        struct job_row *job = job_find(work, (struct text){worker->job_id, ID_TEXT_BYTES});
-        if (job && job->state == JOB_ACTIVE)
+        struct job_row *job = job_in_hand(work, worker);
+        if (job)
             job->progress = worker->progress;
     }
     if (worker->state == WORKER_IDLE) {

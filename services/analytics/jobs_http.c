@@ -120,8 +120,8 @@ enum outcome jobs_result(struct work *work, const struct request *request, struc
     }
     bool csv = accepts_csv(request);
     const struct store_value which[] = {STORE_TEXT(job->job_id), STORE_INT(csv ? REPORT_CSV : REPORT_JSON)};
-    void **parts;
-    size_t count = rows_find(work, &job_parts_table, "job_id = $1 AND format = $2 ORDER BY part", which, 2,
+    const void *const *parts;
+    size_t count = rows_look(work, &job_parts_table, "job_id = $1 AND format = $2 ORDER BY part", which, 2,
                              JOB_PARTS_MAX, &parts);
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++)

@@ -106,7 +106,7 @@ static const struct rows_column job_columns[] = {
     ROWS_COLUMN(job_row, created_at, ROWS_INT), ROWS_COLUMN(job_row, kind, ROWS_TEXT),
     ROWS_COLUMN(job_row, from_day, ROWS_INT),   ROWS_COLUMN(job_row, to_day, ROWS_INT),
     ROWS_COLUMN(job_row, progress, ROWS_INT),   ROWS_COLUMN(job_row, attempts, ROWS_INT),
-    ROWS_COLUMN(job_row, reason, ROWS_TEXT),
+    ROWS_COLUMN(job_row, reason, ROWS_TEXT),    ROWS_COLUMN(job_row, holder, ROWS_ID),
 };
 const struct rows_table jobs_table = {
     .name = "jobs",

@@ -49,11 +49,16 @@ static enum outcome list(struct work *work, const struct request *request, struc
     struct buffer body = buffer_of(ANSWER_BODY_BYTES_MAX);
     struct json_writer writer = json_writer(&body);
     json_array_begin(&writer);
-    for (int64_t template = 0; template <EMAIL_TEMPLATES; template ++) {
-        const struct mail *mail =
-            rows_get(work, &mails_table, &(struct mail){.order_id = order_id, .template = template});
-        if (mail)
-            mail_json(&writer, mail, rows_get(work, &calls_table, &(struct call){.id = mail->call}));
+    const struct store_value of_order[] = {STORE_TEXT(order_id)};
+    const void *const *mails;
+    size_t count = rows_look(work, &mails_table, "order_id = $1 ORDER BY order_id, template", of_order, 1,
+                             EMAIL_TEMPLATES, &mails);
+    for (size_t i = 0; i < count; i++) {
+        const struct mail *mail = mails[i];
+        const struct store_value call_id[] = {STORE_ID(&mail->call)};
+        const void *const *call;
+        bool open = rows_look(work, &calls_table, "id = $1", call_id, 1, 1, &call) > 0;
+        mail_json(&writer, mail, open ? call[0] : NULL);
     }
     json_array_end(&writer);
     answer_json(work, answer, 200, &body);

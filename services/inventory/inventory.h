@@ -49,6 +49,7 @@ extern const struct rows_table reservations_table;
 
 enum {
     STOCK_LEVEL_INTERVAL_US = 1000000, /* between two StockLevel of one SKU, at least */
+    STOCK_LEVEL_OVERDUE_US = 3000000, /* after it was due: not by a tick any more, but with the next change */
     STOCK_LEVEL_BATCH_MAX = 500,
     RESERVATION_EXPIRED_BATCH_MAX = 200,
     /* After reserved_until order has its say first; inventory lets go by itself where that never came. */
@@ -59,9 +60,9 @@ enum {
 #define STOCK_AVAILABLE_MAX INT64_C(1000000000000)
 
 /*
- * The items of an order that was reserved not long ago, packed, so that its decision can name the stock that it will
- * need before it is handled: a batch then reads once. Only a hint: what is missing here is read when it is asked for,
- * and what is wrong here is read in vain.
+ * The items of an order that was reserved not long ago, packed, so that its decision can name the stock that
+ * it will need before it is handled: a batch then reads once. Only a hint: what is missing here is read when
+ * it is asked for, and what is wrong here is read in vain.
  */
 struct reserved_hint {
     uint64_t hash; /* of the order id */

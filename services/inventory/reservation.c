@@ -4,6 +4,9 @@
 #include "base/metrics.h"
 #include "items.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #define COLUMN(member, type) ROWS_COLUMN(reservation_row, member, type)
 static const struct rows_column reservation_columns[] = {
     COLUMN(order_id, ROWS_TEXT),  COLUMN(state, ROWS_INT),    COLUMN(final, ROWS_INT),
@@ -279,13 +282,44 @@ const struct subscription inventory_subscriptions[] = {
 
 /* ---- the clock */
 
+static int sku_compare(const void *a, const void *b)
+{
+    const struct text *x = a, *y = b;
+    int sign = memcmp(x->at, y->at, x->length < y->length ? x->length : y->length);
+    return sign ? sign : (x->length > y->length) - (x->length < y->length);
+}
+
+/* The stock of all of them, in the order of keys in which every batch takes it: another instance is at work
+ * on the same stock. */
+static enum outcome stock_take(struct work *work, void *const *rows, size_t count, struct error *error)
+{
+    struct text *skus = arena_take(work_arena(work), count * ITEMS_COUNT_MAX * sizeof(*skus));
+    size_t sku_count = 0;
+    if (!skus)
+        return error_retry(error, "memory", "no room for the items of what ran out");
+    for (size_t i = 0; i < count; i++) {
+        const struct reservation_row *row = rows[i];
+        struct order_item *items;
+        size_t item_count;
+        if (items_unpack(work_arena(work), row->items, &items, &item_count))
+            for (size_t item = 0; item < item_count && item < ITEMS_COUNT_MAX; item++)
+                skus[sku_count++] = items[item].sku;
+    }
+    qsort(skus, sku_count, sizeof(*skus), sku_compare);
+    for (size_t i = 0; i < sku_count; i++)
+        (void)stock_find(work, skus[i]);
+    return work_failed(work, error);
+}
+
 enum outcome reservation_on_expiry(struct work *work, bool *ret_again, struct error *error)
 {
     const struct store_value now[] = {STORE_INT(work_now_us(work))};
     void **rows;
     size_t count =
-        rows_find(work, &reservations_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at", now,
-                  1, RESERVATION_EXPIRED_BATCH_MAX, &rows);
+        rows_find_free(work, &reservations_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at",
+                       now, 1, RESERVATION_EXPIRED_BATCH_MAX, &rows);
+    if (count && stock_take(work, rows, count, error) != OK)
+        return error->outcome;
     for (size_t i = 0; i < count; i++) {
         struct reservation_row *row = rows[i];
         struct line *lines;

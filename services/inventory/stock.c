@@ -29,12 +29,27 @@ struct stock_row *stock_find(struct work *work, struct text sku)
     return rows_get(work, &stock_table, &(struct stock_row){.sku = sku});
 }
 
+static void tell(struct work *work, struct stock_row *stock)
+{
+    const struct stock_level event = {.sku = stock->sku,
+                                      .available = stock->available,
+                                      .reserved = stock->reserved,
+                                      .changed_at = stock->changed_at};
+    work_emit(work, &event);
+    stock->told_at = work_now_us(work);
+    stock->due_at = 0;
+}
+
 void stock_changed(struct work *work, struct stock_row *stock)
 {
     int64_t now_us = work_now_us(work);
     stock->changed_at = now_us;
-    if (stock->due_at)
+    if (stock->due_at) {
+        /* Whenever a tick looks another instance has the row in hand: then it is told by who has it. */
+        if (now_us - stock->due_at > STOCK_LEVEL_OVERDUE_US)
+            tell(work, stock);
         return;
+    }
     stock->due_at = stock->told_at + STOCK_LEVEL_INTERVAL_US;
     if (stock->due_at < now_us)
         stock->due_at = now_us;
@@ -46,18 +61,10 @@ enum outcome stock_on_level(struct work *work, bool *ret_again, struct error *er
     int64_t now_us = work_now_us(work);
     const struct store_value now[] = {STORE_INT(now_us)};
     void **rows;
-    size_t count = rows_find(work, &stock_table, "due_at > 0 AND due_at <= $1 ORDER BY due_at", now, 1,
-                             STOCK_LEVEL_BATCH_MAX, &rows);
-    for (size_t i = 0; i < count; i++) {
-        struct stock_row *stock = rows[i];
-        const struct stock_level event = {.sku = stock->sku,
-                                          .available = stock->available,
-                                          .reserved = stock->reserved,
-                                          .changed_at = stock->changed_at};
-        work_emit(work, &event);
-        stock->told_at = now_us;
-        stock->due_at = 0;
-    }
+    size_t count = rows_find_free(work, &stock_table, "due_at > 0 AND due_at <= $1 ORDER BY due_at", now, 1,
+                                  STOCK_LEVEL_BATCH_MAX, &rows);
+    for (size_t i = 0; i < count; i++)
+        tell(work, rows[i]);
     *ret_again = count == STOCK_LEVEL_BATCH_MAX;
     return OK;
 }

@@ -50,8 +50,8 @@ static enum outcome on_list(struct work *work, const struct request *request, st
         return OK;
     }
     const struct store_value after[] = {STORE_TEXT(request_query(request, "after"))};
-    void **rows; /* one more than asked for tells whether there is a next page */
-    size_t count = rows_find(work, &stock_table, "sku > $1 ORDER BY sku", after, 1, (size_t)limit + 1, &rows);
+    const void *const *rows; /* one more than asked for tells whether there is a next page */
+    size_t count = rows_look(work, &stock_table, "sku > $1 ORDER BY sku", after, 1, (size_t)limit + 1, &rows);
     bool more = count > (size_t)limit;
     if (more)
         count = (size_t)limit;

@@ -294,8 +294,9 @@ static enum outcome on_expiry(struct work *work, bool *ret_again, struct error *
     (void)error;
     const struct store_value now[] = {STORE_INT(work_now_us(work))};
     void **rows;
-    size_t count = rows_find(work, &orders_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at",
-                             now, 1, ORDER_EXPIRED_BATCH_MAX, &rows);
+    size_t count =
+        rows_find_free(work, &orders_table, "expires_at > 0 AND expires_at <= $1 ORDER BY expires_at", now, 1,
+                       ORDER_EXPIRED_BATCH_MAX, &rows);
     for (size_t i = 0; i < count; i++)
         order_step(work, rows[i]);
     *ret_again = count == ORDER_EXPIRED_BATCH_MAX;

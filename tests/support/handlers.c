@@ -1,8 +1,11 @@
 #include "support/handlers.h"
 
 #include <assert.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { WORK_BYTES_MAX = 256 << 20, KEPT_BYTES_MAX = 512 << 20 };
 
@@ -14,14 +17,11 @@ static void must(enum outcome outcome, const struct error *error, const char *wh
     abort();
 }
 
-struct handlers *handlers_open(const struct service *service, void *state)
+static struct handlers *open_at(const struct service *service, void *state, struct handlers *handlers,
+                                const char *url)
 {
-    struct handlers *handlers = calloc(1, sizeof(*handlers));
     struct error error;
-    assert(handlers);
-    clock_hold((int64_t)HANDLERS_START_S * 1000000);
-    scratch_make(&handlers->scratch);
-    handlers->url = handlers->scratch.url;
+    handlers->url = url;
     handlers->service = service;
     must(store_open(handlers->url, service->name, &handlers->store, &error), &error, "open");
     size_t count = 0;
@@ -38,6 +38,22 @@ struct handlers *handlers_open(const struct service *service, void *state)
     return handlers;
 }
 
+struct handlers *handlers_open(const struct service *service, void *state)
+{
+    struct handlers *handlers = calloc(1, sizeof(*handlers));
+    assert(handlers);
+    clock_hold((int64_t)HANDLERS_START_S * 1000000);
+    scratch_make(&handlers->scratch);
+    return open_at(service, state, handlers, handlers->scratch.url);
+}
+
+struct handlers *handlers_join(const struct service *service, void *state, const char *url)
+{
+    struct handlers *handlers = calloc(1, sizeof(*handlers));
+    assert(handlers);
+    return open_at(service, state, handlers, url);
+}
+
 void handlers_close(struct handlers *handlers)
 {
     if (!handlers)
@@ -47,10 +63,12 @@ void handlers_close(struct handlers *handlers)
     registry_close(handlers->context.registry);
     buffer_free(&handlers->context.scratch);
     arena_destroy(handlers->arena);
-    scratch_remove(&handlers->scratch);
+    if (handlers->scratch.url[0]) {
+        scratch_remove(&handlers->scratch);
+        clock_release();
+    }
     free(handlers->said);
     free(handlers);
-    clock_release();
 }
 
 void handlers_advance(struct handlers *handlers, int64_t by_us)
@@ -171,12 +189,117 @@ enum outcome handlers_event(struct handlers *handlers, const struct event_type *
     return outcome;
 }
 
-void handlers_tick(struct handlers *handlers, const char *name)
+static const struct tick *tick_of(const struct handlers *handlers, const char *name)
 {
     const struct tick *tick = handlers->service->ticks;
     while (tick->name && strcmp(tick->name, name) != 0)
         tick++;
     assert(tick->name);
+    return tick;
+}
+
+static enum outcome try_batch(struct handlers *handlers, const struct event_type *const *types,
+                              const void *const *data, size_t count, struct error *error)
+{
+    enum outcome outcome = work_begin(handlers->work, error);
+    if (outcome != OK)
+        return outcome;
+    handlers->context.now_us = clock_wall_us();
+    for (size_t i = 0; i < count; i++)
+        handlers_want(handlers, types[i], data[i]);
+    outcome = work_read(handlers->work, error);
+    for (size_t i = 0; i < count && outcome == OK; i++) {
+        outcome = handlers_take(handlers, types[i], data[i]);
+        if (work_failed(handlers->work, error) != OK)
+            outcome = error->outcome;
+    }
+    if (outcome == OK)
+        return work_commit(handlers->work, error);
+    work_rollback(handlers->work);
+    return outcome;
+}
+
+static enum outcome try_tick(struct handlers *handlers, const struct tick *tick, bool *ret_again,
+                             struct error *error)
+{
+    enum outcome outcome = work_begin(handlers->work, error);
+    if (outcome != OK)
+        return outcome;
+    handlers->context.now_us = clock_wall_us();
+    outcome = work_read(handlers->work, error);
+    context_enter(&handlers->context, id_new(), (struct text){NULL, 0});
+    work_item_begin(handlers->work);
+    *ret_again = false;
+    if (outcome == OK)
+        outcome = tick->handle(handlers->work, ret_again, error);
+    if (outcome == OK)
+        outcome = work_failed(handlers->work, error);
+    if (outcome == OK)
+        return work_commit(handlers->work, error);
+    work_rollback(handlers->work);
+    return outcome;
+}
+
+/* As the loop does: where another instance was in the way, all of it again. */
+static bool try_again(enum outcome outcome, const struct error *error, int *races)
+{
+    enum { RACES_MAX = 10000 };
+    if (outcome == OK)
+        return false;
+    bool raced = strcmp(error->cause, "store-race") == 0 || strcmp(error->cause, "store-deadlock") == 0;
+    if (!raced || ++*races > RACES_MAX)
+        must(outcome, error, "beside other instances");
+    poll(NULL, 0, id_new().bytes[15] % 8);
+    return true;
+}
+
+void handlers_batch(struct handlers *handlers, const struct event_type *const *types, const void *const *data,
+                    size_t count)
+{
+    struct error error;
+    int races = 0;
+    while (try_again(try_batch(handlers, types, data, count, &error), &error, &races)) {
+    }
+}
+
+void handlers_tick_beside(struct handlers *handlers, const char *name)
+{
+    enum { IDLE_TIMES = 3 };
+    const struct tick *tick = tick_of(handlers, name);
+    struct error error;
+    int races = 0;
+    for (int idle = 0; idle < IDLE_TIMES;) {
+        bool again = true;
+        if (try_again(try_tick(handlers, tick, &again, &error), &error, &races) || again)
+            idle = 0;
+        else
+            idle++;
+    }
+}
+
+void handlers_in_processes(struct handlers *handlers, int count,
+                           void (*run)(struct handlers *handlers, int instance))
+{
+    enum { PROCESSES_MAX = 16 };
+    pid_t pids[PROCESSES_MAX];
+    assert(count <= PROCESSES_MAX);
+    for (int i = 0; i < count; i++)
+        if ((pids[i] = fork()) == 0) {
+            run(handlers_join(handlers->service, handlers->context.state, handlers->url), i);
+            _exit(0); /* the parent's connection is not the child's to end */
+        }
+    for (int i = 0; i < count; i++) {
+        int status = -1;
+        if (pids[i] < 0 || waitpid(pids[i], &status, 0) != pids[i] || status != 0) {
+            fprintf(stderr, "handlers: instance %d ended with %d\n", i, status);
+            abort();
+        }
+    }
+}
+
+void handlers_tick(struct handlers *handlers, const char *name)
+{
+    const struct tick *tick = tick_of(handlers, name);
     for (bool again = true; again;) {
         struct error error;
         handlers_begin(handlers);

@@ -1,6 +1,6 @@
 /*
- * handlers: a service's handlers over a real store (support/scratch.h says which), without Kafka and without HTTP: the test is the
- * loop.
+ * handlers: a service's handlers over a real store (support/scratch.h says which), without Kafka and without
+ * HTTP: the test is the loop.
  *
  * Failures of the machinery (a store that does not open, a work that fails) end the test by assert; what
  * handlers say and answer is given back. Time stands still but for handlers_advance(). One at a time in a
@@ -38,7 +38,11 @@ enum { HANDLERS_START_S = 1763726400 }; /* 2025-11-21 12:00 UTC */
 
 /* state: the service's, filled by the test as start() would. */
 struct handlers *handlers_open(const struct service *service, void *state);
-void handlers_close(struct handlers *handlers); /* accepts NULL; removes the database */
+/* One more instance, of this process or a child's, on another one's database (.url). Its time is that one's.
+ */
+struct handlers *handlers_join(const struct service *service, void *state, const char *url);
+void handlers_close(
+    struct handlers *handlers); /* accepts NULL; removes the database, but not another one's */
 void handlers_advance(struct handlers *handlers, int64_t by_us);
 int64_t handlers_now_us(void);
 
@@ -54,6 +58,15 @@ void handlers_commit(struct handlers *handlers);
 /* begin, want, read, take, commit. */
 enum outcome handlers_event(struct handlers *handlers, const struct event_type *type, const void *data);
 #define handlers_give(handlers, data) handlers_event((handlers), EVENT_TYPE_OF(data), (data))
+/* Beside other instances, and as the loop does: what another one was in the way of is done again as a whole.
+ * What is said is not kept. */
+void handlers_batch(struct handlers *handlers, const struct event_type *const *types, const void *const *data,
+                    size_t count);
+void handlers_tick_beside(struct handlers *handlers,
+                          const char *name); /* until there is nothing more for it */
+/* So many processes, each with an instance of its own on this one's database; until all have ended well. */
+void handlers_in_processes(struct handlers *handlers, int count,
+                           void (*run)(struct handlers *handlers, int instance));
 /* Ticks of that name until there is nothing more. */
 void handlers_tick(struct handlers *handlers, const char *name);
 

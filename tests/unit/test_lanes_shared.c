@@ -150,7 +150,8 @@ static void instance_open(struct instance *instance)
                                NULL, &instance->lanes, &error),
                      OK);
     lanes_share(instance->lanes, &instance->instances);
-    instance->context = (struct context){.service = "test", .lanes = instance->lanes};
+    instance->context =
+        (struct context){.service = "test", .lanes = instance->lanes, .instances = &instance->instances};
     work_set_owner(instance->work, &instance->context);
     assert_int_equal(beat(instance), OK);
 }
