@@ -428,7 +428,8 @@ static enum outcome run_step(struct bench *bench, double rate, bool *ret_sustain
         fputs("\r\033[K", stderr);
     if (outcome != OK)
         return outcome;
-    bench->broken += step->all.broken + step->all.lost;
+    if (!step->interrupted) /* else they were not given their time */
+        bench->broken += step->all.broken + step->all.lost;
     bench->interrupted |= step->interrupted;
     *ret_sustained = step->sustained;
     if (bench->knee && step->sustained && rate > bench->sustained_rate) {

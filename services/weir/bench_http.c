@@ -24,6 +24,8 @@ enum {
     ANSWER_BYTES_MAX = 4096,
     HOST_AND_PORT_BYTES_MAX = 300,
     EVENTS_MAX = 256,
+    ADDRESSES_MAX = 16,
+    REACH_S = 5,       /* at the start the service must answer a connection within */
     AGAIN_US = 250000, /* between two tries of one order */
     ANSWER_US_MAX = 15000000,
     TIMES_US = 100000,     /* between two looks for what has waited too long … */
@@ -46,9 +48,12 @@ struct connection {
 
 struct bench_http {
     char host_and_port[HOST_AND_PORT_BYTES_MAX];
-    struct sockaddr_storage address;
-    socklen_t address_length;
-    int family, epoll;
+    struct address {
+        struct sockaddr_storage at;
+        socklen_t length;
+    } addresses[ADDRESSES_MAX]; /* of one family; connections take them in turn */
+    size_t address_count;
+    int epoll;
     struct bench_load *load;
     int64_t free_us; /* since when one has been free */
     size_t count, free_count, again_count;
@@ -125,13 +130,14 @@ static void begin_sending(struct bench_http *http, struct connection *connection
 static bool begin_connecting(struct bench_http *http, struct connection *connection)
 {
     const int on = 1;
+    const struct address *to =
+        &http->addresses[(size_t)(connection - http->connections) % http->address_count];
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.ptr = connection};
-    connection->fd = socket(http->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    connection->fd = socket(to->at.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (connection->fd < 0)
         return false;
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    if ((connect(connection->fd, (const void *)&http->address, http->address_length) != 0 &&
-         errno != EINPROGRESS) ||
+    if ((connect(connection->fd, (const void *)&to->at, to->length) != 0 && errno != EINPROGRESS) ||
         epoll_ctl(http->epoll, EPOLL_CTL_ADD, connection->fd, &event) != 0) {
         disconnect(connection);
         return false;
@@ -295,7 +301,8 @@ void bench_http_run(struct bench_http *http, struct bench_load *load)
 
 /* ---- opening and closing */
 
-static enum outcome find_address(struct bench_http *http, const char *host, int port, struct error *error)
+/* Those of IPv4 where there are any: services listen there by default. */
+static enum outcome find_addresses(struct bench_http *http, const char *host, int port, struct error *error)
 {
     const struct addrinfo wanted = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
@@ -304,11 +311,38 @@ static enum outcome find_address(struct bench_http *http, const char *host, int 
     int failure = getaddrinfo(host, port_text, &wanted, &found);
     if (failure)
         return error_outage(error, "http", "%s: %s", host, gai_strerror(failure));
-    memcpy(&http->address, found->ai_addr, found->ai_addrlen);
-    http->address_length = found->ai_addrlen;
-    http->family = found->ai_family;
+    int family = found->ai_family;
+    for (const struct addrinfo *at = found; at; at = at->ai_next)
+        family = at->ai_family == AF_INET ? AF_INET : family;
+    for (const struct addrinfo *at = found; at && http->address_count < ADDRESSES_MAX; at = at->ai_next) {
+        struct address *address = &http->addresses[http->address_count];
+        if (at->ai_family != family)
+            continue;
+        memcpy(&address->at, at->ai_addr, at->ai_addrlen);
+        address->length = at->ai_addrlen;
+        http->address_count++;
+    }
     freeaddrinfo(found);
     return OK;
+}
+
+/* Is anybody there? Else all orders of a step would wait for one that does not come. */
+static enum outcome reach(const struct bench_http *http, struct error *error)
+{
+    const struct timeval wait = {.tv_sec = REACH_S};
+    enum outcome outcome = OK;
+    for (size_t i = 0; outcome == OK && i < http->address_count; i++) {
+        const struct address *to = &http->addresses[i];
+        int fd = socket(to->at.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            return error_fatal(error, "http", "no socket: %s", strerror(errno));
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+        if (connect(fd, (const void *)&to->at, to->length) != 0)
+            outcome =
+                error_outage(error, "http", "nobody answers at %s: %s", http->host_and_port, strerror(errno));
+        close(fd);
+    }
+    return outcome;
 }
 
 enum outcome bench_http_open(const char *host, int port, int connections, struct bench_http **ret,
@@ -328,7 +362,9 @@ enum outcome bench_http_open(const char *host, int port, int connections, struct
     if (!http->free || http->epoll < 0)
         outcome = error_fatal(error, "memory", "out of memory, or of descriptors");
     if (outcome == OK)
-        outcome = find_address(http, host, port, error);
+        outcome = find_addresses(http, host, port, error);
+    if (outcome == OK)
+        outcome = reach(http, error);
     for (size_t i = 0; outcome == OK && i < count; i++)
         release(http, &http->connections[i], clock_monotonic_us());
     if (outcome == OK)

@@ -255,7 +255,7 @@ static void put_remarks(const struct bench_step *step)
         printf("%12s NOT VALID: %s\n", "", step->invalid_because);
     else if (!step->sustained)
         printf("%12s not sustained: %s\n", "", step->not_sustained_because);
-    if (all->broken || all->lost)
+    if ((all->broken || all->lost) && !step->interrupted)
         printf("%12s BROKEN: %lld accepted and never decided, %lld sent and never answered\n", "",
                (long long)all->broken, (long long)all->lost);
     if (all->refused || all->rejected || all->cancelled || all->dropped || all->mails_missing)
