@@ -41,6 +41,10 @@ RECORDS = ("franz-go/record", "spring/record", "python/record", "rust/record", "
 NAMES = BATCHED + RECORDS + tasks.NAMES
 
 
+STATEMENTS = """SELECT round(total_exec_time::numeric, 1) AS ms, calls, rows, wal_records, wal_bytes, shared_blks_hit, query
+FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 20"""
+
+
 class Wrong(Exception):
     """A run that gives no figure, and why."""
 
@@ -457,6 +461,7 @@ def throughput(parts, options, topic, name, number, command, folder, scarce_stoc
         peer.start(command)
         profile = None
         if options.profile and "/" not in name:
+            parts.sql("CREATE EXTENSION IF NOT EXISTS pg_stat_statements; SELECT pg_stat_statements_reset()")
             path = os.path.abspath(f"{options.profile}/{peer.base}-{number}.perf")
             profile = subprocess.Popen(["perf", "record", "-a", "-q", "-F", "499", "-g", "-o", path], stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -465,6 +470,8 @@ def throughput(parts, options, topic, name, number, command, folder, scarce_stoc
         if profile:
             profile.send_signal(signal.SIGINT)
             profile.wait(30)
+            with open(path + ".statements", "w") as file:
+                file.write(parts.sql(STATEMENTS) + "\n")
         peer.settled()
         log_bytes = int(parts.sql(f"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{log_begin}')"))
         metrics = peer.metrics()
