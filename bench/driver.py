@@ -161,9 +161,19 @@ class Run:
                               capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
             say(f"without PostgreSQL: {done.stderr.strip()}")
+            self.postgres = None
             return
         self.postgres = done.stdout.strip()
         self.document["settings"]["postgres"] = settings
+
+    def postgres_ready(self):
+        """A suite that failed while it was being restarted may have left it down."""
+        if self.postgres:
+            try:
+                measure.Postgres(self.postgres).sql("SELECT 1")
+            except (SystemExit, subprocess.SubprocessError):
+                say("PostgreSQL is started again")
+                self.postgres_start()
 
     def close(self):
         self.child_stop()
@@ -229,6 +239,7 @@ class Run:
         try:
             if name not in WITHOUT_KAFKA:
                 self.kafka_ready(name in KAFKA_OF_ITS_OWN)
+            self.postgres_ready()
             environment = {key: value for key, value in os.environ.items() if not key.startswith("WEIR_") or key == "WEIR_KAFKA_HOME"}
             if name == "peers":
                 environment.update(PEERS_PYTHON=sys.executable)
@@ -240,12 +251,16 @@ class Run:
             listener.start()
             timer = threading.Timer(SUITES[name][4], self.late, (self.child,))
             timer.start()
+            said = []
+            reader = threading.Thread(target=lambda stream: said.extend(stream), args=(self.child.stdout,), daemon=True)
+            reader.start()
             try:
-                text = self.child.stdout.read()
                 code = self.child.wait()
             finally:
                 timer.cancel()
-            listener.join(5)
+            for thread in (reader, listener):
+                thread.join(5)  # what it has left behind may hold the other end
+            text = "".join(said)
             entry["status"] = "ok" if code == 0 else "failed"
             entry["exit_code"] = code
         except (OSError, subprocess.SubprocessError, SystemExit) as error:
@@ -326,6 +341,9 @@ class Run:
             self.close()
             self.write()
         figures(document)
+        if document["suites"].get("footprint", {}).get("status") == "ok":
+            done = subprocess.run([sys.executable, measure.ROOT + "/bench/cost.py", self.path], capture_output=True, text=True, check=False)
+            say(f"\n## Cost\n\n{(done.stdout or done.stderr).strip()}")
         self.draw()
         say(f"\nraw results: {os.path.relpath(self.path, measure.ROOT)}")
         if failed:

@@ -48,7 +48,8 @@ def restart_kafka(suite):
     with open(suite.node + "/bootstrap") as file:
         port = file.read().strip().rpartition(":")[2]
     node = measure.ROOT + "/compose/kafka/node"
-    for words in (["stop", suite.node], ["start", suite.node, port, "--set", "group.min.session.timeout.ms=500"]):
+    for words in (["stop", suite.node], ["start", suite.node, port, "--set", "group.min.session.timeout.ms=500", "--set",
+                                                               "group.initial.rebalance.delay.ms=1000"]):
         subprocess.run([node, *words], check=True, timeout=NODE_SECONDS_MAX, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

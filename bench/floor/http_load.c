@@ -151,7 +151,7 @@ int main(int argc, char **argv)
         fputs("usage: http_load PORT CONNECTIONS SECONDS RATE\n", stderr);
         return 64;
     }
-    port = atoi(argv[1]);
+    port = (int)strtol(argv[1], NULL, 10);
     size_t count = strtoul(argv[2], NULL, 10);
     double seconds = strtod(argv[3], NULL), rate = strtod(argv[4], NULL);
     if (count == 0 || count > CONNECTIONS_MAX || seconds <= 0 || rate < 0)
