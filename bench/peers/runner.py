@@ -648,13 +648,13 @@ def inventory_runs(parts, options, commands, weir, results, folder, failed, slow
     subprocess.run([weir + "/services/weir/weir", "topics", "create"], check=True, timeout=120, stdout=subprocess.DEVNULL,
                    env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": parts.kafka})
     stamp_by_broker(parts)
+    # For the short runs as well as for the long ones, some are turned away.
+    scarce_stock = max(1, int(min(options.record_records, options.records) / SKUS * SCARCE_SHARE))
+    templates(parts, options, weir + "/services/weir-inventory", scarce_stock, folder)  # before there is an order
     topic = PacedTopic(parts)
     say(f"filling the topic: {options.records:,} records")
     topic.fill(options.records)
     topic.filled = topic.ends()
-    # For the short runs as well as for the long ones, some are turned away.
-    scarce_stock = max(1, int(min(options.record_records, options.records) / SKUS * SCARCE_SHARE))
-    templates(parts, options, weir + "/services/weir-inventory", scarce_stock, folder)
     plan = [(kind, number, name) for kind in ("throughput", "latency") for number in range(options.rounds) for name in commands
             if name in BATCHED + RECORDS and (kind == "throughput" or options.rate)]
     begun = time.monotonic()
