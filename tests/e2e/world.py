@@ -353,7 +353,7 @@ class World:
 
     def instances(self, service):
         """Names of the processes of a service that run."""
-        return [name for name in self.processes if name.partition("@")[0] == service and self.running(name)]
+        return [name for name in list(self.processes) if name.partition("@")[0] == service and self.running(name)]
 
     def stop_all(self, timeout=30):
         """All are told before any is waited for. {instance: exit code} of those that did not end with 0."""

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "store/inbox.h"
+#include "store/instances.h"
 #include "store/outbox.h"
 #include "support/batches.h"
 #include "support/cluster.h"
@@ -319,6 +320,9 @@ static void a_pooler_in_transaction_mode_may_stand_between(void **state)
     assert_int_equal(open_at(&two, pooled, "other"), OK);
     close_all(&one);
     assert_int_equal(open_at(&one, pooled, "test"), OK);
+    static struct instances of_one, of_two;
+    assert_int_equal(instances_beat(one.store, &of_one, &error), OK);
+    assert_int_equal(instances_beat(two.store, &of_two, &error), OK);
     for (int i = 0; i < 20; i++) { /* each with the other's server connection, now and then */
         char name[16];
         struct instance *open = i % 3 ? &one : &two, *other = i % 3 ? &two : &one;
@@ -330,6 +334,11 @@ static void a_pooler_in_transaction_mode_may_stand_between(void **state)
         rows_add(open->work, &THINGS, &(struct thing){.name = text_of(name)});
         assert_int_equal(work_commit(open->work, &error), OK);
     }
+    of_one.beat_us = 0;
+    assert_int_equal(instances_beat(one.store, &of_one, &error), OK);
+    assert_int_equal(of_one.others, 0); /* each service has its own */
+    instances_leave(one.store, &of_one);
+    instances_leave(two.store, &of_two);
     assert_int_equal(cluster_do(url, "SELECT count(*) FROM weir_test.things"), 20);
     assert_int_equal(cluster_do(url, "SELECT count(*) FROM weir_other.things"), 20);
     /* Nothing is left behind in its connections. */
@@ -420,9 +429,26 @@ static void nothing_that_a_batch_does_reads_a_table_from_end_to_end(void **state
     (void)state;
     enum { ROWS = 2000 };
     static struct inbox_note notes[ROWS];
+    static struct instances instances, others;
     char name[16];
+    /* Two of four parts are another's: what is its to send is told apart. */
+    assert_int_equal(open_at(&two, url, "test"), OK);
+    instances.part_count = others.part_count = 4;
+    memset(instances.wanted, true, 2);
+    memset(others.wanted + 2, true, 2);
+    for (int i = 0; i < 3; i++) {
+        instances.beat_us = others.beat_us = 0;
+        assert_int_equal(instances_beat(one.store, &instances, &error), OK);
+        assert_int_equal(instances_beat(two.store, &others, &error), OK);
+        memset(instances.wanted + 2, false, 2);
+    }
+    assert_int_equal(instances.owned_count, 2);
     for (int round = 0; round < 3; round++) {
+        instances.beat_us = 0;
+        assert_int_equal(instances_beat(one.store, &instances, &error), OK);
         assert_int_equal(work_begin(one.work, &error), OK);
+        rows_ask(one.work, &THINGS);
+        outbox_want_elsewhere(one.work, 100);
         for (int i = 0; i < ROWS; i++) {
             snprintf(name, sizeof(name), "n%d", i);
             rows_want(one.work, &THINGS,
@@ -445,7 +471,9 @@ static void nothing_that_a_batch_does_reads_a_table_from_end_to_end(void **state
                 inbox_moved(one.work, &notes[i]);
             else if (i % 10 == 1)
                 inbox_forget(one.work, &notes[i]);
-            outbox_add(one.work, &(struct outbox_row){.topic = TEXT("t"), .partition = -1});
+            outbox_add(one.work, &(struct outbox_row){.topic = TEXT("t"),
+                                                      .partition = -1,
+                                                      .key = text_copy(work_arena(one.work), text_of(name))});
         }
         assert_int_equal(work_commit(one.work, &error), OK);
         const struct outbox_row *rows;
@@ -454,25 +482,24 @@ static void nothing_that_a_batch_does_reads_a_table_from_end_to_end(void **state
         begin(&one);
         outbox_done(one.work, (int64_t[]){first, first + 2, last}, 3);
         outbox_refused(one.work, first + 5, TEXT("why"));
+        outbox_read_elsewhere(one.work, 10, &rows);
         assert_int_equal(outbox_read(one.work, first, 10, &rows), 10);
         void **found;
         rows_find(one.work, &THINGS, "due > 0 AND due <= $1 ORDER BY due",
                   (struct store_value[]){STORE_INT(100)}, 1, 10, &found);
         rows_find(one.work, &THINGS, "name > $1 ORDER BY name",
                   (struct store_value[]){STORE_TEXT(TEXT("n5"))}, 1, 10, &found);
+        rows_find_free(one.work, &THINGS, "due > 0 AND due <= $1 ORDER BY due",
+                       (struct store_value[]){STORE_INT(100)}, 1, 10, &found);
         rows_count(one.work, &THINGS, "due <= $1", (struct store_value[]){STORE_INT(100)}, 1);
         inbox_prune(one.work, notes[0].attempt, 100);
         assert_int_equal(work_commit(one.work, &error), OK);
     }
     char *log = server_log();
     static const char *const used[] = {
-        "Index Scan using inbox_pkey",
-        "Index Scan using outbox_pkey",
-        "Index Scan using things_pkey",
-        "Scan using things_due",
-        "Tid Range Scan on inbox",
-        "Insert on outbox_refused",
-        "LockRows",
+        "Index Scan using inbox_pkey",    "Index Scan using outbox_pkey", "Index Scan using outbox_elsewhere",
+        "Index Scan using instance_pkey", "Index Scan using things_pkey", "Scan using things_due",
+        "Tid Range Scan on inbox",        "Insert on outbox_refused",     "LockRows",
     };
     for (size_t i = 0; i < sizeof(used) / sizeof(*used); i++)
         if (!strstr(log, used[i]))
@@ -491,6 +518,8 @@ static void nothing_that_a_batch_does_reads_a_table_from_end_to_end(void **state
         }
     }
     free(log);
+    instances_leave(one.store, &instances);
+    instances_leave(two.store, &others);
 }
 
 int main(void)
