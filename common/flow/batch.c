@@ -178,6 +178,7 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
 
     FAULT(dispatch_after_commit);
     relay_committed(dispatch->relay, dispatch->work);
+    metric_add(dispatch->meters.outbox_refused, (int64_t)relay_set_aside(dispatch->relay));
     lanes_committed(dispatch->lanes);
     waiting_committed(&dispatch->room);
     crash_committed(dispatch->crash);

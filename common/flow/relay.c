@@ -30,6 +30,7 @@ struct relay {
     int64_t alone_until_us; /* 0: records are sent together */
     int64_t *settling; /* acknowledged rows that the open transaction deletes */
     size_t settling_count;
+    size_t setting_aside, set_aside; /* refused rows: in the open transaction; since relay_set_aside() */
 
     /* shared with the producer's thread */
     pthread_mutex_t lock;
@@ -224,6 +225,7 @@ static void settle(struct relay *relay, struct work *work)
 
     if (relay->settling_count)
         outbox_done(work, relay->settling, relay->settling_count);
+    relay->setting_aside = refused_count;
     for (size_t i = 0; i < refused_count; i++) {
         log_error("relay", "Kafka will never take this record; it is kept in the outbox",
                   LOG_INT("seq", refused[i].seq), LOG_STRING("reason", refused[i].reason));
@@ -299,11 +301,20 @@ void relay_turn(struct relay *relay, struct work *work)
     }
 }
 
+size_t relay_set_aside(struct relay *relay)
+{
+    size_t count = relay->set_aside;
+    relay->set_aside = 0;
+    return count;
+}
+
 void relay_committed(struct relay *relay, const struct work *work)
 {
     const struct outbox_row *rows;
     size_t count;
     bool more;
+    relay->set_aside += relay->setting_aside;
+    relay->setting_aside = 0;
     for (size_t i = 0; shared(relay) && i < relay->settling_count; i++)
         sent_remove(&relay->sent, relay->settling[i]);
     relay->nothing_new = relay->nothing_new && relay->settling_count == 0;

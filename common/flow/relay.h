@@ -42,6 +42,8 @@ MUST_CHECK enum outcome relay_open(const struct producer_settings *settings, voi
 void relay_turn(struct relay *relay, struct work *work);
 void relay_committed(struct relay *relay, const struct work *work); /* its rows are sent */
 void relay_rolled_back(struct relay *relay);
+/* After relay_committed(): rows that were refused and are set aside now, since the last call. */
+size_t relay_set_aside(struct relay *relay);
 bool relay_behind(const struct relay *relay);
 /* Whose parts are sent; lent. Before the first turn. */
 void relay_share(struct relay *relay, const struct instances *instances);
