@@ -257,7 +257,8 @@ static void batch_failed(struct dispatch *dispatch, struct item *items, size_t c
 /* Another instance was in the way (a deadlock, a key that both added): nobody's fault, and over. */
 static bool raced(struct dispatch *dispatch, enum outcome outcome, const struct error *error)
 {
-    bool race = outcome != OK && error->outcome == RETRY && error->cause && strncmp(error->cause, "store-", 6) == 0;
+    bool race =
+        outcome != OK && error->outcome == RETRY && error->cause && strncmp(error->cause, "store-", 6) == 0;
     dispatch->races = race ? dispatch->races + 1 : 0;
     return race && dispatch->races <= BATCH_RACES_MAX;
 }

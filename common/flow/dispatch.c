@@ -24,7 +24,8 @@ const struct setting flow_settings[] = {
     {"WAITING_MAX", SETTING_INT, "100000", 1, 100000000, NULL,
      "Records that may wait behind failed ones of their keys; past it the partitions wait."},
     {"WAITING_KEYS_MAX", SETTING_INT, "100000", 1, 100000000, NULL,
-     "Keys that may wait for a failed record of theirs, with or without others behind it; past it the partition of the "
+     "Keys that may wait for a failed record of theirs, with or without others behind it; past it the "
+     "partition of the "
      "next record that fails waits."},
     {"DEAD_LETTER_HOLD", SETTING_CHOICE, "used-up", 0, 0, "used-up|all|none",
      "Whether a key waits while a record of it is a dead letter, until that is redriven or dropped: when its "
@@ -166,8 +167,8 @@ static int64_t idle_ms(struct dispatch *dispatch)
 static bool housekeeping_due(struct dispatch *dispatch)
 {
     int64_t at_us, relay_ms = relay_wait_ms(dispatch->relay);
-    if (relay_ms == 0 || relay_poll_ms(dispatch->relay, clock_monotonic_us()) == 0 || lanes_wants_load(dispatch->lanes) ||
-        lanes_due(dispatch->lanes, clock_wall_us(), &at_us))
+    if (relay_ms == 0 || relay_poll_ms(dispatch->relay, clock_monotonic_us()) == 0 ||
+        lanes_wants_load(dispatch->lanes) || lanes_due(dispatch->lanes, clock_wall_us(), &at_us))
         return true;
     return relay_ms == RELAY_SETTLE_MS && dispatch->settle_due_us &&
            clock_monotonic_us() >= dispatch->settle_due_us;
@@ -453,8 +454,9 @@ void dispatch_status(const struct dispatch *dispatch, struct buffer *into)
     json_key(&writer, "paused");
     json_array_begin(&writer);
     for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
-        if (reasons[i].reason == PAUSE_FLOOD ? flood
-            : (paused & reasons[i].reason) != 0 || (reasons[i].reason == PAUSE_BACKLOG && full))
+        if (reasons[i].reason == PAUSE_FLOOD
+                ? flood
+                : (paused & reasons[i].reason) != 0 || (reasons[i].reason == PAUSE_BACKLOG && full))
             json_put_text(&writer, text_of(reasons[i].name));
     json_array_end(&writer);
     if (flood)
@@ -477,8 +479,10 @@ bool dispatch_read_old(struct dispatch *dispatch, const char *topic)
         return true;
     if (!retry_add_old(&dispatch->retry, topic, delay_ms) || !consumer_add_topic(dispatch->consumer, topic))
         return false;
-    log_warn("retry", "a retry topic of an earlier RETRY_DELAYS is there: it is read, and may be deleted once it is empty",
-             LOG_STRING("topic", topic));
+    log_warn(
+        "retry",
+        "a retry topic of an earlier RETRY_DELAYS is there: it is read, and may be deleted once it is empty",
+        LOG_STRING("topic", topic));
     return true;
 }
 

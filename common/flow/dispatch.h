@@ -75,8 +75,9 @@ int64_t dispatch_turned_us(const struct dispatch *dispatch);
 /* After dispatch_run() has returned, on its thread. Bounded by timeout_ms. */
 void dispatch_close(struct dispatch *dispatch, int timeout_ms);
 
-/* One thread, any: a topic that the brokers have. One of this service's retry topics that RETRY_DELAYS does not name
- * is read from now on; all else is nothing. False: too many of them, or memory is out; it is not read. */
+/* One thread, any: a topic that the brokers have. One of this service's retry topics that RETRY_DELAYS does
+ * not name is read from now on; all else is nothing. False: too many of them, or memory is out; it is not
+ * read. */
 MUST_CHECK bool dispatch_read_old(struct dispatch *dispatch, const char *topic);
 
 /* Any thread. request and exchange must live until settings.answer is called, exactly once. False: full or

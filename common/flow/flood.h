@@ -47,9 +47,9 @@ struct flood {
 };
 
 void flood_init(struct flood *flood, const struct flood_limits *limits);
-/* May one more record be rejected now, in a batch (counted after its commit) of which so many were handled and
- * rejected before it? False: it must stay where it is, and flood_trip() is due. Does not count. Without what the
- * batch has so far, one of nothing but rejects would pass whole. */
+/* May one more record be rejected now, in a batch (counted after its commit) of which so many were handled
+ * and rejected before it? False: it must stay where it is, and flood_trip() is due. Does not count. Without
+ * what the batch has so far, one of nothing but rejects would pass whole. */
 bool flood_allows(const struct flood *flood, size_t handled, size_t rejected, int64_t now_us);
 /* After a commit: so many took effect (or were passed), so many became dead letters. */
 void flood_count(struct flood *flood, size_t handled, size_t rejected, int64_t now_us);

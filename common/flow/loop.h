@@ -106,8 +106,8 @@ struct dispatch {
     struct lanes *lanes;
     struct consumer *consumer;
     struct instances instances;
-    unsigned rebalances;                          /* of the consumer, at the last beat */
-    int64_t release_until_us[INSTANCE_PARTS_MAX]; /* monotonic; 0: it is wanted */
+    unsigned rebalances;                                       /* of the consumer, at the last beat */
+    int64_t release_until_us[INSTANCE_PARTS_MAX];              /* monotonic; 0: it is wanted */
     _Atomic int32_t instances_seen, parts_owned, parts_wanted; /* for other threads */
     struct decode decode;
     struct meters meters;

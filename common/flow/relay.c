@@ -19,8 +19,8 @@ struct relay {
     struct trace_sends *traces; /* NULL: no traces */
 
     /* the loop's */
-    bool behind;          /* the table holds rows that were not sent: read it */
-    int64_t sent_seq;     /* this instance's rows up to here were sent        */
+    bool behind;                       /* the table holds rows that were not sent: read it */
+    int64_t sent_seq;                  /* this instance's rows up to here were sent        */
     const struct instances *instances; /* NULL: alone */
     struct sent sent;                  /* beside other instances */
     bool nothing_new;                  /* all that was read is under way: reading again waits for a report */
@@ -28,7 +28,7 @@ struct relay {
     int64_t reopen_at_us; /* not before                                       */
     int64_t reopen_ms;
     int64_t alone_until_us; /* 0: records are sent together */
-    int64_t *settling; /* acknowledged rows that the open transaction deletes */
+    int64_t *settling;      /* acknowledged rows that the open transaction deletes */
     size_t settling_count;
     size_t setting_aside, set_aside; /* refused rows: in the open transaction; since relay_set_aside() */
 
@@ -105,7 +105,8 @@ static bool producer_ready(struct relay *relay)
     if (now < relay->reopen_at_us)
         return false;
     if (relay->producer && producer_refused(relay->producer)) {
-        log_error("relay", "Kafka refused a batch: each record is sent alone for a while, to find out which it was",
+        log_error("relay",
+                  "Kafka refused a batch: each record is sent alone for a while, to find out which it was",
                   LOG_INT("alone_ms", RELAY_ALONE_MS));
         relay->settings.alone = true;
         relay->alone_until_us = now + RELAY_ALONE_MS * INT64_C(1000);
@@ -149,8 +150,8 @@ static void passed(struct relay *relay, const struct outbox_row *row)
         relay->sent_seq = row->seq;
 }
 
-/* False: it was not taken, and nothing after it may be sent before it. A new producer begins with a turn, and with
- * what the one before it has left. */
+/* False: it was not taken, and nothing after it may be sent before it. A new producer begins with a turn, and
+ * with what the one before it has left. */
 static bool send(struct relay *relay, const struct outbox_row *row)
 {
     struct error error;

@@ -7,14 +7,14 @@
  * has caught up; new rows then wait in the table. A row is gone when deleted, not when passed. A fatal
  * producer is replaced by a new one, and all that is in the table is sent again with the same ids.
  *
- * A broker refuses a whole batch for one record in it (a topic's max.message.bytes above all). Which one it was
- * is found out by a producer that sends each alone: only that row is set aside, and no other of its key has
- * passed it before. Thread: the loop's; reports come in on the producer's.
+ * A broker refuses a whole batch for one record in it (a topic's max.message.bytes above all). Which one it
+ * was is found out by a producer that sends each alone: only that row is set aside, and no other of its key
+ * has passed it before. Thread: the loop's; reports come in on the producer's.
  *
- * Beside other processes on the database (store/instances.h) it sends what is of its own parts. Rows that another
- * wrote for them are read with each commit, and by a poll while it is idle; they go first: whoever wrote an earlier
- * row of a key that a commit touches had committed before. A row that is under way is never sent again, unless its
- * producer is done for.
+ * Beside other processes on the database (store/instances.h) it sends what is of its own parts. Rows that
+ * another wrote for them are read with each commit, and by a poll while it is idle; they go first: whoever
+ * wrote an earlier row of a key that a commit touches had committed before. A row that is under way is never
+ * sent again, unless its producer is done for.
  */
 #ifndef FLOW_RELAY_H
 #define FLOW_RELAY_H

@@ -5,8 +5,8 @@
  * of RETRY_DELAYS, and after the last one to the dead letters. Every topic has one delay, so that records on
  * it become due in the order in which they lie there, and waiting for the first is waiting for all. Pure.
  *
- * Topics of delays that RETRY_DELAYS no longer names are read as well, and nothing goes there any more: a record
- * that comes from one goes on up the ladder as it is now.
+ * Topics of delays that RETRY_DELAYS no longer names are read as well, and nothing goes there any more: a
+ * record that comes from one goes on up the ladder as it is now.
  */
 #ifndef FLOW_RETRY_H
 #define FLOW_RETRY_H
@@ -35,8 +35,8 @@ struct retry {
 void retry_init(struct retry *retry, const char *service, const int64_t *delays_ms, size_t count);
 /* After so many attempts (1 is the first): which delay comes now. False: the ladder is used up. */
 bool retry_next(const struct retry *retry, int attempt, size_t *ret_step);
-/* A topic of an earlier delay; one that is known already is nothing new. One thread, beside the loop's. False:
- * RETRY_OLD_MAX are there. */
+/* A topic of an earlier delay; one that is known already is nothing new. One thread, beside the loop's.
+ * False: RETRY_OLD_MAX are there. */
 MUST_CHECK bool retry_add_old(struct retry *retry, const char *topic, int64_t delay_ms);
 /* One of the ladder's topics, or an old one? */
 bool retry_find(const struct retry *retry, struct text topic, size_t *ret_step);

@@ -102,8 +102,9 @@ static void hold_key(struct dispatch *dispatch, struct item *item, struct held_k
                  text_of(item->error.text), dispatch->context.now_us);
 }
 
-/* One more key cannot be held: its record stays where it is, and is tried again there. Not one that comes by a retry
- * topic: heads of keys that are held lie behind it, and only when they are done there is room again. */
+/* One more key cannot be held: its record stays where it is, and is tried again there. Not one that comes by
+ * a retry topic: heads of keys that are held lie behind it, and only when they are done there is room again.
+ */
 static bool keys_full(struct dispatch *dispatch, struct item *item, bool hold)
 {
 #ifdef WEIR_MUTANT_ROOM_SKIPPED

@@ -28,9 +28,9 @@ enum {
     CONSUMER_SEEK_MS = 1000,
     CONSUMER_SEEK_AGAIN_MS = 100,
     CONSUMER_CLOSE_MIN_MS = 200,
-    COMMIT_ANSWER_MS = 10000, /* unanswered for so long: another may be sent */
-    COMMIT_OPEN_MAX = 4,      /* sent and unanswered: librdkafka keeps them for minutes where brokers hang */
-    COMMIT_AGAIN_MS = 1000,   /* after one that failed */
+    COMMIT_ANSWER_MS = 10000,  /* unanswered for so long: another may be sent */
+    COMMIT_OPEN_MAX = 4,       /* sent and unanswered: librdkafka keeps them for minutes where brokers hang */
+    COMMIT_AGAIN_MS = 1000,    /* after one that failed */
     FIRST_ASK_MS = 500,        /* for the partitions of the first topic */
     FIRST_ASK_AGAIN_MS = 2000, /* … where nobody answered */
     OFFSETS_ASK_AGAIN_MS = 2000, /* for offsets that the coordinator did not tell */
@@ -671,7 +671,8 @@ static void on_assign(struct consumer *consumer, rd_kafka_topic_partition_list_t
     atomic_store(&consumer->ready, true);
 }
 
-/* An assignment may mean that the topic has grown. The brokers have just been talked to: the answer is near. */
+/* An assignment may mean that the topic has grown. The brokers have just been talked to: the answer is near.
+ */
 static void ask_first(struct consumer *consumer)
 {
     if (!consumer->first_ask_us || now_us() < consumer->first_ask_us || consumer->topic_count == 0)
@@ -679,9 +680,10 @@ static void ask_first(struct consumer *consumer)
     consumer->first_ask_us = now_us() + FIRST_ASK_AGAIN_MS * INT64_C(1000);
     rd_kafka_topic_t *topic = rd_kafka_topic_new(consumer->handle.rk, consumer->topics[0].name, NULL);
     const struct rd_kafka_metadata *metadata = NULL;
-    if (topic &&
-        rd_kafka_metadata(consumer->handle.rk, 0, topic, &metadata, FIRST_ASK_MS) == RD_KAFKA_RESP_ERR_NO_ERROR) {
-        int32_t count = metadata->topic_cnt == 1 && !metadata->topics[0].err ? metadata->topics[0].partition_cnt : 0;
+    if (topic && rd_kafka_metadata(consumer->handle.rk, 0, topic, &metadata, FIRST_ASK_MS) ==
+                     RD_KAFKA_RESP_ERR_NO_ERROR) {
+        int32_t count =
+            metadata->topic_cnt == 1 && !metadata->topics[0].err ? metadata->topics[0].partition_cnt : 0;
         if (count > 0) {
             consumer->first_ask_us = 0;
             atomic_store(&consumer->first_count, count);
@@ -998,7 +1000,8 @@ bool consumer_add_topic(struct consumer *consumer, const char *topic)
     pthread_mutex_lock(&consumer->lock);
     bool room = name && consumer->topic_count < CONSUMER_TOPICS_MAX;
     if (room)
-        consumer->topics[consumer->topic_count++] = (struct subscribed_topic){.name = name, .text = text_of(name)};
+        consumer->topics[consumer->topic_count++] =
+            (struct subscribed_topic){.name = name, .text = text_of(name)};
     pthread_mutex_unlock(&consumer->lock);
     if (!room)
         free(name);

@@ -70,8 +70,8 @@ void consumer_hold(struct consumer *consumer, struct record *record, int64_t del
 
 /* ---- any thread */
 
-/* Another topic to read; its index is the next after those of the settings. False: no room for it, or memory is out.
- * The group is rebalanced. */
+/* Another topic to read; its index is the next after those of the settings. False: no room for it, or memory
+ * is out. The group is rebalanced. */
 MUST_CHECK bool consumer_add_topic(struct consumer *consumer, const char *topic);
 
 enum consumer_pause { PAUSE_OUTAGE = 1, PAUSE_FLOOD = 2, PAUSE_BACKLOG = 4, PAUSE_OPERATOR = 8 };
@@ -98,10 +98,11 @@ struct consumer_partition {
 void consumer_each(struct consumer *consumer,
                    void (*each)(void *owner, const struct consumer_partition *partition), void *owner);
 
-/* Goes up with each assignment and each loss of one, and when consumer_first() knows more; settings.wake follows. */
+/* Goes up with each assignment and each loss of one, and when consumer_first() knows more; settings.wake
+ * follows. */
 unsigned consumer_rebalances(const struct consumer *consumer);
-/* Which partitions of settings.topics[0] are this member's: into ret_owned. Returns how many the topic has; 0 while
- * that is not known. At most count_max of both. Takes a lock; not for the hot path. */
+/* Which partitions of settings.topics[0] are this member's: into ret_owned. Returns how many the topic has; 0
+ * while that is not known. At most count_max of both. Takes a lock; not for the hot path. */
 int32_t consumer_first(struct consumer *consumer, bool *ret_owned, int32_t count_max);
 
 /* Stops fetching; takes return nothing any more. Then finish what is in hand, then close. */

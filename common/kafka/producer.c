@@ -333,12 +333,8 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
         snprintf(linger, sizeof(linger), "%lld", (long long)linger_ms);
     snprintf(records, sizeof(records), "%d", records_max);
     snprintf(kbytes, sizeof(kbytes), "%d", kbytes_max);
-    const char *more[] = {"linger.ms",
-                          linger,
-                          "queue.buffering.max.messages",
-                          records,
-                          "queue.buffering.max.kbytes",
-                          kbytes,
+    const char *more[] = {"linger.ms", linger, "queue.buffering.max.messages", records,
+                          "queue.buffering.max.kbytes", kbytes,
                           /* What is behind a batch that was refused must not pass it: fatal in librdkafka
                            * itself, at once, and not only when its report is heard. */
                           settings->alone ? "batch.num.messages" : "enable.gapless.guarantee",

@@ -23,9 +23,11 @@ static enum outcome look(const struct old_retries *old, struct admin *admin, str
     enum outcome outcome = admin_topics(admin, OLD_RETRIES_TIMEOUT_MS, &topics, &count, error);
     for (size_t i = 0; outcome == OK && i < count && !ends(old); i++)
         if (!dispatch_read_old(old->dispatch, topics[i].name))
-            log_error("retry", "a retry topic of an earlier RETRY_DELAYS is not read: there are too many; delete the empty "
-                               "ones and start again",
-                      LOG_STRING("topic", topics[i].name));
+            log_error(
+                "retry",
+                "a retry topic of an earlier RETRY_DELAYS is not read: there are too many; delete the empty "
+                "ones and start again",
+                LOG_STRING("topic", topics[i].name));
     free(topics);
     return outcome;
 }

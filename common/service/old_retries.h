@@ -1,6 +1,7 @@
 /*
- * old_retries: when a service starts, it looks for its retry topics that RETRY_DELAYS does not name (any more) and
- * has the loop read them (dispatch_read_old()): what lay there when the delays were changed must not be forgotten.
+ * old_retries: when a service starts, it looks for its retry topics that RETRY_DELAYS does not name (any
+ * more) and has the loop read them (dispatch_read_old()): what lay there when the delays were changed must
+ * not be forgotten.
  *
  * A thread of its own that asks until the brokers have answered, then ends: nothing waits for it.
  */

@@ -394,7 +394,8 @@ static enum outcome start(struct running *running, struct error *error)
         (outcome = service_prepare(running, error)) != OK || (outcome = net_prepare(running, error)) != OK ||
         (outcome = dispatch_prepare(running, error)) != OK || (outcome = http_serve(running, error)) != OK ||
         (outcome = topics_prepare(running, error)) != OK ||
-        (outcome = old_retries_open(&running->old_retries, &running->client, running->dispatch, error)) != OK ||
+        (outcome = old_retries_open(&running->old_retries, &running->client, running->dispatch, error)) !=
+            OK ||
         (outcome = keeper_open(running, error)) != OK)
         return outcome;
     log_info("service", "serving", LOG_STRING("service", running->service->name),

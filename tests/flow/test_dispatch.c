@@ -171,7 +171,9 @@ static int64_t refused_rows(struct world *world)
     int64_t count = -1;
     struct store_reader *reader;
     assert_int_equal(store_reader_open(world->url, "test", &reader, &world->error), OK);
-    assert_int_equal(store_read(reader, "SELECT count(*) FROM outbox_refused", NULL, 0, take_count, &count, &world->error), OK);
+    assert_int_equal(
+        store_read(reader, "SELECT count(*) FROM outbox_refused", NULL, 0, take_count, &count, &world->error),
+        OK);
     store_reader_close(reader);
     return count;
 }
@@ -185,7 +187,8 @@ static int setup_lingering(void **state)
     return failed;
 }
 
-/* Five confirmations of one key, sent together: the broker refuses the batch, and then the first of them alone. */
+/* Five confirmations of one key, sent together: the broker refuses the batch, and then the first of them
+ * alone. */
 static void of_a_batch_that_kafka_refuses_only_what_it_refuses_alone_is_set_aside(void **state)
 {
     struct world *world = *state;

@@ -202,12 +202,13 @@ static bool paused_for_backlog(struct world *world)
     return found;
 }
 
-/* Three keys may be held. The fourth that fails waits on its topic, spends no attempt, and is said; then it flows. */
+/* Three keys may be held. The fourth that fails waits on its topic, spends no attempt, and is said; then it
+ * flows. */
 static void past_the_bound_of_held_keys_a_record_that_fails_waits_where_it_is(void **state)
 {
     struct world *world = *state;
-    const struct text keys[] = {
-        KEY, OTHER, TEXT("0190b6a0-0000-7000-8000-000000000003"), TEXT("0190b6a0-0000-7000-8000-000000000004")};
+    const struct text keys[] = {KEY, OTHER, TEXT("0190b6a0-0000-7000-8000-000000000003"),
+                                TEXT("0190b6a0-0000-7000-8000-000000000004")};
     static const char *const ids[] = {"e1", "e2", "e3", "e4"};
     atomic_store(&world->state.fail_times, 100000);
     for (int i = 0; i < 3; i++)
@@ -239,8 +240,8 @@ static void past_the_bound_of_held_keys_a_record_that_fails_waits_where_it_is(vo
 static void topics_of_earlier_delays_are_read_and_nothing_goes_there_any_more(void **state)
 {
     struct world *world = *state;
-    static const char *const others[] = {"retry.payment.70ms", "retry.order.70", "retry.order.070ms", "orders",
-                                         "payments", WORLD_RETRY_1};
+    static const char *const others[] = {
+        "retry.payment.70ms", "retry.order.70", "retry.order.070ms", "orders", "payments", WORLD_RETRY_1};
     broker_add_topic(world->broker, "retry.order.70ms", PARTITIONS);
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
         assert_true(dispatch_read_old(world->dispatch, others[i]));
@@ -250,8 +251,8 @@ static void topics_of_earlier_delays_are_read_and_nothing_goes_there_any_more(vo
     assert_true(dispatch_read_old(world->dispatch, "retry.order.70ms"));
     atomic_store(&world->state.fail_times, 1);
     const struct header headers[] = {
-        {TEXT(HEADER_ERRORS_TOPIC), TEXT("orders")},   {TEXT(HEADER_ERRORS_PARTITION), TEXT("0")},
-        {TEXT(HEADER_ERRORS_OFFSET), TEXT("0")},       {TEXT(HEADER_ERRORS_DELIVERY_COUNT), TEXT("1")},
+        {TEXT(HEADER_ERRORS_TOPIC), TEXT("orders")}, {TEXT(HEADER_ERRORS_PARTITION), TEXT("0")},
+        {TEXT(HEADER_ERRORS_OFFSET), TEXT("0")},     {TEXT(HEADER_ERRORS_DELIVERY_COUNT), TEXT("1")},
         {TEXT(HEADER_ATTEMPT), TEXT("1")},
     };
     world_place_on(world, TEXT("retry.order.70ms"), "e2", OTHER, "shaky", "b", headers, 5);

@@ -181,8 +181,17 @@ int world_setup(void **state)
 {
     static const char *const topics[] = {"orders",    "payments",    "inventory",   "emails", "stock",
                                          "dlq.order", WORLD_RETRY_1, WORLD_RETRY_2, NULL};
-    static char *arguments[] = {"-X", "session.timeout.ms=6000", "--waiting-max", "5", "--flood-count-min",
-                                "50", "--dead-letter-hold",      "used-up",       "--waiting-keys-max", "3", NULL};
+    static char *arguments[] = {"-X",
+                                "session.timeout.ms=6000",
+                                "--waiting-max",
+                                "5",
+                                "--flood-count-min",
+                                "50",
+                                "--dead-letter-hold",
+                                "used-up",
+                                "--waiting-keys-max",
+                                "3",
+                                NULL};
     struct world *world = calloc(1, sizeof(*world));
     const struct setting *const tables[] = {kafka_settings, flow_settings};
     assert_int_equal(config_read(tables, 2, 10, arguments, &world->config, &world->error), OK);

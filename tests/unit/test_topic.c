@@ -104,11 +104,22 @@ static void retry_topic_is_named_by_the_shortest_form_of_its_delay(void **state)
 static void a_name_that_is_not_that_of_a_delay_has_none(void **state)
 {
     (void)state;
-    const struct text names[] = {TEXT(""), TEXT("retry.order."), TEXT("retry.order.2"), TEXT("retry.order.s"),
-                                 TEXT("retry.order.02s"), TEXT("retry.order.60s"), TEXT("retry.order.2000ms"),
-                                 TEXT("retry.order.-2s"), TEXT("retry.order.2s "), TEXT("retry.orders.2s"),
-                                 TEXT("retry.order.x.2s"), TEXT("dlq.order"), TEXT("order.2s"), TEXT("2s"),
-                                 TEXT("retry.order.99999999999999999999d"), TEXT("retry.order.367d")};
+    const struct text names[] = {TEXT(""),
+                                 TEXT("retry.order."),
+                                 TEXT("retry.order.2"),
+                                 TEXT("retry.order.s"),
+                                 TEXT("retry.order.02s"),
+                                 TEXT("retry.order.60s"),
+                                 TEXT("retry.order.2000ms"),
+                                 TEXT("retry.order.-2s"),
+                                 TEXT("retry.order.2s "),
+                                 TEXT("retry.orders.2s"),
+                                 TEXT("retry.order.x.2s"),
+                                 TEXT("dlq.order"),
+                                 TEXT("order.2s"),
+                                 TEXT("2s"),
+                                 TEXT("retry.order.99999999999999999999d"),
+                                 TEXT("retry.order.367d")};
     int64_t ms;
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (topic_retry_delay(names[i], "order", &ms))
