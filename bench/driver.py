@@ -32,7 +32,7 @@ SUITES = {
     "inventory": ("inventory.py", True, True, {"smoke": 8, "quick": 20, "full": 120}, 1800),
     "scaling": ("scaling.py", True, True, {"smoke": 8, "quick": 15, "full": 240}, 1800),
     "accept": ("accept.py", True, True, {"smoke": 6, "quick": 15, "full": 100}, 1200),
-    "saga": ("saga.py", True, True, {"smoke": 12, "quick": 30, "full": 300}, 2400),
+    "saga": ("saga.py", True, True, {"smoke": 12, "quick": 30, "full": 450}, 2400),
     "footprint": ("footprint.py", True, True, {"smoke": 12, "quick": 20, "full": 90}, 1200),
     "tasks": ("tasks.py", True, True, {"smoke": 5, "quick": 10, "full": 60}, 1200),
     "faults": ("faults.py", True, True, {"smoke": 20, "quick": 40, "full": 150}, 1500),
@@ -339,6 +339,7 @@ class Run:
                 self.write()
         finally:
             self.close()
+            shares(document)
             self.write()
         figures(document)
         if document["suites"].get("footprint", {}).get("status") == "ok":
@@ -372,8 +373,20 @@ def peers_read(text):
         return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
+def shares(document):
+    """What a service reaches of what Kafka allows at all: figures of two suites."""
+    found = {figure["name"]: figure["value"] for entry in document["suites"].values() if entry["status"] == "ok"
+             for figure in entry.get("figures", [])}
+    limit = min((found[f"limit: librdkafka, {mode}"] for mode in ("produce", "consume") if f"limit: librdkafka, {mode}" in found), default=None)
+    if limit:
+        document["shares"] = [{"name": f"one service, {database}: share of what librdkafka alone moves", "unit": "", "aim": None, "met": None,
+                               "value": found[f"one service, {database}"] / limit}
+                              for database in ("SQLite", "PostgreSQL") if f"one service, {database}" in found]
+
+
 def figures(document):
     rows = [(name, figure) for name, entry in document["suites"].items() if entry["status"] == "ok" for figure in entry.get("figures", [])]
+    rows += [("", figure) for figure in document.get("shares", [])]
     if not rows:
         return
     say("\n## Figures\n\n| figure | | aim | |\n|---|---|---|---|")

@@ -62,7 +62,7 @@ def timeline(axes, data):
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
     axes.set_ylabel(data["y"])
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
 
 
 FORMS = {"bars": bars, "lines": lines, "percentiles": percentiles, "timeline": timeline}

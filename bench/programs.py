@@ -122,12 +122,14 @@ def handle_all(services, events, seconds, postgres=None, settled=False):
             "left": sum(measure.total(each, "weir_outbox_rows") for each in lines) +
             (sum(measure.total(each, "weir_waiting_keys") for each in lines) if settled else 0),
         }
+    before = look()
     first, idle_mib, begun = None, [measure.memory_mib(service.pid) for service in services], time.monotonic()
     while True:
         now = look()
         handled = sum(now["handled"])
         if first is None and all(now["handled"]):
-            first = now
+            first = now if handled < events else before  # all of it between two looks: from the one before
+        before = before if handled else now
         if handled >= events and not now["left"]:
             break
         if now["at"] > begun + seconds:
@@ -137,7 +139,8 @@ def handle_all(services, events, seconds, postgres=None, settled=False):
         raise measure.Wrong(f"{handled:.0f} events were handled, not {events}")
     for page in pages:
         page.close()
-    counted, took = (handled - sum(first["handled"]), now["at"] - first["at"]) if first else (0, 0)
+    first = first or before
+    counted, took = handled - sum(first["handled"]), now["at"] - first["at"]
     if counted <= 0 or took <= 0:
         raise SystemExit("all was handled before it could be looked at: more events are needed")
     return {"events": counted, "seconds": took, "rate": counted / took, "cpu_us_an_event": (now["cpu"] - first["cpu"]) * 1e6 / counted,

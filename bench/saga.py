@@ -101,4 +101,4 @@ if __name__ == "__main__":
                   full={"ways": ["SQLite/http", "SQLite/kafka", "PostgreSQL/http"], "rate": 250, "seconds": 8, "warm": 2, "warm_rate": 250,
                         "warm_seconds": 10, "arrivals": "poisson", "rounds": 1, "trip_seconds": 6},
                   quick={"ways": ["SQLite/http"], "rate": 200, "seconds": 2, "warm": 0.5, "warm_rate": 200, "warm_seconds": 3, "trip_seconds": 2},
-                  smoke={"ways": ["SQLite/http"], "rate": 20, "seconds": 1, "warm": 0.2, "warm_rate": 20, "warm_seconds": 1, "trip_seconds": 1})
+                  smoke={"ways": ["SQLite/http"], "rate": 20, "seconds": 2, "warm": 0.2, "arrivals": "constant", "warm_rate": 20, "warm_seconds": 1, "trip_seconds": 1})

@@ -80,7 +80,7 @@ def run(suite):
                    for program in ("floor", "store")}
         suite.figure(f"store on {database}, batches of {suite.batches[-1]:,}: share of bare statements",
                      one_row["store"] / one_row["floor"])
-        suite.picture(f"tables-{database.lower()}", "lines", title=f"Inbox, rows and outbox on {database}", x="batch", y="events/s", log_x=True,
+        suite.picture(database.lower(), "lines", title=f"Inbox, rows and outbox on {database}", x="batch", y="events/s", log_x=True,
                       lines={("bare statements" if program == "floor" else "the store"):
                              [[batch, statistics.median(each["rate"] for each in got[database, batch, suite.befores[0], program])]
                               for batch in suite.batches] for program in ("floor", "store")})

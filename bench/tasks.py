@@ -26,11 +26,13 @@ def one(suite, database, number, folder, log):
                                EMAIL_CONCURRENCY=str(suite.concurrency), SMTP_URL=sink.url, EMAIL_FROM="shop@shop.example")
     try:
         page, first, until = service.page(), None, time.monotonic() + SECONDS_MAX
+        before = time.monotonic(), 0, measure.cpu_seconds(service.pid)
         while True:
             lines_now = page.lines()
             now, sent, cpu = time.monotonic(), measure.total(lines_now, "weir_emails_total", 'result="ok"'), measure.cpu_seconds(service.pid)
             if sent and first is None:
-                first = now, sent, cpu
+                first = (now, sent, cpu) if sent < suite.tasks else before  # all of them between two looks: from the one before
+            before = now, sent, cpu
             if sent >= suite.tasks:
                 break
             if now > until:
@@ -38,8 +40,6 @@ def one(suite, database, number, folder, log):
             time.sleep(0.02)
         memory = measure.memory_mib(service.pid, "VmHWM")
         page.close()
-        if sent == first[1]:
-            raise SystemExit("all were sent before they could be counted: more tasks are needed")
         counted = sent - first[1]
         got = {"database": database, "round": number, "tasks": counted, "seconds": now - first[0], "rate": counted / (now - first[0]),
                "cpu_us_a_task": (cpu - first[2]) * 1e6 / counted, "peak_mib": memory}
