@@ -364,6 +364,8 @@ enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(vo
         if (fatal) {
             struct error consumer_error;
             error_set(&consumer_error, FATAL, "consumer", "Kafka: %s", fatal);
+            if (consumer_denied(dispatch->consumer))
+                consumer_error.exit_code = EXIT_CONFIG;
             give_up(dispatch, &consumer_error);
         }
     }
@@ -399,6 +401,7 @@ bool dispatch_request(struct dispatch *dispatch, void *exchange, const struct re
 
 bool dispatch_ready(const struct dispatch *dispatch, char *reason, size_t reason_bytes)
 {
+    char refused[256];
     if (atomic_load(&dispatch->stopping)) {
         snprintf(reason, reason_bytes, "draining");
         return false;
@@ -416,7 +419,14 @@ bool dispatch_ready(const struct dispatch *dispatch, char *reason, size_t reason
         return false;
     }
     if (!consumer_ready(dispatch->consumer)) {
-        snprintf(reason, reason_bytes, "Kafka has not given this member its partitions");
+        char trouble[256];
+        bool known = consumer_trouble(dispatch->consumer, trouble, sizeof(trouble));
+        snprintf(reason, reason_bytes, "Kafka has not given this member its partitions%s%s", known ? ": " : "",
+                 known ? trouble : "");
+        return false;
+    }
+    if (relay_refused(dispatch->relay, refused, sizeof(refused))) {
+        snprintf(reason, reason_bytes, "Kafka does not take what this service writes: %s", refused);
         return false;
     }
     snprintf(reason, reason_bytes, "ready");

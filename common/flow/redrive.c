@@ -150,7 +150,8 @@ static enum outcome copy_of(const struct redrive_settings *settings, struct lett
     };
     enum outcome outcome = letter_copy(letter, &order, letters_arena(letters), ret, ret_send, error);
     if (outcome == OK && *ret_send && !target_exists(targets, ret->topic))
-        return error_reject(error, "topic", "there is no topic %.*s%s", TEXT_ARG(ret->topic),
+        return error_reject(error, "topic", "there is no topic %.*s, or it needs the ACL Write on topic %.*s%s",
+                            TEXT_ARG(ret->topic), TEXT_ARG(ret->topic),
                             letter->service ? " (RETRY_DELAYS as the service has them? weir topics create?)"
                                             : "");
     return outcome;
@@ -553,7 +554,9 @@ static enum outcome run_open(struct run *run, struct error *error)
         (outcome = targets_find(settings, &run->targets, error)) != OK)
         return outcome;
     if (!target_exists(&run->targets, TEXT(TOPIC_AUDIT))) {
-        error_set(error, FATAL, "topic", "there is no topic %s; weir topics create makes it", TOPIC_AUDIT);
+        error_set(error, FATAL, "topic",
+                  "there is no topic %s (weir topics create makes it), or it needs the ACL Write on topic %s",
+                  TOPIC_AUDIT, TOPIC_AUDIT);
         error->exit_code = EXIT_CONFIG;
         return FATAL;
     }

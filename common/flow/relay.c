@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct relay {
@@ -42,6 +43,7 @@ struct relay {
         char reason[96];
     } refused[16];
     size_t refused_count;
+    char denied[256]; /* what this principal lacks; empty: nothing is known to be */
     atomic_size_t in_flight;
     atomic_bool wanted; /* the loop wants to hear of the next report */
 };
@@ -53,6 +55,8 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
     trace_sent(relay->traces, (int64_t)tag, outcome, partition, offset, reason);
     FAULT(relay_after_ack);
     pthread_mutex_lock(&relay->lock);
+    if (outcome == OK)
+        relay->denied[0] = '\0';
     if (outcome == OK && relay->acked_count < RELAY_ACKED_MAX) {
         if (relay->acked_count == relay->acked_capacity) {
             size_t capacity = relay->acked_capacity ? relay->acked_capacity * 2 : 1024;
@@ -112,8 +116,14 @@ static bool producer_ready(struct relay *relay)
         relay->alone_until_us = now + RELAY_ALONE_MS * INT64_C(1000);
     }
     if (relay->producer) {
+        const char *denied = producer_denied(relay->producer);
         log_error("relay", "the producer is done for; a new one sends again what is in the outbox",
-                  LOG_INT("in_flight", (int64_t)atomic_load(&relay->in_flight)));
+                  LOG_INT("in_flight", (int64_t)atomic_load(&relay->in_flight)),
+                  LOG_STRING("reason", denied ? denied : "see the line of kafka before"));
+        pthread_mutex_lock(&relay->lock);
+        if (denied)
+            snprintf(relay->denied, sizeof(relay->denied), "%s", denied);
+        pthread_mutex_unlock(&relay->lock);
         producer_close(relay->producer, 1000);
         relay->producer = NULL;
         atomic_store(&relay->in_flight, 0);
@@ -417,6 +427,16 @@ int64_t relay_wait_ms(struct relay *relay)
 size_t relay_in_flight(const struct relay *relay)
 {
     return atomic_load(&relay->in_flight);
+}
+
+bool relay_refused(struct relay *relay, char *into, size_t into_bytes)
+{
+    pthread_mutex_lock(&relay->lock);
+    bool refused = relay->denied[0];
+    if (refused)
+        snprintf(into, into_bytes, "%s", relay->denied);
+    pthread_mutex_unlock(&relay->lock);
+    return refused;
 }
 
 bool relay_connected(const struct relay *relay)

@@ -60,6 +60,9 @@ size_t relay_in_flight(const struct relay *relay); /* sent, not yet reported */
 bool relay_connected(const struct relay *relay);
 /* Sends are spans from now on; NULL: they are not. */
 void relay_trace(struct relay *relay, struct spans *spans);
+/* Is it the brokers that do not take what is sent, because this principal may not write there? Why, until a record
+ * was taken again. Any thread. */
+bool relay_refused(struct relay *relay, char *into, size_t into_bytes);
 void relay_close(struct relay *relay, int timeout_ms);
 
 #endif

@@ -62,9 +62,15 @@ void admin_close(struct admin *admin)
 }
 
 /* For tools a time-out is a broker that cannot be reached, whatever it timed out on. */
-static enum outcome failed(struct error *error, rd_kafka_resp_err_t err, const char *what, const char *reason)
+static enum outcome failed(struct admin *admin, struct error *error, rd_kafka_resp_err_t err,
+                           const char *what, const char *reason)
 {
-    return handle_error(error, err, what, reason);
+    enum outcome outcome = handle_error(error, err, what, reason);
+    char trouble[ERROR_TEXT_BYTES_MAX];
+    /* A call that got no answer says no more than that; why there is no connection is another matter. */
+    if (outcome == OUTAGE && handle_trouble(&admin->handle, trouble, sizeof(trouble)))
+        error_set(error, outcome, "kafka", "%s: %s", what, trouble);
+    return outcome;
 }
 
 enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topic **ret, size_t *ret_count,
@@ -73,7 +79,7 @@ enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topi
     const struct rd_kafka_metadata *metadata;
     rd_kafka_resp_err_t err = rd_kafka_metadata(admin->handle.rk, 1, NULL, &metadata, timeout_ms);
     if (err)
-        return failed(error, err, "topics", NULL);
+        return failed(admin, error, err, "topics", NULL);
     size_t count = (size_t)metadata->topic_cnt;
     struct admin_topic *topics = calloc(count ? count : 1, sizeof(*topics));
     if (!topics) {
@@ -92,12 +98,44 @@ enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topi
     return OK;
 }
 
+enum outcome admin_topics_named(struct admin *admin, const char *const *names, int timeout_ms,
+                                struct admin_topic **ret, size_t *ret_count, struct error *error)
+{
+    const struct rd_kafka_metadata *metadata;
+    rd_kafka_resp_err_t err = handle_metadata(&admin->handle, names, timeout_ms, &metadata);
+    if (err)
+        return failed(admin, error, err, "topics", NULL);
+    size_t count = 0;
+    while (names[count])
+        count++;
+    struct admin_topic *topics = calloc(count ? count : 1, sizeof(*topics));
+    if (!topics) {
+        rd_kafka_metadata_destroy(metadata);
+        return error_fatal(error, "memory", "topics: out of memory");
+    }
+    for (size_t i = 0; i < count; i++) {
+        snprintf(topics[i].name, sizeof(topics[i].name), "%s", names[i]);
+        for (int j = 0; j < metadata->topic_cnt; j++) {
+            const struct rd_kafka_metadata_topic *topic = &metadata->topics[j];
+            if (strcmp(topic->topic, names[i]) != 0)
+                continue;
+            topics[i].denied = handle_denied(topic->err);
+            topics[i].partitions = topic->partition_cnt;
+            topics[i].replication = topic->partition_cnt ? topic->partitions[0].replica_cnt : 0;
+        }
+    }
+    rd_kafka_metadata_destroy(metadata);
+    *ret = topics;
+    *ret_count = count;
+    return OK;
+}
+
 enum outcome admin_brokers(struct admin *admin, int timeout_ms, int *ret_count, struct error *error)
 {
     const struct rd_kafka_metadata *metadata;
     rd_kafka_resp_err_t err = rd_kafka_metadata(admin->handle.rk, 0, NULL, &metadata, timeout_ms);
     if (err)
-        return failed(error, err, "brokers", NULL);
+        return failed(admin, error, err, "brokers", NULL);
     *ret_count = metadata->broker_cnt;
     rd_kafka_metadata_destroy(metadata);
     return OK;
@@ -105,8 +143,8 @@ enum outcome admin_brokers(struct admin *admin, int timeout_ms, int *ret_count, 
 
 /* The answer to what was just asked on a queue of its own, so that one that comes too late finds none any
  * more and is not taken for another's. Takes the queue. */
-static enum outcome answer(rd_kafka_queue_t *queue, int timeout_ms, const char *what, rd_kafka_event_t **ret,
-                           struct error *error)
+static enum outcome answer(struct admin *admin, rd_kafka_queue_t *queue, int timeout_ms, const char *what,
+                           rd_kafka_event_t **ret, struct error *error)
 {
     rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms);
     rd_kafka_queue_destroy(queue);
@@ -117,7 +155,7 @@ static enum outcome answer(rd_kafka_queue_t *queue, int timeout_ms, const char *
         *ret = event;
         return OK;
     }
-    enum outcome outcome = failed(error, err, what, rd_kafka_event_error_string(event));
+    enum outcome outcome = failed(admin, error, err, what, rd_kafka_event_error_string(event));
     rd_kafka_event_destroy(event);
     return outcome;
 }
@@ -164,7 +202,7 @@ enum outcome admin_create(struct admin *admin, const struct admin_new_topic *top
     options = options_new(admin, RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout_ms);
     rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
     rd_kafka_CreateTopics(admin->handle.rk, asked, count, options, queue);
-    outcome = answer(queue, timeout_ms, "create topics", &event, error);
+    outcome = answer(admin, queue, timeout_ms, "create topics", &event, error);
     if (outcome != OK)
         goto out;
     size_t result_count;
@@ -175,7 +213,14 @@ enum outcome admin_create(struct admin *admin, const struct admin_new_topic *top
         if (!err || err == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS)
             continue;
         snprintf(text, sizeof(text), "topic %s", rd_kafka_topic_result_name(results[i]));
-        outcome = failed(error, err, text, rd_kafka_topic_result_error_string(results[i]));
+        if (handle_denied(err)) {
+            char denial[ERROR_TEXT_BYTES_MAX];
+            handle_denial(err, "Create", "topic", rd_kafka_topic_result_name(results[i]), denial,
+                          sizeof(denial));
+            outcome = error_fatal(error, "kafka", "%s cannot be made: %s", text, denial);
+            goto out;
+        }
+        outcome = failed(admin, error, err, text, rd_kafka_topic_result_error_string(results[i]));
         goto out;
     }
 out:
@@ -190,6 +235,65 @@ out:
     return outcome;
 }
 
+static void settings_read(const rd_kafka_ConfigResource_t *resource, struct admin_topic_settings *settings)
+{
+    size_t count;
+    const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(resource, &count);
+    settings->known = true;
+    for (size_t i = 0; i < count; i++) {
+        const char *name = rd_kafka_ConfigEntry_name(entries[i]),
+                   *value = rd_kafka_ConfigEntry_value(entries[i]);
+        if (!value)
+            continue;
+        if (strcmp(name, "cleanup.policy") == 0)
+            snprintf(settings->cleanup_policy, sizeof(settings->cleanup_policy), "%s", value);
+        else if (strcmp(name, "retention.ms") == 0)
+            settings->retention_ms = strtoll(value, NULL, 10);
+        else if (strcmp(name, "max.message.bytes") == 0)
+            settings->message_bytes_max = strtoll(value, NULL, 10);
+        else if (strcmp(name, "min.insync.replicas") == 0)
+            settings->min_insync = (int)strtol(value, NULL, 10);
+    }
+}
+
+enum outcome admin_topics_settings(struct admin *admin, const char *const *names, size_t count,
+                                   int timeout_ms, struct admin_topic_settings *ret, struct error *error)
+{
+    memset(ret, 0, count * sizeof(*ret));
+    if (count == 0)
+        return OK;
+    rd_kafka_ConfigResource_t **asked = calloc(count, sizeof(rd_kafka_ConfigResource_t *));
+    if (!asked)
+        return error_fatal(error, "memory", "describe topics: out of memory");
+    for (size_t i = 0; i < count; i++)
+        asked[i] = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, names[i]);
+    rd_kafka_AdminOptions_t *options = options_new(admin, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout_ms);
+    rd_kafka_event_t *event = NULL;
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
+    rd_kafka_DescribeConfigs(admin->handle.rk, asked, count, options, queue);
+    enum outcome outcome = answer(admin, queue, timeout_ms, "describe topics", &event, error);
+    size_t told_count = 0;
+    const rd_kafka_ConfigResource_t **told =
+        outcome == OK ? rd_kafka_DescribeConfigs_result_resources(
+                            rd_kafka_event_DescribeConfigs_result(event), &told_count)
+                      : NULL;
+    for (size_t i = 0; i < told_count; i++)
+        for (size_t j = 0; j < count; j++) {
+            if (strcmp(rd_kafka_ConfigResource_name(told[i]), names[j]) != 0)
+                continue;
+            rd_kafka_resp_err_t err = rd_kafka_ConfigResource_error(told[i]);
+            ret[j].denied = handle_denied(err);
+            if (!err)
+                settings_read(told[i], &ret[j]);
+        }
+    if (event)
+        rd_kafka_event_destroy(event);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_ConfigResource_destroy_array(asked, count);
+    free(asked);
+    return outcome;
+}
+
 enum outcome admin_topic_config(struct admin *admin, const char *topic, const char *name, int timeout_ms,
                                 char *into, size_t into_bytes, struct error *error)
 {
@@ -198,7 +302,7 @@ enum outcome admin_topic_config(struct admin *admin, const char *topic, const ch
     rd_kafka_event_t *event = NULL;
     rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
     rd_kafka_DescribeConfigs(admin->handle.rk, &resource, 1, options, queue);
-    enum outcome outcome = answer(queue, timeout_ms, "describe topic", &event, error);
+    enum outcome outcome = answer(admin, queue, timeout_ms, "describe topic", &event, error);
     if (outcome != OK)
         goto out;
     size_t count, entry_count;
@@ -208,8 +312,14 @@ enum outcome admin_topic_config(struct admin *admin, const char *topic, const ch
     if (count == 0)
         goto out;
     rd_kafka_resp_err_t err = rd_kafka_ConfigResource_error(resources[0]);
+    if (handle_denied(err)) {
+        char denial[ERROR_TEXT_BYTES_MAX];
+        handle_denial(err, "DescribeConfigs", "topic", topic, denial, sizeof(denial));
+        outcome = error_fatal(error, "denied", "topic %s: %s", topic, denial);
+        goto out;
+    }
     if (err && err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) {
-        outcome = failed(error, err, topic, rd_kafka_ConfigResource_error_string(resources[0]));
+        outcome = failed(admin, error, err, topic, rd_kafka_ConfigResource_error_string(resources[0]));
         goto out;
     }
     const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(resources[0], &entry_count);
@@ -239,7 +349,7 @@ enum outcome admin_group_offset(struct admin *admin, const char *group, const ch
     rd_kafka_event_t *event = NULL;
     rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
     rd_kafka_ListConsumerGroupOffsets(admin->handle.rk, &ask, 1, options, queue);
-    enum outcome outcome = answer(queue, timeout_ms, "group offsets", &event, error);
+    enum outcome outcome = answer(admin, queue, timeout_ms, "group offsets", &event, error);
     if (outcome != OK)
         goto out;
     size_t count;
@@ -247,7 +357,7 @@ enum outcome admin_group_offset(struct admin *admin, const char *group, const ch
         rd_kafka_event_ListConsumerGroupOffsets_result(event), &count);
     const rd_kafka_error_t *refused = count ? rd_kafka_group_result_error(groups[0]) : NULL;
     if (refused) {
-        outcome = failed(error, rd_kafka_error_code(refused), group, rd_kafka_error_string(refused));
+        outcome = failed(admin, error, rd_kafka_error_code(refused), group, rd_kafka_error_string(refused));
         goto out;
     }
     const rd_kafka_topic_partition_list_t *offsets =
@@ -266,7 +376,7 @@ enum outcome admin_group_offset(struct admin *admin, const char *group, const ch
         err = list->elems[0].err;
     if (err && err != RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION &&
         err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) {
-        outcome = failed(error, err, topic, NULL);
+        outcome = failed(admin, error, err, topic, NULL);
         goto out;
     }
     if (!err)

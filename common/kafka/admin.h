@@ -20,10 +20,16 @@ struct admin_topic {
     char name[256];
     int partitions; /* 0: does not exist */
     int replication;
+    bool denied; /* the principal may not even see it; by admin_topics_named() only */
 };
 /* Every topic of the cluster, in a malloc()ed array. OUTAGE when no broker answers. */
 MUST_CHECK enum outcome admin_topics(struct admin *admin, int timeout_ms, struct admin_topic **ret,
                                      size_t *ret_count, struct error *error);
+
+/* The same of these topics only (NULL ended), in their order; also those that this principal may not see,
+ * which are left out above. */
+MUST_CHECK enum outcome admin_topics_named(struct admin *admin, const char *const *names, int timeout_ms,
+                                           struct admin_topic **ret, size_t *ret_count, struct error *error);
 
 /* Brokers that are in service now. OUTAGE when none answers. */
 MUST_CHECK enum outcome admin_brokers(struct admin *admin, int timeout_ms, int *ret_count,
@@ -38,6 +44,20 @@ struct admin_new_topic {
 /* "Exists already" is OK. REJECT with the broker's reason. */
 MUST_CHECK enum outcome admin_create(struct admin *admin, const struct admin_new_topic *topics, size_t count,
                                      int timeout_ms, struct error *error);
+/* Some settings of a topic as the broker has them. */
+struct admin_topic_settings {
+    bool known;  /* false: the topic is not there, or this principal may not ask */
+    bool denied; /* the latter: it lacks DescribeConfigs on the topic */
+    char cleanup_policy[32];
+    int64_t retention_ms; /* -1: for ever */
+    int64_t message_bytes_max;
+    int min_insync;
+};
+/* Of all these topics in one request, into ret, in their order. REJECT where the brokers do not know the
+ * question. */
+MUST_CHECK enum outcome admin_topics_settings(struct admin *admin, const char *const *names, size_t count,
+                                              int timeout_ms, struct admin_topic_settings *ret,
+                                              struct error *error);
 /* One setting of a topic as the broker has it ("retention.ms"), into; empty where unknown. */
 MUST_CHECK enum outcome admin_topic_config(struct admin *admin, const char *topic, const char *name,
                                            int timeout_ms, char *into, size_t into_bytes,

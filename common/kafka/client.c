@@ -77,6 +77,8 @@ enum {
     FETCH_GATHERED_BYTES = 256 << 10, /* so much ends the wait of KAFKA_FETCH_WAIT */
     VERSION_COOPERATIVE =
         0x020a0000, /* 2.10.0: an assignment is no longer lost by a commit during a cooperative rebalance */
+    VERSION_SCRAM =
+        0x02060100, /* 2.6.1: a nonce as Kafka 4 wants it; older ones send it with a part doubled */
     VERSION_KIP848 = 0x020c0000, /* 2.12.0: group.protocol=consumer is generally available */
 };
 
@@ -87,9 +89,43 @@ int client_library_version(void)
 
 /* ---- the log */
 
+/* "[thrd:…]: ssl://host:port/bootstrap: reason (after 3ms in state …)": from the broker on. */
+static void trouble_note(struct handle *handle, const char *text)
+{
+    const char *from = text[0] == '[' ? strstr(text, "]: ") : NULL;
+    from = from ? from + 3 : text;
+    const char *end = strstr(from, " (after ");
+    size_t length = end ? (size_t)(end - from) : strlen(from);
+    bool old_scram = strstr(from, "mechanism SCRAM") && rd_kafka_version() < VERSION_SCRAM;
+    pthread_mutex_lock(&handle->log_lock);
+    snprintf(handle->trouble, sizeof(handle->trouble), "%.*s%s%s", (int)length, from,
+             old_scram ? "; SCRAM with Kafka 4 needs librdkafka 2.6.1, this is " : "",
+             old_scram ? rd_kafka_version_str() : "");
+    pthread_mutex_unlock(&handle->log_lock);
+}
+
+bool handle_trouble(struct handle *handle, char *into, size_t into_bytes)
+{
+    pthread_mutex_lock(&handle->log_lock);
+    bool known = handle->trouble[0];
+    if (known)
+        snprintf(into, into_bytes, "%s", handle->trouble);
+    pthread_mutex_unlock(&handle->log_lock);
+    return known;
+}
+
+void handle_trouble_over(struct handle *handle)
+{
+    pthread_mutex_lock(&handle->log_lock);
+    handle->trouble[0] = '\0';
+    pthread_mutex_unlock(&handle->log_lock);
+}
+
 static void forward_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     struct handle *handle = rd_kafka_opaque(rk);
+    if (handle && strcmp(facility, "FAIL") == 0)
+        trouble_note(handle, text);
     /* -X pairs go to producers and consumers alike; that each ignores the other's is what is wanted. */
     if (!handle || strcmp(facility, "CONFWARN") == 0 || strcmp(facility, "AUTOCREATE") == 0)
         return; /* AUTOCREATE: the mock cluster does not know that property */
@@ -99,6 +135,8 @@ static void forward_log(const rd_kafka_t *rk, int level, const char *facility, c
 void handle_init(struct handle *handle, const struct client_settings *settings)
 {
     handle->rk = NULL;
+    handle->secured = handle->oauthbearer = false;
+    handle->trouble[0] = '\0';
     pthread_mutex_init(&handle->log_lock, NULL);
     handle->log = settings->log;
     handle->log_owner = settings->log_owner;
@@ -268,9 +306,10 @@ static enum outcome set_group_protocol(rd_kafka_conf_t *conf, struct handle *han
     enum outcome outcome = set(conf, "session.timeout.ms", "45000", error);
     if (outcome != OK)
         return outcome;
-    /* Cooperative on an old library loses its assignment, spins or hangs on close (issues 4059, 2933). */
+    /* Cooperative on an old library loses its assignment, spins or hangs on close (issues 4059, 2933). And
+     * alone: librdkafka refuses a list with both kinds. */
     return set(conf, "partition.assignment.strategy",
-               rd_kafka_version() >= VERSION_COOPERATIVE ? "cooperative-sticky,range" : "range", error);
+               rd_kafka_version() >= VERSION_COOPERATIVE ? "cooperative-sticky" : "range", error);
 }
 
 /* What the promises stand on is not for sale: a passed-through property must not change it. */
@@ -303,6 +342,14 @@ static enum outcome check_promises(const rd_kafka_conf_t *conf, enum handle_kind
         return REJECT;
     }
     return OK;
+}
+
+static bool mechanism_is(const rd_kafka_conf_t *conf, const char *prefix)
+{
+    char mechanism[32];
+    size_t bytes = sizeof(mechanism);
+    return rd_kafka_conf_get(conf, "sasl.mechanism", mechanism, &bytes) == RD_KAFKA_CONF_OK &&
+           strncmp(mechanism, prefix, strlen(prefix)) == 0;
 }
 
 enum outcome handle_conf(struct handle *handle, const struct client_settings *settings, enum handle_kind kind,
@@ -348,12 +395,24 @@ enum outcome handle_conf(struct handle *handle, const struct client_settings *se
         const char *name, *value;
         config_property(config, i, &name, &value);
         if ((outcome = set(conf, name, value, error)) != OK) {
-            error_prefix(error, "-X %s=%s", name, value);
+            error_prefix(error, "-X %s", name); /* not its value: a password's name may be misspelt */
             goto out;
         }
     }
     if ((outcome = check_promises(conf, kind, error)) != OK)
         goto out;
+    char protocol[32];
+    size_t protocol_bytes = sizeof(protocol);
+    handle->secured =
+        rd_kafka_conf_get(conf, "security.protocol", protocol, &protocol_bytes) == RD_KAFKA_CONF_OK &&
+        strcmp(protocol, "plaintext") != 0;
+    if (mechanism_is(conf, "SCRAM") && rd_kafka_version() < VERSION_SCRAM)
+        handle_log(handle, 4, "SCRAM",
+                   "SCRAM with Kafka 4 needs librdkafka 2.6.1, this is %s: such brokers refuse it whatever "
+                   "the password",
+                   rd_kafka_version_str());
+    if ((handle->oauthbearer = mechanism_is(conf, "OAUTHBEARER")))
+        rd_kafka_conf_enable_sasl_queue(conf, 1);
     rd_kafka_conf_set_opaque(conf, handle);
     rd_kafka_conf_set_log_cb(conf, forward_log);
     *ret = conf;
@@ -372,6 +431,12 @@ enum outcome handle_open(struct handle *handle, enum handle_kind kind, rd_kafka_
     rd_kafka_t *rk = rd_kafka_new(producer ? RD_KAFKA_PRODUCER : RD_KAFKA_CONSUMER, conf, text, sizeof(text));
     if (rk) {
         handle->rk = rk;
+        /* Else a token is made when somebody polls the handle, and whoever waits for an answer does not. */
+        rd_kafka_error_t *failed = handle->oauthbearer ? rd_kafka_sasl_background_callbacks_enable(rk) : NULL;
+        if (failed) {
+            handle_log(handle, 3, "CONFIG", "OAUTHBEARER: %s", rd_kafka_error_string(failed));
+            rd_kafka_error_destroy(failed);
+        }
         return OK;
     }
     rd_kafka_resp_err_t err = rd_kafka_last_error();
@@ -534,6 +599,43 @@ enum outcome handle_error(struct error *error, rd_kafka_resp_err_t err, const ch
         error_set(error, outcome, "kafka", "%s: %s (%s)", prefix, reason ? reason : rd_kafka_err2str(err),
                   rd_kafka_err2name(err));
     return outcome;
+}
+
+bool handle_denied(rd_kafka_resp_err_t err)
+{
+    return err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+           err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
+           err == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
+           err == RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+}
+
+void handle_denial(rd_kafka_resp_err_t err, const char *operation, const char *resource, const char *name,
+                   char *into, size_t into_bytes)
+{
+    snprintf(into, into_bytes, "not allowed: it needs the ACL %s on %s %s (%s)", operation, resource, name,
+             rd_kafka_err2name(err));
+}
+
+rd_kafka_resp_err_t handle_metadata(struct handle *handle, const char *const *names, int timeout_ms,
+                                    const struct rd_kafka_metadata **ret)
+{
+    size_t count = 0;
+    if (!handle->secured)
+        return rd_kafka_metadata(handle->rk, 1, NULL, ret, timeout_ms);
+    while (names[count])
+        count++;
+    rd_kafka_topic_t **topics = calloc(count + 1, sizeof(rd_kafka_topic_t *));
+    if (!topics)
+        return RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
+    /* "Those that this handle knows of": it knows of what it has a topic handle for. */
+    for (size_t i = 0; i < count; i++)
+        topics[i] = rd_kafka_topic_new(handle->rk, names[i], NULL);
+    rd_kafka_resp_err_t err = rd_kafka_metadata(handle->rk, 0, NULL, ret, timeout_ms);
+    for (size_t i = 0; i < count; i++)
+        if (topics[i])
+            rd_kafka_topic_destroy(topics[i]);
+    free(topics);
+    return err;
 }
 
 bool handle_statistics_up(const char *json, size_t bytes)

@@ -95,6 +95,7 @@ struct consumer {
     atomic_uint rebalances;
     _Atomic int32_t first_count;     /* partitions of the first topic, 0: not known */
     _Atomic int64_t brokers_gone_us; /* since when no connection is up; 0 where one is */
+    atomic_bool denied;              /* fatal because the principal may not */
     char fatal_text[256];            /* written once, before fatal is set */
 
     pthread_mutex_t lock;    /* all below, and the partitions */
@@ -365,7 +366,35 @@ static void enqueue(struct consumer *consumer, rd_kafka_message_t **messages, si
         rd_kafka_message_destroy(messages[i]);
 }
 
-static void on_failure(struct consumer *consumer, rd_kafka_resp_err_t err, const char *reason)
+/* The topic that a refusal is about, where librdkafka says it in the text only. */
+static const char *topic_in(const struct consumer *consumer, const char *reason)
+{
+    char quoted[300];
+    for (int i = 0; i < consumer->topic_count; i++) {
+        snprintf(quoted, sizeof(quoted), ": %s: ", consumer->topics[i].name);
+        if (strstr(reason, quoted))
+            return consumer->topics[i].name;
+    }
+    return "(unknown)";
+}
+
+static void denial_of(const struct consumer *consumer, rd_kafka_resp_err_t err, const char *reason,
+                      const char *topic, char *into, size_t into_bytes)
+{
+    char denial[200];
+    if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) {
+        topic = topic ? topic : topic_in(consumer, reason);
+        handle_denial(err, "Read", "topic", topic, denial, sizeof(denial));
+        snprintf(into, into_bytes, "topic %s: %s", topic, denial);
+    } else {
+        handle_denial(err, "Read", "group", consumer->group_id, denial, sizeof(denial));
+        snprintf(into, into_bytes, "group %s: %s", consumer->group_id, denial);
+    }
+}
+
+/* topic: NULL where it is not known. */
+static void on_failure(struct consumer *consumer, rd_kafka_resp_err_t err, const char *reason,
+                       const char *topic)
 {
     char text[256];
     if (err == RD_KAFKA_RESP_ERR__FATAL) {
@@ -375,7 +404,12 @@ static void on_failure(struct consumer *consumer, rd_kafka_resp_err_t err, const
     }
     bool login =
         err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED;
-    snprintf(text, sizeof(text), "%s (%s)", reason, rd_kafka_err2name(err));
+    if (handle_denied(err)) {
+        denial_of(consumer, err, reason, topic, text, sizeof(text));
+        atomic_store(&consumer->denied, true);
+    } else {
+        snprintf(text, sizeof(text), "%s (%s)", reason, rd_kafka_err2name(err));
+    }
     /* librdkafka says it once that a topic or the group is forbidden, and is silent from then on. A refused
      * login it tries again for ever, and an operator may mend it. */
     if (handle_outcome(err) == FATAL && !login)
@@ -389,7 +423,7 @@ static void on_failed_message(struct consumer *consumer, rd_kafka_message_t *mes
     char text[256];
     snprintf(text, sizeof(text), "%s%s%s", message->rkt ? rd_kafka_topic_name(message->rkt) : "",
              message->rkt ? ": " : "", rd_kafka_message_errstr(message));
-    on_failure(consumer, message->err, text);
+    on_failure(consumer, message->err, text, message->rkt ? rd_kafka_topic_name(message->rkt) : NULL);
     rd_kafka_message_destroy(message);
 }
 
@@ -516,7 +550,7 @@ static void on_committed(struct consumer *consumer, rd_kafka_resp_err_t err,
      * generation after a rebalance, if the partition is still ours. */
     consumer->commit_next_us = now_us() + COMMIT_AGAIN_MS * 1000;
     if (handle_outcome(err) == FATAL)
-        on_failure(consumer, err, "offset commit");
+        on_failure(consumer, err, "offset commit", NULL);
     else if (err != RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS && err != RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION &&
              err != RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID)
         handle_log(&consumer->handle, 5, "COMMIT", "offset commit failed, to be sent again: %s",
@@ -802,16 +836,17 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
     struct consumer *consumer = opaque;
     if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && !atomic_load(&consumer->brokers_gone_us))
         atomic_store(&consumer->brokers_gone_us, now_us());
-    on_failure(consumer, (rd_kafka_resp_err_t)err, reason);
+    on_failure(consumer, (rd_kafka_resp_err_t)err, reason, NULL);
 }
 
 static int on_statistics(rd_kafka_t *rk, char *json, size_t bytes, void *opaque)
 {
     (void)rk;
     struct consumer *consumer = opaque;
-    if (handle_statistics_up(json, bytes))
+    if (handle_statistics_up(json, bytes)) {
         atomic_store(&consumer->brokers_gone_us, 0);
-    else if (!atomic_load(&consumer->brokers_gone_us))
+        handle_trouble_over(&consumer->handle);
+    } else if (!atomic_load(&consumer->brokers_gone_us))
         atomic_store(&consumer->brokers_gone_us, now_us());
     return 0;
 }
@@ -1338,6 +1373,16 @@ bool consumer_ready(const struct consumer *consumer)
 {
     int64_t gone_us = atomic_load(&consumer->brokers_gone_us);
     return atomic_load(&consumer->ready) && (!gone_us || now_us() - gone_us <= consumer->session_ms * 1000);
+}
+
+bool consumer_trouble(struct consumer *consumer, char *into, size_t into_bytes)
+{
+    return handle_trouble(&consumer->handle, into, into_bytes);
+}
+
+bool consumer_denied(const struct consumer *consumer)
+{
+    return atomic_load(&consumer->denied);
 }
 
 const char *consumer_fatal(const struct consumer *consumer)

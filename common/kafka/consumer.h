@@ -85,6 +85,11 @@ unsigned consumer_paused(const struct consumer *consumer); /* the reasons */
 bool consumer_ready(const struct consumer *consumer);
 /* A fatal consumer error (fenced, not authorised for a topic or the group): its text, else NULL. */
 const char *consumer_fatal(const struct consumer *consumer);
+/* Is it fatal because the principal lacks an ACL? Only a person can help. */
+bool consumer_denied(const struct consumer *consumer);
+/* Why no broker can be talked to (a certificate, a password, a port), as the last connection failed; false
+ * where there is one, or nothing is known. */
+bool consumer_trouble(struct consumer *consumer, char *into, size_t into_bytes);
 size_t consumer_queued(const struct consumer *consumer);
 
 /* For metrics: one call a partition that is assigned. lag -1 where unknown; oldest_ms: timestamp of the

@@ -22,6 +22,9 @@ struct handle {
     pthread_mutex_t log_lock;
     client_log_fn *log;
     void *log_owner;
+    bool secured;      /* TLS or a login: there is somebody whom ACLs may be about */
+    bool oauthbearer;  /* tokens are asked for on librdkafka's own thread */
+    char trouble[256]; /* why the last connection failed, under log_lock; empty: nothing known */
 };
 
 void handle_init(struct handle *handle, const struct client_settings *settings);
@@ -52,6 +55,21 @@ enum outcome handle_outcome(rd_kafka_resp_err_t err);
 /* Sets *error by the code: "prefix: broker's text (NAME)". Returns the outcome, OK for no error. */
 enum outcome handle_error(struct error *error, rd_kafka_resp_err_t err, const char *prefix,
                           const char *reason);
+/* Why no broker can be talked to, as the last failed connection had it ("ssl://host:port: SSL handshake
+ * failed: …"); false where nothing is known. Any thread. */
+bool handle_trouble(struct handle *handle, char *into, size_t into_bytes);
+void handle_trouble_over(struct handle *handle);
+/* Is it the broker that says that this principal may not? */
+bool handle_denied(rd_kafka_resp_err_t err);
+/* What the principal lacks: "not allowed: it needs the ACL Read on topic orders
+ * (TOPIC_AUTHORIZATION_FAILED)". */
+void handle_denial(rd_kafka_resp_err_t err, const char *operation, const char *resource, const char *name,
+                   char *into, size_t into_bytes);
+/* What the cluster knows of these topics, asked for by name (names is NULL ended): of a list of all topics
+ * those that a principal may not see are left out, here they come with the broker's error. Without TLS or a
+ * login it is the list of all: a question by name makes the topic where the mock cluster is asked. */
+rd_kafka_resp_err_t handle_metadata(struct handle *handle, const char *const *names, int timeout_ms,
+                                    const struct rd_kafka_metadata **ret);
 /* Is a connection to any broker up, in librdkafka's statistics? */
 bool handle_statistics_up(const char *json, size_t bytes);
 

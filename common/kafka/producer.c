@@ -44,6 +44,7 @@ struct producer {
     void *owner;
     pthread_t thread;
     atomic_bool stopping, fatal, connected;
+    atomic_bool denied;      /* fatal because the principal may not: set before fatal is */
     atomic_size_t in_flight; /* taken and not reported */
     atomic_size_t handed;    /* of these, librdkafka's */
     char fatal_text[256];    /* written once, before fatal is set */
@@ -119,6 +120,14 @@ static enum outcome refused(struct producer *producer, rd_kafka_resp_err_t err, 
     if (err == RD_KAFKA_RESP_ERR__FATAL || err == RD_KAFKA_RESP_ERR__STATE) {
         become_fatal(producer, rd_kafka_err2str(err));
         return error_fatal(error, "producer-fatal", "%s", producer->fatal_text);
+    }
+    if (handle_denied(err)) { /* known before it is sent: the broker has said so of the topic */
+        char name[256], denial[256];
+        snprintf(name, sizeof(name), "%.*s", TEXT_ARG(topic));
+        handle_denial(err, "Write", "topic", name, denial, sizeof(denial));
+        atomic_store(&producer->denied, true);
+        become_fatal(producer, denial);
+        return error_fatal(error, "producer-fatal", "%s", denial);
     }
     if (handle_outcome(err) == REJECT)
         return error_reject(error, "record-invalid", "producer: %s", rd_kafka_err2str(err));
@@ -196,6 +205,7 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *o
     struct producer *producer = opaque;
     enum outcome outcome = OK;
     const char *reason = NULL;
+    char denial[256];
     if (message->err && rd_kafka_message_status(message) != RD_KAFKA_MSG_STATUS_PERSISTED) {
         outcome = handle_outcome(message->err) == REJECT ? REJECT : FATAL;
         if (outcome == REJECT && producer->whole) {
@@ -203,6 +213,12 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *o
             outcome = FATAL;
         }
         reason = rd_kafka_err2str(message->err);
+        if (handle_denied(message->err)) {
+            const char *topic = rd_kafka_topic_name(message->rkt);
+            handle_denial(message->err, "Write", "topic", topic, denial, sizeof(denial));
+            reason = denial;
+            atomic_store(&producer->denied, true);
+        }
         if (outcome == FATAL)
             become_fatal(producer, reason);
     }
@@ -219,6 +235,12 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
     if (err == RD_KAFKA_RESP_ERR__FATAL) {
         char text[256];
         rd_kafka_resp_err_t cause = rd_kafka_fatal_error(rk, text, sizeof(text));
+        if (handle_denied(
+                cause)) { /* a number for idempotent writing is given to who may write to any topic */
+            handle_denial(cause, "Write", "any topic,", "or IdempotentWrite on the cluster", text,
+                          sizeof(text));
+            atomic_store(&producer->denied, true);
+        }
         become_fatal(producer, cause ? text : reason);
     } else if (handle_outcome((rd_kafka_resp_err_t)err) == FATAL) {
         /* Authentication and the like: librdkafka tries again for ever, and an operator may mend it. */
@@ -553,6 +575,11 @@ size_t producer_in_flight(const struct producer *producer)
 bool producer_is_fatal(const struct producer *producer)
 {
     return atomic_load_explicit(&producer->fatal, memory_order_acquire);
+}
+
+const char *producer_denied(const struct producer *producer)
+{
+    return producer_is_fatal(producer) && atomic_load(&producer->denied) ? producer->fatal_text : NULL;
 }
 
 bool producer_refused(const struct producer *producer)

@@ -62,6 +62,9 @@ size_t producer_in_flight(const struct producer *producer); /* any thread */
 bool producer_is_fatal(const struct producer *producer);    /* any thread */
 /* Of a fatal one with .whole: because the broker refused a batch. Any thread. */
 bool producer_refused(const struct producer *producer);
+/* Why it is fatal, where it is because the principal lacks an ACL ("not allowed: it needs the ACL Write on
+ * topic …"), else NULL. Any thread. */
+const char *producer_denied(const struct producer *producer);
 /* Any broker connection up? For /readyz and the backlog's reason. Any thread. */
 bool producer_connected(const struct producer *producer);
 /* Waits until all is reported, at most timeout_ms; false when not. */

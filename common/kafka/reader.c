@@ -38,12 +38,26 @@ static void reader_free(void *owner)
     free(reader);
 }
 
+/* Only a person can help. */
+static enum outcome denied(struct error *error, const char *text)
+{
+    error_set(error, FATAL, "denied", "%s", text);
+    if (error)
+        error->exit_code = EXIT_CONFIG;
+    return FATAL;
+}
+
 /* The partitions of the topics that exist, into list. */
 static enum outcome find_partitions(struct reader *reader, int timeout_ms, size_t *ret_missing,
                                     rd_kafka_topic_partition_list_t *list, struct error *error)
 {
     const struct rd_kafka_metadata *metadata;
-    rd_kafka_resp_err_t err = rd_kafka_metadata(reader->handle.rk, 1, NULL, &metadata, timeout_ms);
+    const char *names[READER_TOPICS_MAX + 1] = {NULL};
+    memcpy(names, reader->topics, (size_t)reader->topic_count * sizeof(names[0]));
+    rd_kafka_resp_err_t err = handle_metadata(&reader->handle, names, timeout_ms, &metadata);
+    char text[ERROR_TEXT_BYTES_MAX];
+    if (err && handle_outcome(err) == OUTAGE && handle_trouble(&reader->handle, text, sizeof(text)))
+        return error_outage(error, "kafka", "topics: %s", text);
     if (err)
         return handle_error(error, err, "topics", NULL);
     size_t missing = 0;
@@ -59,6 +73,13 @@ static enum outcome find_partitions(struct reader *reader, int timeout_ms, size_
         for (int32_t number = 0; number < partitions; number++)
             rd_kafka_topic_partition_list_add(list, reader->topics[i], number);
     }
+    for (int j = 0; j < metadata->topic_cnt; j++)
+        if (handle_denied(metadata->topics[j].err)) {
+            handle_denial(metadata->topics[j].err, "Read", "topic", metadata->topics[j].topic, text,
+                          sizeof(text));
+            rd_kafka_metadata_destroy(metadata);
+            return denied(error, text);
+        }
     rd_kafka_metadata_destroy(metadata);
     if (err && err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
         return handle_error(error, err, "topics", NULL);
@@ -243,9 +264,17 @@ enum outcome reader_read(struct reader *reader, int timeout_ms, struct record *r
                 if (partition)
                     passed(reader, partition,
                            message->offset); /* what is left may be markers without records */
+            } else if (err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) {
+                /* librdkafka looks for the coordinator of a group that is not used here: no ACL is owed for
+                 * it. */
+                handle_log(&reader->handle, 7, "GROUP", "reader: %s", rd_kafka_message_errstr(message));
             } else if ((outcome = handle_outcome(err)) == OUTAGE) {
                 outcome = OK; /* librdkafka tries again; who reads sees that nothing comes */
                 handle_log(&reader->handle, 4, "ERROR", "reader: %s", rd_kafka_message_errstr(message));
+            } else if (handle_denied(err) && message->rkt) {
+                char text[ERROR_TEXT_BYTES_MAX];
+                handle_denial(err, "Read", "topic", rd_kafka_topic_name(message->rkt), text, sizeof(text));
+                outcome = denied(error, text);
             } else {
                 (void)handle_error(error, err, "read", rd_kafka_message_errstr(message));
             }

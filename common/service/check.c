@@ -4,6 +4,7 @@
 #include "kafka/admin.h"
 #include "net/net.h"
 #include "service/http.h"
+#include "service/own_topics.h"
 #include "store/store.h"
 #include "wire/event.h"
 
@@ -44,37 +45,39 @@ static void say(const char *part, enum outcome outcome, const char *text)
     print(part, outcome, text);
 }
 
-static int partitions_of(const struct admin_topic *topics, size_t count, const char *name)
+/* Those that the service reads or writes, and its dead letters; into names, NULL ended. */
+static void topics_of(const struct service *service, char dead[TOPIC_NAME_BYTES_MAX],
+                      const char *names[TOPIC_COUNT + 2])
 {
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(topics[i].name, name) == 0)
-            return topics[i].partitions;
-    return 0;
+    size_t count = 0;
+    for (int i = 0; i < TOPIC_COUNT; i++)
+        if (own_topics_reads(service, (enum topic_id)i) || own_topics_writes(service, (enum topic_id)i))
+            names[count++] = topic_get((enum topic_id)i)->name;
+    names[count++] = topic_dlq(service->name, dead);
+    names[count] = NULL;
 }
 
-static void check_topics(const struct service *service, const struct admin_topic *topics, size_t count)
+static void check_topics(const struct admin_topic *topics, size_t count)
 {
-    char dead[TOPIC_NAME_BYTES_MAX];
-    const char *names[TOPIC_COUNT + 1];
-    for (int topic = 0; topic < TOPIC_COUNT; topic++)
-        names[topic] = topic_get((enum topic_id)topic)->name;
-    names[TOPIC_COUNT] = topic_dlq(service->name, dead);
-
-    struct buffer there = buffer_of(LINE_BYTES), missing = buffer_of(LINE_BYTES);
-    for (size_t i = 0; i < TOPIC_COUNT + 1; i++) {
-        int partitions = partitions_of(topics, count, names[i]);
-        if (partitions)
-            buffer_print(&there, "%s%s (%d)", there.length ? ", " : "", names[i], partitions);
-        else
-            buffer_print(&missing, "%s%s", missing.length ? ", " : "", names[i]);
+    struct buffer there = buffer_of(LINE_BYTES), missing = buffer_of(LINE_BYTES),
+                  denied = buffer_of(LINE_BYTES);
+    for (size_t i = 0; i < count; i++) {
+        struct buffer *into = topics[i].denied ? &denied : topics[i].partitions ? &there : &missing;
+        buffer_print(into, "%s%s", into->length ? ", " : "", topics[i].name);
+        if (into == &there)
+            buffer_print(into, " (%d)", topics[i].partitions);
     }
     char line[LINE_BYTES];
-    if (missing.length)
+    if (denied.length)
+        snprintf(line, sizeof(line), "not allowed: it needs the ACL Read or Write on: %.*s",
+                 TEXT_ARG(buffer_text(&denied)));
+    else if (missing.length)
         snprintf(line, sizeof(line), "missing: %.*s; make them with: weir topics create",
                  TEXT_ARG(buffer_text(&missing)));
     else
         snprintf(line, sizeof(line), "%.*s", TEXT_ARG(buffer_text(&there)));
-    say("topics", missing.length ? OUTAGE : OK, line);
+    say("topics", denied.length ? FATAL : missing.length ? OUTAGE : OK, line);
+    buffer_free(&denied);
     buffer_free(&there);
     buffer_free(&missing);
 }
@@ -85,7 +88,8 @@ static void check_kafka(const struct service *service, const struct client_setti
     struct admin_topic *topics = NULL;
     size_t count = 0;
     struct error error;
-    char line[LINE_BYTES];
+    char line[LINE_BYTES], dead[TOPIC_NAME_BYTES_MAX];
+    const char *names[TOPIC_COUNT + 2];
     enum outcome outcome = admin_check_settings(client, &error);
     if (outcome == OK)
         outcome = admin_open(client, &admin, &error);
@@ -93,7 +97,8 @@ static void check_kafka(const struct service *service, const struct client_setti
         tell("kafka", outcome, NULL, &error);
         return;
     }
-    outcome = admin_topics(admin, CHECK_TIMEOUT_MS, &topics, &count, &error);
+    topics_of(service, dead, names);
+    outcome = admin_topics_named(admin, names, CHECK_TIMEOUT_MS, &topics, &count, &error);
     if (outcome == OK)
         snprintf(line, sizeof(line), "%s answers", client->bootstrap_servers);
     else
@@ -101,7 +106,7 @@ static void check_kafka(const struct service *service, const struct client_setti
                  client->bootstrap_servers, error.text);
     say("kafka", outcome == OK ? OK : OUTAGE, line);
     if (outcome == OK)
-        check_topics(service, topics, count);
+        check_topics(topics, count);
     free(topics);
     admin_close(admin);
 }

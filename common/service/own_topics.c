@@ -2,8 +2,8 @@
 
 #include "base/log.h"
 #include "base/stop.h"
-#include "kafka/admin.h"
-#include "wire/topic.h"
+#include "kafka/declared.h"
+#include "wire/event.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -12,75 +12,168 @@
 
 enum { STACK_BYTES = 256 << 10 };
 
+struct wanted {
+    struct declared declared;
+    bool own;    /* no other service writes or reads it */
+    bool read;   /* and by this service, so that it may read it again from the beginning */
+    bool writes; /* this service does */
+};
+
 static bool ends(const struct own_topics *own)
 {
     return stop_asked() || atomic_load(&own->ending);
 }
 
-static const struct admin_topic *find(const struct admin_topic *topics, size_t count, const char *name)
+bool own_topics_reads(const struct service *service, enum topic_id id)
 {
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(topics[i].name, name) == 0 && topics[i].partitions > 0)
-            return &topics[i];
-    return NULL;
+    for (const struct subscription *each = service->subscriptions; each && each->type; each++)
+        if (each->type->topic == id)
+            return true;
+    return false;
+}
+
+bool own_topics_writes(const struct service *service, enum topic_id id)
+{
+    for (const enum topic_id *each = service->writes; each && *each != TOPIC_COUNT; each++)
+        if (*each == id)
+            return true;
+    return false;
+}
+
+static size_t wanted_of(const struct own_topics *own, struct wanted wanted[OWN_TOPICS_MAX])
+{
+    const char *name = own->service->name;
+    size_t count = 0;
+    for (int i = 0; i < TOPIC_COUNT; i++) {
+        enum topic_id id = (enum topic_id)i;
+        bool writes = own_topics_writes(own->service, id), read = own_topics_reads(own->service, id);
+        if (writes || read)
+            wanted[count++] = (struct wanted){
+                .declared = declared_event(id, topic_get(id)->partitions), .read = read, .writes = writes};
+    }
+    for (size_t i = 0; i < own->delay_count && count < OWN_TOPICS_MAX - 1; i++)
+        wanted[count++] =
+            (struct wanted){.declared = declared_retry(name, own->delays_ms[i], TOPIC_PARTITIONS),
+                            .own = true,
+                            .read = true,
+                            .writes = true};
+    wanted[count++] =
+        (struct wanted){.declared = declared_dlq(name, TOPIC_PARTITIONS), .own = true, .writes = true};
+    return count;
 }
 
 /* As many partitions as the topics have whose records come here, so that a key is in the same one. */
-static int partitions_of(const struct admin_topic *topics, size_t count)
+static int partitions_of(const struct wanted *wanted, const struct admin_topic *topics, size_t count)
 {
     int most = 0;
-    for (int id = 0; id < TOPIC_COUNT; id++) {
-        const struct admin_topic *topic = find(topics, count, topic_get((enum topic_id)id)->name);
-        if (topic && topic->partitions > most)
-            most = topic->partitions;
-    }
+    for (size_t i = 0; i < count; i++)
+        if (!wanted[i].own && topics[i].partitions > most)
+            most = topics[i].partitions;
     return most;
 }
 
-static enum outcome make(struct admin *admin, const char *name, int days, int partitions, struct error *error)
+static enum outcome make_missing(const struct own_topics *own, struct admin *admin, struct wanted *wanted,
+                                 struct admin_topic *topics, size_t count, struct error *error)
 {
-    char retention[32], bytes[32];
-    snprintf(retention, sizeof(retention), "%lld", days * 86400000LL);
-    snprintf(bytes, sizeof(bytes), "%d", TOPIC_COPY_BYTES_MAX);
-    const char *const config[] = {
-        "cleanup.policy", "delete", "retention.ms", retention, "max.message.bytes", bytes, NULL};
-    const struct admin_new_topic topic = {
-        .name = name, .partitions = partitions, .replication = -1, .config = config};
-    enum outcome outcome = admin_create(admin, &topic, 1, OWN_TOPICS_TIMEOUT_MS, error);
-    if (outcome == OK)
-        log_info("topics", "made a topic of this service that was missing", LOG_STRING("topic", name),
-                 LOG_INT("partitions", partitions));
+    int partitions = partitions_of(wanted, topics, count);
+    enum outcome outcome = OK;
+    for (size_t i = 0; i < count && outcome == OK && !ends(own); i++) {
+        struct declared *declared = &wanted[i].declared;
+        if (!wanted[i].own || topics[i].partitions > 0)
+            continue;
+        declared->partitions = partitions;
+        outcome = declared_make(admin, declared, -1, OWN_TOPICS_TIMEOUT_MS, error);
+        if (outcome == OK)
+            log_info("topics", "made a topic of this service that was missing",
+                     LOG_STRING("topic", declared->name), LOG_INT("partitions", partitions));
+    }
     return outcome;
 }
 
-/* OUTAGE: ask again. */
-static enum outcome look(const struct own_topics *own, struct admin *admin, struct error *error)
+static void say_finding(void *owner, const char *topic, const char *finding, const char *advice)
 {
+    (void)owner;
+    log_warn("topics", finding, LOG_STRING("topic", topic), LOG_STRING("do", advice));
+}
+
+static void say_missing(struct own_topics *own, const struct wanted *wanted, const struct admin_topic *topics,
+                        size_t count)
+{
+    for (size_t i = 0; i < count && !own->said_missing; i++) {
+        const char *name = wanted[i].declared.name;
+        /* One that may not be seen answers the question for it no better than one that is not there. */
+        if (topics[i].denied)
+            log_error(
+                "topics", "this principal may not even see a topic that it needs", LOG_STRING("topic", name),
+                LOG_STRING("do", wanted[i].writes ? wanted[i].own ? "give it the ACLs Read and Write on it"
+                                                                  : "give it the ACL Write on it"
+                                                  : "give it the ACL Read on it"));
+        else if (topics[i].partitions == 0 && (!wanted[i].own || !own->makes))
+            log_warn("topics", "a topic that this service needs is missing", LOG_STRING("topic", name),
+                     LOG_STRING("do", "weir topics create"));
+    }
+    own->said_missing = true;
+}
+
+/* The settings are a courtesy: who may not ask is told so, and nothing else. */
+static void compare(const struct own_topics *own, struct admin *admin, const struct wanted *wanted,
+                    const struct admin_topic *topics, size_t count)
+{
+    struct admin_topic_settings settings[OWN_TOPICS_MAX];
+    const char *names[OWN_TOPICS_MAX];
+    struct error error;
+    int brokers = 0;
+    bool denied = false;
+    for (size_t i = 0; i < count; i++)
+        names[i] = wanted[i].declared.name;
+    if (admin_brokers(admin, OWN_TOPICS_TIMEOUT_MS, &brokers, &error) != OK)
+        return;
+    if (admin_topics_settings(admin, names, count, OWN_TOPICS_TIMEOUT_MS, settings, &error) != OK) {
+        log_info("topics", "the settings of the topics cannot be looked at", LOG_STRING("error", error.text));
+        memset(settings, 0, sizeof(settings));
+    }
+    for (size_t i = 0; i < count; i++) {
+        denied = denied || settings[i].denied;
+        if (topics[i].partitions > 0)
+            declared_compare(&wanted[i].declared, &topics[i], &settings[i], brokers,
+                             wanted[i].read ? own->keeps_ms : 0, say_finding, NULL);
+    }
+    if (denied)
+        log_info("topics",
+                 "the settings of the topics are not looked at: this principal lacks the ACL DescribeConfigs",
+                 LOG_STRING("service", own->service->name));
+}
+
+/* OUTAGE: ask again. */
+static enum outcome look(struct own_topics *own, struct admin *admin, struct error *error)
+{
+    struct wanted wanted[OWN_TOPICS_MAX];
+    const char *names[OWN_TOPICS_MAX + 1] = {NULL};
     struct admin_topic *topics = NULL;
-    size_t count = 0;
-    char name[TOPIC_NAME_BYTES_MAX];
-    enum outcome outcome = admin_topics(admin, OWN_TOPICS_TIMEOUT_MS, &topics, &count, error);
+    size_t count = wanted_of(own, wanted), topic_count = 0;
+    for (size_t i = 0; i < count; i++)
+        names[i] = wanted[i].declared.name;
+    enum outcome outcome =
+        admin_topics_named(admin, names, OWN_TOPICS_TIMEOUT_MS, &topics, &topic_count, error);
     if (outcome != OK)
         return outcome;
-    int partitions = partitions_of(topics, count);
-    if (partitions == 0)
+    say_missing(own, wanted, topics, count);
+    if (partitions_of(wanted, topics, count) == 0) {
         outcome = error_outage(error, "topics", "none of the topics of events is there yet");
-    for (size_t i = 0; outcome == OK && i <= own->delay_count && !ends(own); i++) {
-        bool dead = i == own->delay_count;
-        if (dead)
-            topic_dlq(own->service, name);
-        else
-            topic_retry(own->service, own->delays_ms[i], name);
-        if (!find(topics, count, name))
-            outcome = make(admin, name, dead ? TOPIC_DLQ_DAYS : TOPIC_RETRY_DAYS, partitions, error);
+        goto out;
     }
+    if (own->makes)
+        outcome = make_missing(own, admin, wanted, topics, count, error);
+    if (outcome != OUTAGE)
+        compare(own, admin, wanted, topics, count);
+out:
     free(topics);
     return outcome;
 }
 
 static void *run(void *owner)
 {
-    const struct own_topics *own = owner;
+    struct own_topics *own = owner;
     struct pollfd stop = {.fd = stop_fd(), .events = POLLIN};
     struct admin *admin = NULL;
     struct error error;
@@ -100,12 +193,8 @@ static void *run(void *owner)
     return NULL;
 }
 
-enum outcome own_topics_open(struct own_topics *own, const struct client_settings *client,
-                             const char *service, const int64_t *delays_ms, size_t delay_count,
-                             struct error *error)
+enum outcome own_topics_open(struct own_topics *own, struct error *error)
 {
-    *own = (struct own_topics){
-        .client = client, .service = service, .delays_ms = delays_ms, .delay_count = delay_count};
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);

@@ -374,10 +374,15 @@ static enum outcome http_serve(struct running *running, struct error *error)
 
 static enum outcome topics_prepare(struct running *running, struct error *error)
 {
-    if (!config_bool(running->config, "TOPICS_CREATE"))
-        return OK;
-    return own_topics_open(&running->own_topics, &running->client, running->service->name, running->delays_ms,
-                           running->delay_count, error);
+    running->own_topics = (struct own_topics){
+        .client = &running->client,
+        .service = running->service,
+        .delays_ms = running->delays_ms,
+        .delay_count = running->delay_count,
+        .keeps_ms = config_ms(running->config, "INBOX_AGE"),
+        .makes = config_bool(running->config, "TOPICS_CREATE"),
+    };
+    return own_topics_open(&running->own_topics, error);
 }
 
 static enum outcome start(struct running *running, struct error *error)

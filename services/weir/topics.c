@@ -9,8 +9,9 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum { TOPICS_CONFIG_MAX = 8, TOPICS_STEP_MS = 50 };
+enum { TOPICS_STEP_MS = 50 };
 
 static const struct setting topics_settings[] = {
     {"PARTITIONS", SETTING_INT, "6", 1, 10000, NULL, "Partitions of a topic that is made."},
@@ -21,33 +22,18 @@ static const struct setting topics_settings[] = {
     SETTINGS_END,
 };
 
-static void declare(struct declared *list, size_t *count, const char *name, bool compacted, int days,
-                    int64_t message_bytes_max, int partitions)
-{
-    struct declared *topic = &list[(*count)++];
-    snprintf(topic->name, sizeof(topic->name), "%s", name);
-    topic->compacted = compacted;
-    topic->retention_ms = (int64_t)days * 24 * 3600 * 1000;
-    topic->message_bytes_max = message_bytes_max;
-    topic->partitions = partitions;
-}
-
 size_t topics_declared(const struct topics_wanted *wanted, struct declared list[TOPICS_MAX])
 {
     size_t count = 0;
-    char name[TOPIC_NAME_BYTES_MAX];
     int partitions = wanted->partitions;
-    for (int id = 0; id < TOPIC_COUNT; id++) {
-        const struct topic *topic = topic_get((enum topic_id)id);
-        declare(list, &count, topic->name, topic->compacted, topic->retention_days, 0, partitions);
-    }
+    for (int id = 0; id < TOPIC_COUNT; id++)
+        list[count++] = declared_event((enum topic_id)id, partitions);
     for (const char *const *service = topic_services; *service; service++) {
         for (size_t i = 0; i < wanted->delay_count; i++)
-            declare(list, &count, topic_retry(*service, wanted->delays_ms[i], name), false, TOPIC_RETRY_DAYS,
-                    TOPIC_COPY_BYTES_MAX, partitions);
-        declare(list, &count, topic_dlq(*service, name), false, TOPIC_DLQ_DAYS, TOPIC_COPY_BYTES_MAX, partitions);
+            list[count++] = declared_retry(*service, wanted->delays_ms[i], partitions);
+        list[count++] = declared_dlq(*service, partitions);
     }
-    declare(list, &count, TOPIC_AUDIT, false, TOPIC_AUDIT_DAYS, TOPIC_COPY_BYTES_MAX, partitions);
+    list[count++] = declared_audit(partitions);
     return count;
 }
 
@@ -59,35 +45,10 @@ static const struct admin_topic *find(const struct admin_topic *topics, size_t c
     return NULL;
 }
 
-static enum outcome create(struct admin *admin, const struct declared *topic, int replication,
-                           struct error *error)
-{
-    char retention[32], bytes[32];
-    const char *config[TOPICS_CONFIG_MAX * 2] = {0};
-    size_t count = 0;
-    config[count++] = "cleanup.policy";
-    config[count++] = topic->compacted ? "compact" : "delete";
-    if (!topic->compacted) {
-        snprintf(retention, sizeof(retention), "%lld", (long long)topic->retention_ms);
-        config[count++] = "retention.ms";
-        config[count++] = retention;
-    }
-    if (topic->message_bytes_max) {
-        snprintf(bytes, sizeof(bytes), "%lld", (long long)topic->message_bytes_max);
-        config[count++] = "max.message.bytes";
-        config[count++] = bytes;
-    }
-    const struct admin_new_topic new_topic = {
-        .name = topic->name,
-        .partitions = topic->partitions,
-        .replication = replication ? replication : -1,
-        .config = config,
-    };
-    return admin_create(admin, &new_topic, 1, TOPICS_CREATE_MS, error);
-}
-
 static const char *verdict(const struct declared *topic, const struct admin_topic *actual)
 {
+    if (actual && actual->denied)
+        return "not allowed: it needs the ACL Describe on it";
     if (!actual || actual->partitions == 0)
         return "missing";
     return actual->partitions < topic->partitions ? "fewer partitions than declared" : "ok";
@@ -99,6 +60,17 @@ static void say(const struct declared *topic, int partitions, const char *what)
            topic->compacted ? "compact" : "delete", what);
 }
 
+/* What there is of the declared topics; asked for by name, so that one that may not be seen is not taken for
+ * missing. */
+static enum outcome look(struct admin *admin, const struct declared *list, size_t count,
+                         struct admin_topic **ret, size_t *ret_count, struct error *error)
+{
+    const char *names[TOPICS_MAX + 1] = {NULL};
+    for (size_t i = 0; i < count; i++)
+        names[i] = list[i].name;
+    return admin_topics_named(admin, names, TOPICS_TIMEOUT_MS, ret, ret_count, error);
+}
+
 /* A broker hears of a new topic a moment after the controller has made it; who subscribes in between would
  * not get it. */
 static enum outcome wait_until_known(struct admin *admin, const struct declared *list, size_t count,
@@ -108,10 +80,10 @@ static enum outcome wait_until_known(struct admin *admin, const struct declared 
     for (;;) {
         struct admin_topic *actual = NULL;
         size_t actual_count = 0, known = 0;
-        enum outcome outcome = admin_topics(admin, TOPICS_TIMEOUT_MS, &actual, &actual_count, error);
+        enum outcome outcome = look(admin, list, count, &actual, &actual_count, error);
         for (size_t i = 0; outcome == OK && i < count; i++) {
             const struct admin_topic *found = find(actual, actual_count, list[i].name);
-            known += found && found->partitions > 0;
+            known += found && (found->partitions > 0 || found->denied);
         }
         free(actual);
         if (outcome != OK || known == count)
@@ -132,29 +104,57 @@ static enum outcome replicas(struct admin *admin, int wanted, int *ret, struct e
     return outcome;
 }
 
+static void say_finding(void *owner, const char *topic, const char *finding, const char *advice)
+{
+    (void)owner, (void)topic;
+    printf("%26s ! %s\n%26s   %s\n", "", finding, "", advice);
+}
+
+/* What is different about those that are there: only what may be asked, and what the brokers know. */
+static void compare(const struct declared *topic, const struct admin_topic *found,
+                    const struct admin_topic_settings *settings, int brokers)
+{
+    if (found && found->partitions > 0)
+        declared_compare(topic, found, settings, brokers, 0, say_finding, NULL);
+}
+
 /* Counts the missing, or makes them. */
 static enum outcome run(const struct client_settings *client, const struct topics_wanted *wanted, bool make,
                         bool quiet, size_t *ret_missing, struct error *error)
 {
     struct declared list[TOPICS_MAX];
+    struct admin_topic_settings settings[TOPICS_MAX] = {{0}};
+    const char *names[TOPICS_MAX];
     struct admin *admin = NULL;
     struct admin_topic *actual = NULL;
-    int replication = 0;
+    int replication = 0, brokers = 0;
     size_t actual_count = 0, missing_count = 0, count = topics_declared(wanted, list);
     enum outcome outcome = admin_open(client, &admin, error);
     if (outcome == OK)
-        outcome = admin_topics(admin, TOPICS_TIMEOUT_MS, &actual, &actual_count, error);
+        outcome = look(admin, list, count, &actual, &actual_count, error);
     if (outcome == OK && make)
         outcome = replicas(admin, wanted->replication, &replication, error);
+    if (outcome == OK && !make && !quiet) {
+        struct error ignored;
+        for (size_t i = 0; i < count; i++)
+            names[i] = list[i].name;
+        outcome = admin_brokers(admin, TOPICS_TIMEOUT_MS, &brokers, error);
+        /* Who may not ask, or asks a broker that cannot say, sees the rest. */
+        if (outcome == OK &&
+            admin_topics_settings(admin, names, count, TOPICS_TIMEOUT_MS, settings, &ignored) != OK)
+            memset(settings, 0, sizeof(settings));
+    }
     for (size_t i = 0; outcome == OK && i < count; i++) {
         const struct admin_topic *found = find(actual, actual_count, list[i].name);
-        bool missing = !found || found->partitions == 0;
+        bool missing = !found || (found->partitions == 0 && !found->denied);
         missing_count += missing;
         if (missing && make)
-            outcome = create(admin, &list[i], replication, error);
+            outcome = declared_make(admin, &list[i], replication ? replication : -1, TOPICS_CREATE_MS, error);
         if (outcome == OK && !quiet)
-            say(&list[i], missing ? list[i].partitions : found->partitions,
+            say(&list[i], missing || found->denied ? list[i].partitions : found->partitions,
                 missing && make ? "created" : verdict(&list[i], found));
+        if (outcome == OK && !quiet && !make)
+            compare(&list[i], found, &settings[i], brokers);
     }
     if (outcome == OK && make && missing_count)
         outcome = wait_until_known(admin, list, count, error);

@@ -5,6 +5,7 @@
 
 #include "base/config.h"
 #include "kafka/client.h"
+#include "kafka/declared.h"
 #include "wire/topic.h"
 
 enum {
@@ -18,15 +19,6 @@ struct topics_wanted {
     int replication; /* 0: the broker's default; -1: 3, or as many as there are brokers */
     int64_t delays_ms[CONFIG_DURATIONS_MAX]; /* RETRY_DELAYS: one retry topic each */
     size_t delay_count;
-};
-
-/* What a topic should be. */
-struct declared {
-    char name[TOPIC_NAME_BYTES_MAX];
-    bool compacted;
-    int64_t retention_ms;
-    int64_t message_bytes_max; /* 0: the broker's default */
-    int partitions;
 };
 
 size_t topics_declared(const struct topics_wanted *wanted, struct declared ret[TOPICS_MAX]);
