@@ -353,6 +353,40 @@ static void a_second_member_joins_and_nothing_is_lost(void **state)
     free(members[1]);
 }
 
+enum { FIRST_PARTS = 5, FIRST_ROOM = 8 };
+
+static int first_of(struct member *member, bool *ret_owned)
+{
+    int owned = 0;
+    if (consumer_first(member->consumer, ret_owned, FIRST_ROOM) != FIRST_PARTS)
+        return -1;
+    for (int number = 0; number < FIRST_ROOM; number++)
+        owned += ret_owned[number];
+    return owned;
+}
+
+static void partitions_of_the_first_topic_are_told_with_each_assignment(void **state)
+{
+    (void)state;
+    bool owned[2][FIRST_ROOM];
+    broker_add_topic(broker, "first", FIRST_PARTS);
+    struct member *members[2] = {calloc(1, sizeof(struct member)), calloc(1, sizeof(struct member))};
+    open_member(members[0], "g-first", "first", 50, 1000);
+    WAIT_UNTIL(first_of(members[0], owned[0]) == FIRST_PARTS);
+    unsigned before = consumer_rebalances(members[0]->consumer);
+    open_member(members[1], "g-first", "first", 50, 1000);
+    WAIT_UNTIL(first_of(members[0], owned[0]) > 0 && first_of(members[1], owned[1]) > 0 &&
+               first_of(members[0], owned[0]) + first_of(members[1], owned[1]) == FIRST_PARTS);
+    for (int number = 0; number < FIRST_PARTS; number++)
+        assert_int_equal(owned[0][number] + owned[1][number], 1);
+    assert_true(consumer_rebalances(members[0]->consumer) > before);
+    consumer_close(members[1]->consumer, 3000);
+    WAIT_UNTIL(first_of(members[0], owned[0]) == FIRST_PARTS);
+    consumer_close(members[0]->consumer, 3000);
+    free(members[0]);
+    free(members[1]);
+}
+
 static void errors_of_every_request_of_the_group_are_survived(void **state)
 {
     (void)state;
@@ -572,6 +606,7 @@ int main(void)
         cmocka_unit_test(a_hold_below_others_in_hand_leaves_no_gap),
         cmocka_unit_test(a_pause_keeps_membership_and_ends_when_its_last_reason_does),
         cmocka_unit_test(a_second_member_joins_and_nothing_is_lost),
+        cmocka_unit_test(partitions_of_the_first_topic_are_told_with_each_assignment),
         cmocka_unit_test(errors_of_every_request_of_the_group_are_survived),
         cmocka_unit_test(a_fatal_error_is_said),
         cmocka_unit_test(headers_are_bounded),
