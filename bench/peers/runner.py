@@ -597,6 +597,8 @@ def templates(parts, options, weir, scarce_stock, folder):
         if process.poll() is None:
             process.terminate()
         process.wait(STOP_SECONDS_MAX)
+    if options.weir_sql:
+        parts.sql(options.weir_sql, "peers_weir")
 
 
 def stamp_by_broker(parts):
@@ -632,7 +634,7 @@ def run(options, stack):
         if built[base]:
             commands[name] = built[base]
     results.add(part="machine", version=version, batch=options.batch, records=options.records, postgres_set=options.postgres_set,
-                weir=options.weir, versions=build.versions(commands), missing=missing, **measure.machine())
+                weir=options.weir, weir_sql=options.weir_sql, versions=build.versions(commands), missing=missing, **measure.machine())
 
     failed, slow, figures, waits = {}, {}, {}, {}
     if any(name in BATCHED + RECORDS for name in commands):
