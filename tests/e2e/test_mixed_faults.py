@@ -55,9 +55,20 @@ class Feeder(shop.Shop):
         self.placed[data["order_id"]] = data
         self.send("OrderPlaced", data, str(uuid.uuid5(uuid.NAMESPACE_OID, data["order_id"])))
 
+    ended = False  # nobody wants more: the run has failed elsewhere, and that is what is to be told
+
     def run(self, orders, seed, per_second):
+        try:
+            self.feed(orders, seed, per_second)
+        except Exception as error:  # pylint: disable=broad-except
+            if not self.ended:
+                self.failed.append(f"feeding ended: {error!r}")
+
+    def feed(self, orders, seed, per_second):
         chance, begun = random.Random(f"feeder/{seed}"), time.monotonic()
         for number, data in enumerate(orders.values()):
+            if self.ended:
+                return
             hand_in = self.post_aside if chance.random() < 0.1 else self.place
             for _ in range(2 if chance.random() < DUPLICATES else 1):
                 hand_in(data)
@@ -195,6 +206,7 @@ def run(options):
     orders = shop.make_orders(int(seconds * options.rate), options.seed)
     stock = shop.make_stock(len(orders))
     chaos.SEED = options.seed
+    feeder = feeding = None
     here = world.World(build=options.build, settings={
         "CHAOS": f"keys={KEYS_PPM / 10000:g}%:2,poison={POISON_PPM / 10000:g}%,seed={options.seed}"})
     failed = True
@@ -230,7 +242,13 @@ def run(options):
         wrong += book.check()
         failed = bool(wrong)
         return wrong
+    except BaseException as error:
+        print(f"failed: {error!r}", flush=True)
+        raise
     finally:
+        if feeding and feeding.is_alive():
+            feeder.ended = True
+            feeding.join(200)
         here.close(failed)
 
 
