@@ -85,9 +85,13 @@ class Secured(world.World):
 
     def kafka_start(self):
         self.make_certificates()
-        ports = {name: world.free_port() for name in (*LISTENERS, "ELSEWHERE")}
+        ports, taken = {}, {self.kafka_port}  # a port that was free once may be given twice
+        for name in (*LISTENERS, "ELSEWHERE", "CONTROLLER"):
+            while ports.get(name, self.kafka_port) in taken:
+                ports[name] = world.free_port()
+            taken.add(ports[name])
+        controller = ports.pop("CONTROLLER")
         self.at = {name: f"localhost:{port}" for name, port in ports.items()}
-        controller = world.free_port()
         plain = f"PLAINTEXT://127.0.0.1:{self.kafka_port}"
         others = ",".join(f"{name}://localhost:{port}" for name, port in ports.items())
         users = " ".join(f'user_{name}="{PASSWORD}"' for name in ("alice", *self.principals))
