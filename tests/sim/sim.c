@@ -358,6 +358,20 @@ unsigned consumer_paused(const struct consumer *consumer)
     return consumer->paused;
 }
 
+bool consumer_denied(const struct consumer *consumer)
+{
+    (void)consumer;
+    return false;
+}
+
+bool consumer_trouble(struct consumer *consumer, char *into, size_t into_bytes)
+{
+    (void)consumer;
+    (void)into;
+    (void)into_bytes;
+    return false;
+}
+
 unsigned consumer_rebalances(const struct consumer *consumer)
 {
     (void)consumer;
@@ -494,6 +508,12 @@ bool producer_refused(const struct producer *producer)
 }
 
 /* Asked while the loop drains: time goes on, and what is in flight is written. */
+const char *producer_denied(const struct producer *producer)
+{
+    (void)producer;
+    return NULL;
+}
+
 bool producer_connected(const struct producer *producer)
 {
     sim_settle(producer->sim, true);
