@@ -10,6 +10,7 @@ run, 4 by default; what is needed at the end (ENDING_SECONDS) is taken off the t
 """
 import argparse
 import collections
+import hashlib
 import json
 import os
 import random
@@ -181,6 +182,39 @@ def histories(here, feeder):
     return wrong
 
 
+def derived(parent, name):
+    """The id of an event that follows from another (common/base/ids.c)."""
+    message = parent.bytes + hashlib.sha256(name.encode()).digest()
+    data = bytearray(parent.bytes[:6] + hashlib.sha256(message).digest()[:10])
+    data[6], data[8] = data[6] & 0x0F | 0x80, data[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(data)))
+
+
+def answers_in_order(events, injected):
+    """What a service says to two events of one topic and key comes in their order. Poison is exempt: nothing waits behind it."""
+    wrong, pairs = [], 0
+    place, causes = {}, collections.defaultdict(dict)
+    for event in sorted(events, key=lambda event: (event.topic, event.partition, event.offset)):
+        place.setdefault(event.id, (event.topic, event.partition, event.offset))
+        causes[event.topic, event.key].setdefault(event.id, event)
+    for service in chaos.ORDERED:
+        for (topic, key), ones in causes.items():
+            last = {}  # by topic: the answer to the event before
+            for event in ones.values():
+                if topic not in books.READS[service] or event.type not in books.HANDLES[service] or event[:3] in injected:
+                    continue
+                names = [f"{service}/{name}/{number}" for name in books.TOPIC_OF for number in range(2)]
+                said = [place[each] for each in (derived(uuid.UUID(event.id), name) for name in names) if each in place]
+                for where in said:
+                    before = last.get(where[0])
+                    pairs += before is not None
+                    if before is not None and before > where:
+                        wrong.append(f"{service}: {key} on {topic}: the answer to {event.type} at {where} is before that to an earlier event")
+                last.update({where[0]: max(each for each in said if each[0] == where[0]) for where in said})
+    print(f"{pairs} pairs of answers in order" if not wrong else f"{len(wrong)} of {pairs} pairs of answers out of order", flush=True)
+    return wrong + ([] if pairs else ["no two answers to compare"])
+
+
 def nobody_waits(here):
     """No key is held, nothing waits, in any service."""
     wrong = []
@@ -233,7 +267,9 @@ def run(options):
         shop.wait_until_settled(here, len(orders), SETTLE_SECONDS)
         print(f"healed after {time.monotonic() - begun:.0f} s", flush=True)
         wrong += histories(here, feeder)
-        injected = set().union(*what_was_injected(books.read_topics(here.kafka, books.TOPICS)).values())
+        events = books.read_topics(here.kafka, books.TOPICS)
+        injected = set().union(*what_was_injected(events).values())
+        wrong += answers_in_order(events, injected)
         here.figures = here.ask("analytics", "/v1/figures")[1]
         undrained = here.stop_all(60)
         wrong += [f"{service} did not drain: {code}" for service, code in undrained.items()] + nobody_waits(here)
