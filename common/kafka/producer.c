@@ -44,7 +44,8 @@ struct producer {
     void *owner;
     pthread_t thread;
     atomic_bool stopping, fatal, connected;
-    atomic_bool denied;      /* fatal because the principal may not: set before fatal is */
+    atomic_bool denied;    /* fatal because the principal may not */
+    char denied_text[256]; /* written once, before denied is set: librdkafka's own fatal text names no ACL */
     atomic_size_t in_flight; /* taken and not reported */
     atomic_size_t handed;    /* of these, librdkafka's */
     char fatal_text[256];    /* written once, before fatal is set */
@@ -80,6 +81,18 @@ static void become_fatal(struct producer *producer, const char *text)
     pthread_mutex_unlock(&producer->lock);
     if (first)
         handle_log(&producer->handle, 2, "FATAL", "producer: %s", text);
+}
+
+/* Said by itself: of several records in a request librdkafka's fatal error comes first, and hides it. */
+static void become_denied(struct producer *producer, const char *text)
+{
+    pthread_mutex_lock(&producer->lock);
+    bool first = !atomic_load(&producer->denied);
+    if (first) {
+        snprintf(producer->denied_text, sizeof(producer->denied_text), "%s", text);
+        atomic_store_explicit(&producer->denied, true, memory_order_release);
+    }
+    pthread_mutex_unlock(&producer->lock);
 }
 
 static void gathered_free(struct gathered *record)
@@ -125,7 +138,7 @@ static enum outcome refused(struct producer *producer, rd_kafka_resp_err_t err, 
         char name[256], denial[256];
         snprintf(name, sizeof(name), "%.*s", TEXT_ARG(topic));
         handle_denial(err, "Write", "topic", name, denial, sizeof(denial));
-        atomic_store(&producer->denied, true);
+        become_denied(producer, denial);
         become_fatal(producer, denial);
         return error_fatal(error, "producer-fatal", "%s", denial);
     }
@@ -217,7 +230,7 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *o
             const char *topic = rd_kafka_topic_name(message->rkt);
             handle_denial(message->err, "Write", "topic", topic, denial, sizeof(denial));
             reason = denial;
-            atomic_store(&producer->denied, true);
+            become_denied(producer, denial);
         }
         if (outcome == FATAL)
             become_fatal(producer, reason);
@@ -239,7 +252,7 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
                 cause)) { /* a number for idempotent writing is given to who may write to any topic */
             handle_denial(cause, "Write", "any topic,", "or IdempotentWrite on the cluster", text,
                           sizeof(text));
-            atomic_store(&producer->denied, true);
+            become_denied(producer, text);
         }
         become_fatal(producer, cause ? text : reason);
     } else if (handle_outcome((rd_kafka_resp_err_t)err) == FATAL) {
@@ -579,7 +592,9 @@ bool producer_is_fatal(const struct producer *producer)
 
 const char *producer_denied(const struct producer *producer)
 {
-    return producer_is_fatal(producer) && atomic_load(&producer->denied) ? producer->fatal_text : NULL;
+    return producer_is_fatal(producer) && atomic_load_explicit(&producer->denied, memory_order_acquire)
+               ? producer->denied_text
+               : NULL;
 }
 
 bool producer_refused(const struct producer *producer)
