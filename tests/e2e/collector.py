@@ -37,6 +37,7 @@ class Collector(http.server.ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.spans, self.wrong, self.types = [], [], set()
         self.asked, self.refuse = 0, 0  # so many requests are answered with 503
+        self.gone = False  # connections that are kept are not answered any more
         super().__init__(("127.0.0.1", port), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -52,6 +53,7 @@ class Collector(http.server.ThreadingHTTPServer):
             return [span for span in self.spans if span.trace == trace]
 
     def close(self):
+        self.gone = True
         self.shutdown()
         self.server_close()
 
@@ -65,6 +67,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         server, kind = self.server, self.headers.get("Content-Type")
+        if server.gone:
+            self.close_connection = True
+            return
         with server.lock:
             server.asked += 1
             refused = server.refuse > 0
