@@ -177,7 +177,7 @@ void declared_compare(const struct declared *declared, const struct admin_topic 
                       declared_say_fn *tell, void *owner)
 {
     const struct comparison that = {declared, actual, settings, brokers, keeps_ms, tell, owner};
-    char finding[TEXT_BYTES], advice[TEXT_BYTES];
+    char finding[TEXT_BYTES], advice[TEXT_BYTES], bytes[32];
     if (actual->partitions < declared->partitions) {
         snprintf(finding, sizeof(finding),
                  "%d of %d declared partitions: no more instances share its work than there are partitions",
@@ -195,7 +195,7 @@ void declared_compare(const struct declared *declared, const struct admin_topic 
     if (declared->message_bytes_max && settings->message_bytes_max < declared->message_bytes_max) {
         snprintf(finding, sizeof(finding), "max.message.bytes is %lld: the copy of a large record is refused",
                  (long long)settings->message_bytes_max);
-        snprintf(advice, sizeof(advice), "%lld", (long long)declared->message_bytes_max);
-        say_config(&that, finding, "max.message.bytes", advice);
+        snprintf(bytes, sizeof(bytes), "%lld", (long long)declared->message_bytes_max);
+        say_config(&that, finding, "max.message.bytes", bytes);
     }
 }
