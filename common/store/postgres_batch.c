@@ -84,11 +84,22 @@ static void list_arrays(struct buffer *sql, size_t count)
     buffer_add_string(sql, ")");
 }
 
+/*
+ * "t.k = v.k", said so that no plan can be driven from the table's side. A plain equality could be merged by,
+ * so the planner would look at the table's rows in the order of an index as well; and where the table was
+ * seen empty by VACUUM, that looks cheaper than a probe for each key: the plan, which is kept, would then
+ * compare each row with each key. Neither form here can be merged by; only the first can be an array, as
+ * further columns with arrays would be filters in some plans.
+ */
 static void where_keys(struct buffer *sql, const struct rows_table *table)
 {
-    for (size_t i = 0; i < table->key_count; i++)
-        buffer_print(sql, "%st.\"%s\" = v.\"%s\"", i ? " AND " : "", table->columns[i].name,
-                     table->columns[i].name);
+    for (size_t i = 0; i < table->key_count; i++) {
+        const char *name = table->columns[i].name;
+        if (i == 0)
+            buffer_print(sql, "t.\"%s\" = ANY (ARRAY[v.\"%s\"])", name, name);
+        else
+            buffer_print(sql, " AND t.\"%s\" BETWEEN v.\"%s\" AND v.\"%s\"", name, name, name);
+    }
 }
 
 static char *built(struct postgres *postgres)
@@ -313,10 +324,11 @@ static enum outcome notes_ask(struct postgres *postgres, struct arena *arena, st
     put_ids(postgres, notes);
     postgres_add(
         postgres,
-        postgres_print(postgres,
-                       "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) "
-                       "JOIN @.inbox i ON i.id = v.id WHERE i.xmin <> CAST(pg_current_xact_id() AS xid) "
-                       "ORDER BY v.place FOR UPDATE OF i"),
+        postgres_print(
+            postgres,
+            "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) "
+            "JOIN @.inbox i ON i.id = ANY (ARRAY[v.id]) WHERE i.xmin <> CAST(pg_current_xact_id() AS xid) "
+            "ORDER BY v.place FOR UPDATE OF i"),
         &(struct postgres_step){.take = take_priors, .owner = notes, .expected = -1, .what = "inbox"});
     return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
 }
@@ -505,7 +517,7 @@ static void add_notes(struct postgres *postgres, const struct backend_apply *app
         postgres_add(postgres,
                      postgres_print(postgres,
                                     "UPDATE @.inbox t SET attempt = v.attempt FROM unnest($1, $2) AS v (id, "
-                                    "attempt) WHERE t.id = v.id"),
+                                    "attempt) WHERE t.id = ANY (ARRAY[v.id])"),
                      &(struct postgres_step){.expected = -1, .what = "inbox"});
     }
     if (absent) {
@@ -684,11 +696,12 @@ static void add_outbox(struct postgres *postgres, const struct backend_apply *ap
         postgres_array_end(parameters);
         postgres_add(
             postgres,
-            postgres_print(postgres,
-                           "WITH gone AS (DELETE FROM @.outbox t USING unnest($1, $2) AS v (seq, reason) "
-                           "WHERE t.seq = v.seq RETURNING t.*, v.reason) INSERT INTO @.outbox_refused "
-                           "(seq, topic, partition, key, value, headers, created_us, reason) "
-                           "SELECT seq, topic, partition, key, value, headers, created_us, reason FROM gone"),
+            postgres_print(
+                postgres,
+                "WITH gone AS (DELETE FROM @.outbox t USING unnest($1, $2) AS v (seq, reason) "
+                "WHERE t.seq = ANY (ARRAY[v.seq]) RETURNING t.*, v.reason) INSERT INTO @.outbox_refused "
+                "(seq, topic, partition, key, value, headers, created_us, reason) "
+                "SELECT seq, topic, partition, key, value, headers, created_us, reason FROM gone"),
             &gone);
     }
     if (apply->added_count)
