@@ -218,6 +218,8 @@ enum outcome admin_create(struct admin *admin, const struct admin_new_topic *top
             handle_denial(err, "Create", "topic", rd_kafka_topic_result_name(results[i]), denial,
                           sizeof(denial));
             outcome = error_fatal(error, "kafka", "%s cannot be made: %s", text, denial);
+            if (error)
+                error->exit_code = EXIT_CONFIG;
             goto out;
         }
         outcome = failed(admin, error, err, text, rd_kafka_topic_result_error_string(results[i]));

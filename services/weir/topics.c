@@ -147,12 +147,16 @@ static enum outcome run(const struct client_settings *client, const struct topic
     for (size_t i = 0; outcome == OK && i < count; i++) {
         const struct admin_topic *found = find(actual, actual_count, list[i].name);
         bool missing = !found || (found->partitions == 0 && !found->denied);
+        /* Who may not see a topic may be allowed to make it, and is told otherwise which ACL that takes. */
+        bool unseen = found && found->denied;
         missing_count += missing;
-        if (missing && make)
+        if ((missing || unseen) && make)
             outcome = declared_make(admin, &list[i], replication ? replication : -1, TOPICS_CREATE_MS, error);
         if (outcome == OK && !quiet)
-            say(&list[i], missing || found->denied ? list[i].partitions : found->partitions,
-                missing && make ? "created" : verdict(&list[i], found));
+            say(&list[i], missing || unseen ? list[i].partitions : found->partitions,
+                !make || !(missing || unseen) ? verdict(&list[i], found)
+                : unseen ? "created, or there before: it needs the ACL Describe on it to be seen"
+                         : "created");
         if (outcome == OK && !quiet && !make)
             compare(&list[i], found, &settings[i], brokers);
     }

@@ -120,11 +120,12 @@ class Secured(world.World):
         self.node("start", self.folder + "/kafka", str(self.kafka_port), str(controller), *words, "--user", f"alice:{PASSWORD}")
 
     def make_topics(self, partitions):
-        self.tool("topics", "create", "--partitions", "1", "--retry-delays", self.settings["RETRY_DELAYS"], KAFKA_BOOTSTRAP_SERVERS=self.kafka)
+        self.tool("topics", "create", "--partitions", "1", KAFKA_BOOTSTRAP_SERVERS=self.kafka)
 
     def tool(self, *words, check=True, text=None, **settings):
-        done = subprocess.run([self.tools + "/services/weir/weir", *words], env={**os.environ, **settings}, capture_output=True,
-                              text=True, input=text, timeout=120, cwd=self.folder)
+        environment = {**os.environ, "RETRY_DELAYS": self.settings["RETRY_DELAYS"], **settings}
+        done = subprocess.run([self.tools + "/services/weir/weir", *words], env=environment, capture_output=True, text=True, input=text,
+                              timeout=120, cwd=self.folder)
         assert not check or done.returncode == 0, (words, done.returncode, done.stdout, done.stderr)
         return done
 
@@ -432,13 +433,14 @@ def test_tools(here):
     here.wait("they are written", lambda: here.metric("order", "weir_outbox_rows") == 0, WAIT)
     give(here, {principal_of(tool, without): (tool, without, "") for tool in TOOLS for without in (None, *range(len(acls[tool])))})
     from confluent_kafka.admin import AdminClient
+    admin = AdminClient({"bootstrap.servers": here.kafka})
     for tool, (words, text) in TOOLS.items():
         if tool == "weir topics create":
-            for future in AdminClient({"bootstrap.servers": here.kafka}).delete_topics(["orders"]).values():
+            for future in admin.delete_topics(["orders"]).values():
                 future.result(60)
+            here.wait("there is no topic orders", lambda: "orders" not in admin.list_topics(timeout=30).topics, WAIT)
         for without in (*range(len(acls[tool])), None):
-            done = here.tool(*words, check=False, text=event_line() if text else None, RETRY_DELAYS="200ms",
-                             **here.login(principal_of(tool, without)))
+            done = here.tool(*words, check=False, text=event_line() if text else None, **here.login(principal_of(tool, without)))
             said = done.stdout + done.stderr
             if without is None:
                 assert "needs the ACL" not in said.replace("needs the ACL Describe on it", "").replace("needs the ACL Create", "") or \
@@ -479,7 +481,7 @@ def test_topics(here):
             return [line for line in here.log("payment").splitlines() if words in line and f'"{topic}"' in line]
         line = here.wait(f"payment warns of {topic}: {words}", said, WAIT)[0]
         assert '"do"' in line and ("--add-config" in line or "INBOX_AGE" in line), line
-    listed = here.tool("topics", check=False, KAFKA_BOOTSTRAP_SERVERS=here.kafka, RETRY_DELAYS="200ms").stdout
+    listed = here.tool("topics", check=False, KAFKA_BOOTSTRAP_SERVERS=here.kafka).stdout
     for topic, (_, _, words) in changes.items():
         assert words in listed or topic.startswith("retry."), (topic, listed)
     assert "1 of 6 declared partitions" in listed, listed
