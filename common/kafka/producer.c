@@ -282,7 +282,7 @@ static void wake_waiting(struct producer *producer)
 static void *producer_run(void *argument)
 {
     struct producer *producer = argument;
-    bool known = false, purged = false;
+    bool known = false;
     while (!atomic_load(&producer->stopping)) {
         /* The first send to a topic whose leader is not known is up to a second late on 2.0.2: ask before. */
         if (!known) {
@@ -298,11 +298,11 @@ static void *producer_run(void *argument)
             wake_waiting(producer);
         hand_over_when_idle(producer); /* what was not taken before */
         /* Nothing is sent any more after a fatal error, and without a time-out nothing would be reported
-         * either. */
-        if (atomic_load(&producer->fatal) && !purged) {
+         * either. Again and again: a record may be on its way in while it ends. */
+        if (atomic_load(&producer->fatal) && producer_in_flight(producer) > 0) {
             rd_kafka_purge(producer->handle.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
             give_up_gathered(producer);
-            purged = true;
+            wake_waiting(producer);
         }
     }
     return NULL;
