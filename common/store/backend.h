@@ -129,6 +129,7 @@ struct backend_ops {
     const char *type_defaults[4]; /* no value of a type, as a constant of SQL */
     const char *columns_sql;      /* the names of a table's columns; $1: the table */
     const char *table_suffix;
+    const char *busy_table_suffix;
     const char *(*migration_sql)(const struct migration *migration);
 
     /* The store's own tables, where they are missing. Several instances may come at once. */

@@ -509,6 +509,7 @@ static const struct backend_ops POSTGRES_OPS = {
     .columns_sql = "SELECT CAST(attname AS text) FROM pg_catalog.pg_attribute WHERE attrelid = "
                    "to_regclass($1) AND attnum > 0 AND NOT attisdropped",
     .table_suffix = " WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05)",
+    .busy_table_suffix = " WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)",
     .migration_sql = postgres_migration,
     .shared = true,
     .own_tables = postgres_own_tables,

@@ -53,6 +53,7 @@ struct rows_table {
     size_t row_bytes; /* sizeof the struct */
     const char *indexes[ROWS_INDEXES_MAX]; /* "state, due_at": column lists; "part WHERE open = 1" */
     const char *check;                     /* SQL of a CHECK constraint, or NULL */
+    bool busy; /* few rows, changed again and again: PostgreSQL keeps room for that in their pages */
 };
 
 struct work;

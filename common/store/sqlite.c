@@ -1190,6 +1190,7 @@ static const struct backend_ops SQLITE_OPS = {
                       [ROWS_ID] = "x'00000000000000000000000000000000'"},
     .columns_sql = "SELECT name FROM pragma_table_info($1)",
     .table_suffix = " WITHOUT ROWID",
+    .busy_table_suffix = " WITHOUT ROWID",
     .migration_sql = sqlite_migration,
     .own_tables = sqlite_own_tables,
     .begin_ddl = sqlite_begin_ddl,

@@ -163,7 +163,7 @@ static void table_ddl(const struct backend_ops *ops, const struct rows_table *ta
     buffer_add_string(sql, ")");
     if (table->check)
         buffer_print(sql, ", CHECK (%s)", table->check);
-    buffer_print(sql, ")%s;\n", ops->table_suffix);
+    buffer_print(sql, ")%s;\n", table->busy ? ops->busy_table_suffix : ops->table_suffix);
 }
 
 static void index_ddl(const struct rows_table *table, const char *index, struct buffer *sql)

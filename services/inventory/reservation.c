@@ -21,7 +21,7 @@ const struct rows_table reservations_table = {
     .column_count = sizeof(reservation_columns) / sizeof(reservation_columns[0]),
     .key_count = 1,
     .row_bytes = sizeof(struct reservation_row),
-    .indexes = {"expires_at"},
+    .indexes = {"expires_at WHERE expires_at > 0"},
 };
 
 static struct reservation_row *reservation_row(struct work *work, struct text order_id)

@@ -15,8 +15,9 @@ const struct rows_table stock_table = {
     .column_count = sizeof(stock_columns) / sizeof(stock_columns[0]),
     .key_count = 1,
     .row_bytes = sizeof(struct stock_row),
-    .indexes = {"due_at"},
+    .indexes = {"due_at WHERE due_at > 0"},
     .check = "available >= 0 AND reserved >= 0",
+    .busy = true,
 };
 
 void stock_want(struct work *work, struct text sku)
