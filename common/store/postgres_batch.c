@@ -232,7 +232,9 @@ struct notes {
     struct backend_note **sorted; /* by id, then by place */
     size_t count;
     size_t id_count;
-    int64_t inserted;
+    struct arena *arena;
+    size_t *old; /* places among the ids of those that were not added: they were there before */
+    size_t old_count;
     int32_t *priors; /* of each id, where not all are new */
 };
 
@@ -250,7 +252,7 @@ static bool same_id(const struct notes *notes, size_t i)
 
 static bool notes_sort(struct arena *arena, struct backend_fetch *fetch, struct notes *notes)
 {
-    *notes = (struct notes){.count = fetch->note_count};
+    *notes = (struct notes){.count = fetch->note_count, .arena = arena};
     if (!notes->count)
         return true;
     notes->sorted = arena_take(arena, notes->count * sizeof(struct backend_note *));
@@ -290,11 +292,32 @@ const char *postgres_print(struct postgres *postgres, const char *format)
     return sql ? sql : "";
 }
 
+/* Which are new? They come in the order in which they were given; were it another one, all are asked for. */
 static enum outcome take_inserted(void *owner, const PGresult *result, struct error *error)
 {
     struct notes *notes = owner;
-    (void)error;
-    notes->inserted = strtoll(PQcmdTuples((PGresult *)(uintptr_t)result), NULL, 10);
+    int row = 0, rows = PQntuples(result);
+    size_t id = 0;
+    notes->old_count = 0;
+    if ((size_t)rows == notes->id_count)
+        return OK;
+    notes->old = arena_take(notes->arena, notes->id_count * sizeof(*notes->old));
+    if (!notes->old)
+        return postgres_memory(error);
+    for (size_t i = 0; i < notes->count; i++) {
+        if (same_id(notes, i))
+            continue;
+        struct text added = row < rows ? postgres_text(result, row, 0) : (struct text){NULL, 0};
+        if (added.length == sizeof(struct id) &&
+            memcmp(added.at, notes->sorted[i]->note->id.bytes, sizeof(struct id)) == 0)
+            row++;
+        else
+            notes->old[notes->old_count++] = id;
+        id++;
+    }
+    if (row < rows)
+        for (notes->old_count = 0; notes->old_count < notes->id_count; notes->old_count++)
+            notes->old[notes->old_count] = notes->old_count;
     return OK;
 }
 
@@ -304,14 +327,28 @@ static enum outcome take_priors(void *owner, const PGresult *result, struct erro
     (void)error;
     for (int row = 0; row < PQntuples(result); row++) {
         int64_t place = postgres_int(result, row, 0);
-        if (place >= 1 && place <= (int64_t)notes->id_count)
-            notes->priors[place - 1] = (int32_t)postgres_int(result, row, 1);
+        if (place >= 1 && place <= (int64_t)notes->old_count)
+            notes->priors[notes->old[place - 1]] = (int32_t)postgres_int(result, row, 1);
     }
     return OK;
 }
 
-/* Rare, and a flight of its own: some were there before. Those that this transaction has added bear its
- * number. */
+static void put_old_ids(struct postgres *postgres, const struct notes *notes)
+{
+    size_t id = 0, next = 0;
+    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY, notes->old_count);
+    for (size_t i = 0; i < notes->count && next < notes->old_count; i++) {
+        if (same_id(notes, i) || id++ != notes->old[next])
+            continue;
+        next++;
+        postgres_array_bytes(&postgres->parameters, notes->sorted[i]->note->id.bytes, sizeof(struct id));
+    }
+    postgres_array_end(&postgres->parameters);
+}
+
+/* Rare, and a flight of its own: some were there before, perhaps committed by another instance after the
+ * first statement began, so that only another statement sees them. Those that this transaction has added bear
+ * its number. */
 static enum outcome notes_ask(struct postgres *postgres, struct arena *arena, struct notes *notes,
                               struct error *error)
 {
@@ -321,7 +358,7 @@ static enum outcome notes_ask(struct postgres *postgres, struct arena *arena, st
     for (size_t i = 0; i < notes->id_count; i++)
         notes->priors[i] = INBOX_ABSENT;
     postgres_parameters_clear(&postgres->parameters);
-    put_ids(postgres, notes);
+    put_old_ids(postgres, notes);
     postgres_add(
         postgres,
         postgres_print(
@@ -427,7 +464,7 @@ static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *
             postgres,
             postgres_print(postgres,
                            "INSERT INTO @.inbox (id, attempt, at) SELECT v.id, 0, $2 FROM unnest($1) "
-                           "AS v (id) ON CONFLICT DO NOTHING"),
+                           "AS v (id) ON CONFLICT DO NOTHING RETURNING id"),
             &(struct postgres_step){.take = take_inserted, .owner = notes, .expected = -1, .what = "inbox"});
     }
     if (fetch->asked) {
@@ -468,7 +505,7 @@ enum outcome postgres_fetch(struct backend *backend, struct backend_fetch *fetch
     do
         outcome = fetch_send(postgres, fetch, &notes, wanting, error);
     while (outcome != OK && postgres_again(postgres, &tried));
-    if (outcome == OK && notes.inserted != (int64_t)notes.id_count)
+    if (outcome == OK && notes.old_count)
         outcome = notes_ask(postgres, fetch->arena, &notes, error);
     if (outcome == OK && !notes_settle(postgres, fetch->arena, &notes))
         outcome = postgres_memory(error);
