@@ -140,6 +140,7 @@ struct route {
     /* Before the request is queued, on the HTTP thread, with only config and request: signatures. Returns 0
      * or an HTTP status that refuses it (401, 403). Optional. */
     int (*admit)(const void *state, const struct request *request, const char **ret_detail);
+    bool admits_alone; /* admit has a proof of its own: API_TOKEN is not wanted as well */
     void (*keys)(struct work *work, const struct request *request);
     /* OK with answer->status set. RETRY and OUTAGE: 503 with Retry-After. REJECT: 422 with the error's text.
      */

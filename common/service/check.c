@@ -5,6 +5,7 @@
 #include "net/net.h"
 #include "service/http.h"
 #include "service/own_topics.h"
+#include "service/settings.h"
 #include "store/store.h"
 #include "wire/event.h"
 
@@ -231,7 +232,10 @@ static void check_port(const struct service *service, const struct config *confi
     struct error error;
     char line[LINE_BYTES];
     const struct server_settings settings = {.listen = config_text(config, "HTTP_LISTEN")};
-    enum outcome outcome = http_open(&settings, &server, &error);
+    struct client_networks proxies;
+    enum outcome outcome = settings_proxies(config, &proxies, &error);
+    if (outcome == OK)
+        outcome = http_open(&settings, &server, &error);
     snprintf(line, sizeof(line), "%s is free", settings.listen);
     if (outcome == OUTAGE && serves_here(service, config)) {
         outcome = OK;

@@ -27,20 +27,35 @@ enum route_number {
     ROUTE_COUNT
 };
 static const struct route routes[] = {
-    [ROUTE_LIST] = {.method = "GET", .path = "/v1/dlq", .kind = ROUTE_READ, .admit = admin_admit},
+    [ROUTE_LIST] =
+        {.method = "GET", .path = "/v1/dlq", .kind = ROUTE_READ, .admit = admin_admit, .admits_alone = true},
     [ROUTE_ONE] = {.method = "GET",
                    .path = "/v1/dlq/{partition}/{offset}",
                    .kind = ROUTE_READ,
-                   .admit = admin_admit},
-    [ROUTE_REDRIVE] =
-        {.method = "POST", .path = "/v1/dlq/redrive", .kind = ROUTE_READ, .json = true, .admit = admin_admit},
-    [ROUTE_DROP] =
-        {.method = "POST", .path = "/v1/dlq/drop", .kind = ROUTE_READ, .json = true, .admit = admin_admit},
-    [ROUTE_JOB] = {.method = "GET", .path = "/v1/dlq/jobs/{id}", .kind = ROUTE_READ, .admit = admin_admit},
+                   .admit = admin_admit,
+                   .admits_alone = true},
+    [ROUTE_REDRIVE] = {.method = "POST",
+                       .path = "/v1/dlq/redrive",
+                       .kind = ROUTE_READ,
+                       .json = true,
+                       .admit = admin_admit,
+                       .admits_alone = true},
+    [ROUTE_DROP] = {.method = "POST",
+                    .path = "/v1/dlq/drop",
+                    .kind = ROUTE_READ,
+                    .json = true,
+                    .admit = admin_admit,
+                    .admits_alone = true},
+    [ROUTE_JOB] = {.method = "GET",
+                   .path = "/v1/dlq/jobs/{id}",
+                   .kind = ROUTE_READ,
+                   .admit = admin_admit,
+                   .admits_alone = true},
     [ROUTE_JOB_STOP] = {.method = "POST",
                         .path = "/v1/dlq/jobs/{id}/stop",
                         .kind = ROUTE_READ,
-                        .admit = admin_admit},
+                        .admit = admin_admit,
+                        .admits_alone = true},
     [ROUTE_COUNT] = {0},
 };
 

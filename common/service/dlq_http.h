@@ -27,7 +27,7 @@ struct dlq_http_settings {
     const char *service;           /* lent, as all text here */
     struct client_settings client; /* its config names the schema registry as well */
     int64_t first_delay_ms;        /* of RETRY_DELAYS; -1: there is none, and nothing can be sent back */
-    struct admin_token token;
+    struct bearer_token token;
 };
 /* Adds the routes; before http_start(). Starts its threads. */
 MUST_CHECK enum outcome dlq_http_open(const struct dlq_http_settings *settings, struct server *server,

@@ -2,14 +2,22 @@
 
 static const struct route routes[] = {
     {.method = "GET", .path = "/v1/flow", .kind = ROUTE_READ},
-    {.method = "POST", .path = "/v1/flow/pause", .kind = ROUTE_READ, .admit = admin_admit},
-    {.method = "POST", .path = "/v1/flow/resume", .kind = ROUTE_READ, .admit = admin_admit},
+    {.method = "POST",
+     .path = "/v1/flow/pause",
+     .kind = ROUTE_READ,
+     .admit = admin_admit,
+     .admits_alone = true},
+    {.method = "POST",
+     .path = "/v1/flow/resume",
+     .kind = ROUTE_READ,
+     .admit = admin_admit,
+     .admits_alone = true},
     {0},
 };
 enum { ROUTE_SHOW, ROUTE_PAUSE, ROUTE_RESUME, STATUS_BYTES_MAX = 4096 };
 
 void flow_http_open(struct flow_http *flow, struct server *server, struct dispatch *dispatch,
-                    struct admin_token token)
+                    struct bearer_token token)
 {
     *flow = (struct flow_http){.token = token, .dispatch = dispatch};
     http_add_routes(server, routes, &flow->token);

@@ -11,13 +11,13 @@
 #include "service/http.h"
 
 struct flow_http {
-    struct admin_token token;
+    struct bearer_token token;
     struct dispatch *dispatch; /* lent */
 };
 
 /* After dispatch_open(), before http_start(). */
 void flow_http_open(struct flow_http *flow, struct server *server, struct dispatch *dispatch,
-                    struct admin_token token);
+                    struct bearer_token token);
 /* In server_settings.request: true where the request was one of these, and is answered. */
 bool flow_http_answers(struct flow_http *flow, struct exchange *exchange, const struct request *request);
 

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "service/client_rate.h"
 #include "service/http_guard.h"
 #include "service/http_route.h"
 #include "service/http_stream.h"
@@ -45,6 +46,8 @@ enum {
     ENDPOINTS_MAX = HTTP_ROUTES_MAX + 2,
     BODIES_BYTES_MAX = 64 << 20, /* of all requests being read or handled */
     ROUTE_LABEL_BYTES_MAX = 160,
+    METHOD_BYTES_MAX = 16,    /* as much of it as the log shows */
+    LOG_PATH_BYTES_MAX = 512, /* likewise */
 };
 
 static const char draining_detail[] = "this instance is shutting down; try again";
@@ -57,9 +60,11 @@ const struct metric_family http_metrics[] = {
     {"weir_http_seconds", METRIC_HISTOGRAM, "route", "From a request's headers to its answer.",
      metric_seconds_bounds},
     {"weir_http_connections", METRIC_GAUGE, "", "Connections that are open.", NULL},
+    {"weir_http_limited_total", METRIC_COUNTER, "", "Requests refused because their client sent too many.",
+     NULL},
     {0},
 };
-enum { METRIC_REQUESTS, METRIC_SECONDS, METRIC_CONNECTIONS };
+enum { METRIC_REQUESTS, METRIC_SECONDS, METRIC_CONNECTIONS, METRIC_LIMITED };
 
 /* What stands behind a path. */
 struct endpoint {
@@ -68,6 +73,7 @@ struct endpoint {
     void (*fill)(void *owner, const struct request *request, struct answer *answer, struct buffer *body);
     void *owner;
     struct stream *stream; /* else neither */
+    bool wants_token, unlimited;
     struct metric *requests[STATUS_CLASSES];
     struct metric *seconds;
 };
@@ -86,7 +92,8 @@ struct server {
     struct stream *streams[STREAM_PATHS_MAX];
     size_t stream_count;
     atomic_int listener_count;
-    struct metric *connections;
+    struct metric *connections, *limited;
+    struct client_rate *client_rate; /* NULL: no limit */
     _Atomic size_t bodies_bytes;
 
     pthread_mutex_t lock;
@@ -99,6 +106,7 @@ struct server {
 struct connection {
     struct guarded guarded;
     struct server *server;
+    struct client_address peer;
     struct exchange *exchange;
 };
 
@@ -121,6 +129,8 @@ struct exchange {
     char *room;          /* decoded text, the headers' names */
     struct header *headers;
     struct text request_id; /* of X-Request-ID, to be echoed */
+    char method[METHOD_BYTES_MAX];
+    struct client_address client;
     char traceparent[HEADER_TRACEPARENT_BYTES + 1];
     struct text traceparent_back; /* as it came, else as it was made: in the answer */
     struct span_context span, span_parent;
@@ -189,7 +199,40 @@ static struct MHD_Response *problem_new(const struct exchange *exchange, int sta
     return response;
 }
 
-/* ---- traces */
+/* ---- the log and traces */
+
+static struct text path_of(const struct exchange *exchange)
+{
+    size_t length = 0;
+    while (length < exchange->target.length && exchange->target.at[length] != '?')
+        length++;
+    return (struct text){exchange->target.at, length};
+}
+
+/* A query is left out: people put there what nobody else should read. */
+static void exchange_log(const struct exchange *exchange, int status)
+{
+    enum { TRACE_ID_AT = 3, TRACE_ID_BYTES = 32 };
+    enum http_log log = exchange->server->settings.log;
+    if (log == HTTP_LOG_OFF || (log == HTTP_LOG_ERRORS && status < 400))
+        return;
+    char client[CLIENT_TEXT_BYTES_MAX];
+    struct text path = path_of(exchange), trace = exchange->traceparent_back;
+    if (path.length > LOG_PATH_BYTES_MAX)
+        path.length = LOG_PATH_BYTES_MAX;
+    trace = trace.length == HEADER_TRACEPARENT_BYTES ? (struct text){trace.at + TRACE_ID_AT, TRACE_ID_BYTES}
+                                                     : TEXT("");
+    const struct log_field fields[] = {
+        LOG_STRING("method", exchange->method),
+        LOG_TEXT("path", path),
+        LOG_INT("status", status),
+        LOG_INT("duration_us", clock_monotonic_us() - exchange->begun_us),
+        LOG_STRING("client", client_address_print(&exchange->client, client)),
+        LOG_TEXT("trace_id", trace),
+    };
+    log_write(status >= 500 ? LOG_WARN : LOG_INFO, "request", "answered", fields,
+              sizeof(fields) / sizeof(fields[0]));
+}
 
 /* What is asked of the flow is a span; health, metrics and pages are not. Its context is what the flow goes
  * on from. */
@@ -221,9 +264,6 @@ static void exchange_traced(struct exchange *exchange, int status)
     if (!span)
         return;
     const struct route *route = exchange->request.route;
-    size_t path_bytes = 0;
-    while (path_bytes < exchange->target.length && exchange->target.at[path_bytes] != '?')
-        path_bytes++;
     span->parent_remote = exchange->span_has_parent;
     span->end_us = clock_wall_us();
     span->start_us = span->end_us - (clock_monotonic_us() - exchange->begun_us);
@@ -231,7 +271,7 @@ static void exchange_traced(struct exchange *exchange, int status)
     span_text(span, "http.request.method", text_of(route->method));
     span_text(span, "http.route", text_of(route->path));
     span_text(span, "url.scheme", TEXT("http"));
-    span_text(span, "url.path", (struct text){exchange->target.at, path_bytes});
+    span_text(span, "url.path", path_of(exchange));
     span_int(span, "server.port", exchange->server->port);
     span_int(span, "http.response.status_code", status);
     span_int(span, "http.request.body.size", (int64_t)exchange->body_counted);
@@ -258,6 +298,7 @@ static enum MHD_Result exchange_cut(struct exchange *exchange, int status, const
     struct endpoint *endpoint = exchange->endpoint ? exchange->endpoint : &exchange->server->other;
     metric_add(endpoint->requests[status >= 500 ? STATUS_5XX : STATUS_4XX], 1);
     exchange_traced(exchange, status);
+    exchange_log(exchange, status);
     guard_refuse(exchange->server->guard, &exchange->connection->guarded, status,
                  MHD_get_reason_phrase_for((unsigned)status), detail, retry_after_s);
     return MHD_NO;
@@ -284,6 +325,7 @@ static enum MHD_Result exchange_send(struct exchange *exchange)
     metric_add(endpoint->requests[class < 2 || class > 5 ? STATUS_5XX : class - 2], 1);
     metric_observe(endpoint->seconds, (double)(clock_monotonic_us() - exchange->begun_us) / 1e6);
     exchange_traced(exchange, exchange->status);
+    exchange_log(exchange, exchange->status);
     if (is_draining(server))
         (void)MHD_add_response_header(exchange->response, "Connection", "close");
     exchange->state = EXCHANGE_ANSWERED;
@@ -365,6 +407,7 @@ static void *on_target(void *owner, const char *target, struct MHD_Connection *m
     exchange->server = server;
     exchange->connection = connection;
     exchange->mhd = mhd;
+    exchange->client = connection->peer;
     exchange->begun_us = clock_monotonic_us();
     exchange->body = buffer_of(REQUEST_BODY_BYTES_MAX);
     memcpy(exchange->target_bytes, target, length);
@@ -447,6 +490,40 @@ static struct text header_once(const struct exchange *exchange, const char *name
     return found;
 }
 
+/* False when its client has sent too many. */
+static bool exchange_limit(struct exchange *exchange)
+{
+    struct server *server = exchange->server;
+    if (!server->client_rate || (exchange->endpoint && exchange->endpoint->unlimited))
+        return true;
+    int wait_s = client_rate_take(server->client_rate, &exchange->client, clock_monotonic_us());
+    if (wait_s == 0)
+        return true;
+    metric_add(server->limited, 1);
+    exchange_refuse(exchange, 429, "too many requests from this address", wait_s);
+    return false;
+}
+
+/* Before its body is looked at, so that nobody without the token hears what is wrong with it. */
+static bool exchange_authorize(struct exchange *exchange)
+{
+    if (!exchange->endpoint->wants_token)
+        return true;
+    switch (bearer_look(&exchange->server->settings.api_token, &exchange->request)) {
+    case BEARER_RIGHT:
+        return true;
+    case BEARER_MISSING:
+        exchange_refuse(exchange, 401, "Authorization: Bearer and the API_TOKEN are wanted", 0);
+        break;
+    case BEARER_WRONG:
+        exchange_refuse(exchange, 401, "not the API_TOKEN", 0);
+        break;
+    }
+    if (exchange->response)
+        header_add(exchange->response, "WWW-Authenticate", TEXT("Bearer"));
+    return false;
+}
+
 /* What is known from the headers alone. The room behind the names is for the values of two headers. */
 static bool exchange_describe(struct exchange *exchange, const char *method)
 {
@@ -484,6 +561,8 @@ static bool exchange_describe(struct exchange *exchange, const char *method)
     exchange->traceparent_back = request->traceparent;
     if (exchange->server->settings.spans && exchange->endpoint && request->route)
         exchange_trace(exchange);
+    if (!exchange_limit(exchange))
+        return false;
     if (!key_valid) {
         exchange_refuse(exchange, 400,
                         "Idempotency-Key: one key of 1 to 255 printable ASCII characters, in quotes or bare",
@@ -514,7 +593,7 @@ static bool exchange_find(struct exchange *exchange, const char *method)
         return false;
     switch (match) {
     case PATH_FOUND:
-        return true;
+        return exchange_authorize(exchange);
     case PATH_UNKNOWN:
         exchange_refuse(exchange, 404, "there is nothing at this path", 0);
         return false;
@@ -535,8 +614,13 @@ static enum MHD_Result exchange_begin(struct exchange *exchange, const char *met
     if (exchange->status)
         return MHD_NO;
     exchange->state = EXCHANGE_BODY;
-    if (exchange_headers(exchange))
+    snprintf(exchange->method, sizeof(exchange->method), "%s", method);
+    if (exchange_headers(exchange)) {
+        if (exchange->server->settings.proxies)
+            exchange->client = client_behind(exchange->server->settings.proxies, exchange->client,
+                                             exchange->headers, exchange->request.header_count);
         (void)exchange_find(exchange, method);
+    }
     bool lengths, codings;
     struct text length = header_once(exchange, "content-length", &lengths);
     struct text coding = header_once(exchange, "transfer-encoding", &codings);
@@ -725,6 +809,9 @@ static void on_connection(void *owner, struct MHD_Connection *mhd, void **contex
         struct connection *connection = info ? calloc(1, sizeof(*connection)) : NULL;
         if (connection) {
             connection->server = server;
+            const union MHD_ConnectionInfo *from =
+                MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+            connection->peer = client_address_of(from ? from->client_addr : NULL);
             guard_add(server->guard, &connection->guarded, info->connect_fd);
         }
         *context = connection;
@@ -874,6 +961,10 @@ enum outcome http_open(const struct server_settings *settings, struct server **r
         .timed_out = server->other.requests[STATUS_4XX],
     };
     enum outcome outcome = listen_open(settings->listen, &server->listen_fd, &server->port, error);
+    if (outcome == OK && settings->client_rate)
+        outcome = client_rate_open(settings->client_rate,
+                                   settings->client_burst ? settings->client_burst : settings->client_rate,
+                                   CLIENT_RATE_CLIENTS_MAX, &server->client_rate, error);
     if (outcome == OK)
         outcome = guard_open(&guard, &server->guard, error);
     if (outcome != OK) {
@@ -882,6 +973,7 @@ enum outcome http_open(const struct server_settings *settings, struct server **r
     }
     if (settings->metrics) {
         server->connections = metrics_get(settings->metrics, &http_metrics[METRIC_CONNECTIONS], NULL);
+        server->limited = metrics_get(settings->metrics, &http_metrics[METRIC_LIMITED], NULL);
         metrics_on_collect(settings->metrics, collect, server);
     }
     *ret = server;
@@ -898,6 +990,9 @@ static struct endpoint *endpoint_add(struct server *server, const char *method, 
     assert(!server->daemon && server->path_count < ENDPOINTS_MAX);
     struct endpoint *endpoint = &server->endpoints[server->path_count];
     server->paths[server->path_count++] = (struct path_entry){.method = method, .path = path};
+    for (const char *const *unlimited = server->settings.unlimited_paths; unlimited && *unlimited;
+         unlimited++)
+        endpoint->unlimited |= strcmp(path, *unlimited) == 0;
     meter(server, endpoint, method, path);
     return endpoint;
 }
@@ -906,8 +1001,11 @@ void http_add_routes(struct server *server, const struct route *routes, const vo
 {
     for (const struct route *route = routes; route && route->path; route++) {
         struct endpoint *endpoint = endpoint_add(server, route->method, route->path);
+        assert(route->admit || !route->admits_alone);
         endpoint->route = route;
         endpoint->state = state;
+        endpoint->wants_token =
+            server->settings.api_token.given && strcmp(route->method, "GET") != 0 && !route->admits_alone;
     }
 }
 
@@ -1021,6 +1119,7 @@ void http_close(struct server *server)
     for (size_t i = 0; i < server->stream_count; i++)
         stream_destroy(server->streams[i]);
     guard_close(server->guard);
+    client_rate_close(server->client_rate);
     pthread_cond_destroy(&server->quiet);
     pthread_mutex_destroy(&server->lock);
     free(server);

@@ -16,6 +16,8 @@
 #include "base/metrics.h"
 #include "base/span.h"
 #include "flow/handler.h"
+#include "service/bearer.h"
+#include "service/client.h"
 
 enum {
     HTTP_CONNECTIONS_MAX = 4096,
@@ -31,6 +33,10 @@ struct exchange; /* one request being answered; suspended until http_answer() */
 
 extern const struct metric_family http_metrics[]; /* ended by .name == NULL */
 
+/* Which requests are a line in the log, of the station "request". What the library refuses, or was cut off
+ * before it was whole (408), is none of them. */
+enum http_log { HTTP_LOG_OFF, HTTP_LOG_ERRORS /* answered 400 and above */, HTTP_LOG_ALL };
+
 struct server_settings {
     const char *listen;      /* host:port; port 0 picks one */
     int thread_count;        /* default 2 */
@@ -38,6 +44,14 @@ struct server_settings {
     int connections_max;     /* default HTTP_CONNECTIONS_MAX; tests take less */
     struct metrics *metrics; /* http_metrics[] are kept in it; lent, may be NULL */
     struct spans *spans;     /* requests of the flow's routes are spans; lent, may be NULL */
+    /* Where given: wanted for every route that is no GET and does not admit alone; else 401. */
+    struct bearer_token api_token;
+    enum http_log log;
+    /* Requests a second of one client, and at once; 0: no limit. Past it 429. */
+    int64_t client_rate, client_burst;
+    const char *const *unlimited_paths; /* pages that this does not count; ended by NULL, may be NULL */
+    const struct client_networks
+        *proxies; /* whose X-Forwarded-For is believed; lent, may be NULL: nobody's */
     void *owner;
     /*
      * On an HTTP thread: a whole, well-formed request of a route of the flow. Must lead to exactly one

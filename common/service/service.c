@@ -117,7 +117,8 @@ struct running {
     struct client_settings client;
     char group_id[256];
     struct metrics *metrics;
-    struct otlp *otlp; /* NULL: no traces */
+    struct otlp *otlp;              /* NULL: no traces */
+    struct client_networks proxies; /* trusted */
     struct server *http;
     struct registry *registry;
     struct store *store;
@@ -226,10 +227,21 @@ static enum outcome traces_prepare(struct running *running, struct error *error)
 
 static enum outcome http_prepare(struct running *running, struct error *error)
 {
+    /* Probes and the scraper share an address with what they look after. */
+    static const char *const unlimited_paths[] = {"/livez", "/readyz", "/metrics", NULL};
+    enum outcome outcome = settings_proxies(running->config, &running->proxies, error);
+    if (outcome != OK)
+        return outcome;
     const struct server_settings settings = {
         .listen = config_text(running->config, "HTTP_LISTEN"),
         .metrics = running->metrics,
         .spans = otlp_spans(running->otlp),
+        .api_token = bearer_token_of(config_text(running->config, "API_TOKEN")),
+        .log = settings_http_log(running->config),
+        .client_rate = config_int(running->config, "HTTP_CLIENT_RATE"),
+        .client_burst = config_int(running->config, "HTTP_CLIENT_BURST"),
+        .unlimited_paths = unlimited_paths,
+        .proxies = &running->proxies,
         .owner = running,
         .request = on_request,
     };
@@ -360,7 +372,7 @@ static enum outcome http_serve(struct running *running, struct error *error)
     health_open(&running->health, running->service, running->group_id, running->metrics, running->dispatch,
                 running->registry, running->http);
     http_add_routes(running->http, running->service->routes, running->state);
-    const struct admin_token token = admin_token_of(config_text(running->config, "ADMIN_TOKEN"));
+    const struct bearer_token token = bearer_token_of(config_text(running->config, "ADMIN_TOKEN"));
     flow_http_open(&running->flow_http, running->http, running->dispatch, token);
     const struct dlq_http_settings dlq = {
         .service = running->service->name,

@@ -3,6 +3,7 @@
 #include "flow/dispatch.h"
 #include "kafka/client.h"
 #include "net/otlp.h"
+#include "service/client_rate.h"
 #include "wire/registry.h"
 
 #include <assert.h>
@@ -27,6 +28,23 @@ static const struct setting common[] = {
     {"ADMIN_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
      "What the routes for dead letters and for pausing want as Authorization: Bearer; without it they answer "
      "403."},
+    {"API_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
+     "What routes that change something (no GET) want as Authorization: Bearer; where not set, nothing. Not "
+     "those "
+     "with ADMIN_TOKEN, nor the gateway's signed webhook."},
+    {"HTTP_CLIENT_RATE", SETTING_INT, "0", 0, CLIENT_RATE_MAX, NULL,
+     "Requests a second of one client address (IPv6: of one /64); past it 429. /livez, /readyz and /metrics "
+     "do "
+     "not count. 0: no limit."},
+    {"HTTP_CLIENT_BURST", SETTING_INT, "0", 0, CLIENT_RATE_MAX, NULL,
+     "How many requests one client may send at once; 0: as many as HTTP_CLIENT_RATE."},
+    {"HTTP_TRUSTED_PROXIES", SETTING_TEXT, NULL, 0, 0, NULL,
+     "Addresses and networks (10.0.0.0/8), comma-separated, whose X-Forwarded-For says who the client is: "
+     "the "
+     "last address in it that is none of these."},
+    {"HTTP_LOG", SETTING_CHOICE, "off", 0, 0, "off|errors|all",
+     "Which requests are a line in the log: those answered 400 and above, or all; at most 100 lines a "
+     "second."},
     {"FINISHED_AGE", SETTING_DURATION, "90d", INT64_C(30) * 86400 * 1000, INT64_C(3650) * 86400 * 1000, "0",
      "Rows of orders that have come to their end are deleted after so long; an event that comes again after "
      "that takes effect again. 0: kept for ever."},
@@ -69,6 +87,28 @@ const char *settings_group_id(const struct config *config, const struct service 
     const char *given = config_text(config, "KAFKA_GROUP_ID");
     snprintf(into, into_bytes, "%s%s", given ? "" : "weir-", given ? given : service->name);
     return into;
+}
+
+enum outcome settings_proxies(const struct config *config, struct client_networks *ret, struct error *error)
+{
+    struct text bad;
+    if (client_networks_parse(config_text(config, "HTTP_TRUSTED_PROXIES"), ret, &bad))
+        return OK;
+    (void)error_fatal(
+        error, "setting",
+        "HTTP_TRUSTED_PROXIES: \"%.*s\" is no address and no network like 10.0.0.0/8 or fd00::/8, or "
+        "is one more than %d",
+        TEXT_ARG(bad), CLIENT_NETWORKS_MAX);
+    error->exit_code = EXIT_CONFIG;
+    return FATAL;
+}
+
+enum http_log settings_http_log(const struct config *config)
+{
+    const char *which = config_text(config, "HTTP_LOG");
+    return strcmp(which, "all") == 0      ? HTTP_LOG_ALL
+           : strcmp(which, "errors") == 0 ? HTTP_LOG_ERRORS
+                                          : HTTP_LOG_OFF;
 }
 
 int64_t settings_backlog_max(const struct config *config, const struct service *service)

@@ -6,9 +6,10 @@
 #define SERVICE_SETTINGS_H
 
 #include "base/config.h"
+#include "service/http.h"
 #include "service/service.h"
 
-enum { SETTINGS_COMMON_MAX = 16, SETTINGS_KAFKA_MAX = 32, SETTINGS_TABLES = 6 };
+enum { SETTINGS_COMMON_MAX = 20, SETTINGS_KAFKA_MAX = 32, SETTINGS_TABLES = 6 };
 
 struct settings {
     struct setting common[SETTINGS_COMMON_MAX];
@@ -25,6 +26,10 @@ void settings_of(const struct service *service, struct settings *settings);
 /* KAFKA_GROUP_ID, or weir-<service>. */
 const char *settings_group_id(const struct config *config, const struct service *service, char *into,
                               size_t into_bytes);
+/* HTTP_TRUSTED_PROXIES. FATAL with EXIT_CONFIG, naming what is neither address nor network. */
+MUST_CHECK enum outcome settings_proxies(const struct config *config, struct client_networks *ret,
+                                         struct error *error);
+enum http_log settings_http_log(const struct config *config); /* HTTP_LOG */
 /* <SERVICE>_BACKLOG_MAX, where the service has such a setting: the bound of its routes with .backlog; else no
  * bound. */
 int64_t settings_backlog_max(const struct config *config, const struct service *service);

@@ -155,6 +155,7 @@ const struct route payment_routes[] = {
      .kind = ROUTE_WRITE,
      .json = true,
      .admit = webhook_admit,
+     .admits_alone = true,
      .keys = webhook_keys,
      .handle = webhook},
     {0},

@@ -3,12 +3,14 @@
 #include "net/net.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
-enum { ASK_CONNECTIONS_MAX = 2 };
+enum { ASK_CONNECTIONS_MAX = 2, ASK_HEADER_BYTES_MAX = 1024 };
 
 struct ask {
     struct net *net;
+    const char *token; /* lent; NULL: none */
     struct buffer body;
     pthread_mutex_t lock;
     pthread_cond_t answered;
@@ -57,10 +59,19 @@ static void on_done(void *owner, const struct net_result *result)
     pthread_mutex_unlock(&ask->lock);
 }
 
+void ask_authorize(struct ask *ask, const char *token)
+{
+    ask->token = token;
+}
+
 enum outcome ask_http(struct ask *ask, const char *method, const char *url, struct text json, int timeout_ms, int *ret_status,
                       struct text *ret_body, struct error *error)
 {
-    return ask_http_as(ask, method, url, NULL, json, timeout_ms, ret_status, ret_body, error);
+    char header[ASK_HEADER_BYTES_MAX];
+    bool bears = ask->token && strcmp(method, "GET") != 0;
+    if (bears)
+        snprintf(header, sizeof(header), "Authorization: Bearer %s", ask->token);
+    return ask_http_as(ask, method, url, bears ? header : NULL, json, timeout_ms, ret_status, ret_body, error);
 }
 
 enum outcome ask_http_as(struct ask *ask, const char *method, const char *url, const char *header, struct text json,

@@ -8,6 +8,8 @@ struct ask;
 MUST_CHECK enum outcome ask_open(struct ask **ret, struct error *error);
 void ask_close(struct ask *ask); /* accepts NULL */
 
+/* From now on what is no GET bears this token; NULL: none. Lent. */
+void ask_authorize(struct ask *ask, const char *token);
 /* json: empty for none. OK for any answer, whatever its status; its body is in *ret_body until the next call. */
 MUST_CHECK enum outcome ask_http(struct ask *ask, const char *method, const char *url, struct text json, int timeout_ms,
                                  int *ret_status, struct text *ret_body, struct error *error);

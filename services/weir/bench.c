@@ -27,6 +27,8 @@ static const struct setting bench_settings[] = {
      "Where weir-order is, http://host:port."},
     {"INVENTORY_URL", SETTING_URL, "http://127.0.0.1:8082", 0, 0, "http",
      "Where weir-inventory is: it is given stock before."},
+    {"API_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
+     "The services' API_TOKEN, for placing orders and setting stock."},
     {"THROUGH", SETTING_CHOICE, "http", 0, 0, "http|kafka",
      "Orders go by POST /v1/orders, or straight to the topic orders."},
     {"RATE", SETTING_TEXT, "100", 0, 0, NULL,
@@ -63,7 +65,8 @@ static const struct setting bench_settings[] = {
     SETTINGS_END,
 };
 enum {
-    ADDRESSES = 2 /* of these settings, known by their names everywhere: their environment variables count */
+    ADDRESSES = 3 /* of these settings, token included, known by their names everywhere: their environment
+                     variables count */
 };
 
 static const char example[] =
@@ -169,7 +172,12 @@ static enum outcome give_stock(struct bench *bench, struct error *error)
     struct ask *ask = NULL;
     if (!config_bool(bench->config, "STOCK"))
         return OK;
-    enum outcome outcome = ask_open(&ask, error);
+    const char *token;
+    enum outcome outcome = shop_token(bench->config, &token, error);
+    if (outcome == OK)
+        outcome = ask_open(&ask, error);
+    if (outcome == OK)
+        ask_authorize(ask, token);
     for (size_t i = 0; outcome == OK && i < bench->setup.goods_count && !cli_interrupted(); i++)
         outcome = shop_stock(ask, config_text(bench->config, "INVENTORY_URL"), bench->goods[i], error);
     ask_close(ask);
@@ -194,13 +202,16 @@ static enum outcome name_goods(struct bench *bench, struct error *error)
 static enum outcome open_sender(struct bench *bench, struct error *error)
 {
     char host[SHOP_HOST_BYTES_MAX];
+    const char *token;
     int port;
     if (strcmp(config_text(bench->config, "THROUGH"), "kafka") == 0)
         return bench_kafka_open(&bench->client, bench->registry, &bench->setup.kafka, error);
     enum outcome outcome =
         shop_address("ORDER_URL", config_text(bench->config, "ORDER_URL"), host, &port, error);
     if (outcome == OK)
-        outcome = bench_http_open(host, port, (int)config_int(bench->config, "CONNECTIONS"),
+        outcome = shop_token(bench->config, &token, error);
+    if (outcome == OK)
+        outcome = bench_http_open(host, port, token, (int)config_int(bench->config, "CONNECTIONS"),
                                   &bench->setup.http, error);
     return outcome;
 }

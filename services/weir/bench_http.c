@@ -48,6 +48,7 @@ struct connection {
 
 struct bench_http {
     char host_and_port[HOST_AND_PORT_BYTES_MAX];
+    const char *token; /* lent; NULL: none */
     struct address {
         struct sockaddr_storage at;
         socklen_t length;
@@ -252,7 +253,8 @@ static void send_due(struct bench_http *http, int64_t now_us)
     while (http->free_count && bench_load_due(http->load, now_us)) {
         struct connection *connection = http->free[--http->free_count];
         connection->index = bench_load_take(http->load, http->free_us, now_us, &draft);
-        connection->request_length = bench_order_request(&draft, http->host_and_port, connection->request);
+        connection->request_length =
+            bench_order_request(&draft, http->host_and_port, http->token, connection->request);
         connection->resent = false;
         send_order(http, connection, now_us);
         now_us = clock_monotonic_us();
@@ -345,8 +347,8 @@ static enum outcome reach(const struct bench_http *http, struct error *error)
     return outcome;
 }
 
-enum outcome bench_http_open(const char *host, int port, int connections, struct bench_http **ret,
-                             struct error *error)
+enum outcome bench_http_open(const char *host, int port, const char *token, int connections,
+                             struct bench_http **ret, struct error *error)
 {
     size_t count = (size_t)connections;
     struct bench_http *http = calloc(1, sizeof(*http) + count * sizeof(http->connections[0]));
@@ -355,6 +357,7 @@ enum outcome bench_http_open(const char *host, int port, int connections, struct
     http->epoll = epoll_create1(EPOLL_CLOEXEC);
     http->free = calloc(count, sizeof(struct connection *));
     http->count = count;
+    http->token = token;
     snprintf(http->host_and_port, sizeof(http->host_and_port), "%s:%d", host, port);
     for (size_t i = 0; i < count; i++)
         http->connections[i].fd = -1;

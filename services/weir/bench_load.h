@@ -38,8 +38,9 @@ enum {
 
 struct bench_http; /* one thread, at most BENCH_CONNECTIONS_MAX kept connections, a request on each at a time
                     */
-MUST_CHECK enum outcome bench_http_open(const char *host, int port, int connections, struct bench_http **ret,
-                                        struct error *error);
+/* token: API_TOKEN, lent; NULL: none. */
+MUST_CHECK enum outcome bench_http_open(const char *host, int port, const char *token, int connections,
+                                        struct bench_http **ret, struct error *error);
 void bench_http_run(struct bench_http *http, struct bench_load *load);
 void bench_http_close(struct bench_http *http); /* accepts NULL */
 

@@ -103,7 +103,7 @@ void bench_order_draw(struct bench_cart *cart, uint32_t number, int64_t wall_us,
     draw_items(cart, ret);
 }
 
-size_t bench_order_request(const struct bench_draft *draft, const char *host_and_port,
+size_t bench_order_request(const struct bench_draft *draft, const char *host_and_port, const char *token,
                            char into[BENCH_REQUEST_BYTES_MAX])
 {
     char body[BENCH_REQUEST_BYTES_MAX];
@@ -123,7 +123,8 @@ size_t bench_order_request(const struct bench_draft *draft, const char *host_and
     int whole = snprintf(
         into, BENCH_REQUEST_BYTES_MAX,
         "POST /v1/orders HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nIdempotency-Key: %.*s\r\n"
-        "Content-Length: %d\r\n\r\n%s",
-        host_and_port, TEXT_ARG(order->order_id), length, body);
+        "Content-Length: %d\r\n%s%s%s\r\n%s",
+        host_and_port, TEXT_ARG(order->order_id), length, token ? "Authorization: Bearer " : "",
+        token ? token : "", token ? "\r\n" : "", body);
     return (size_t)whole;
 }

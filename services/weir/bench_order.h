@@ -39,8 +39,9 @@ struct bench_draft {
     char id[ID_TEXT_BYTES], customer[BENCH_WORD_BYTES_MAX], email[BENCH_WORD_BYTES_MAX];
 };
 void bench_order_draw(struct bench_cart *cart, uint32_t number, int64_t wall_us, struct bench_draft *ret);
-/* The whole request of POST /v1/orders. Returns its length. */
-size_t bench_order_request(const struct bench_draft *draft, const char *host_and_port,
+/* The whole request of POST /v1/orders, with a token as shop_token() gives it (NULL: none). Returns its
+ * length. */
+size_t bench_order_request(const struct bench_draft *draft, const char *host_and_port, const char *token,
                            char into[BENCH_REQUEST_BYTES_MAX]);
 
 #endif

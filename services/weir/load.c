@@ -95,6 +95,7 @@ static void write_request(struct load *load, struct connection *connection)
     char id_bytes[ID_TEXT_BYTES];
     struct text id = id_to_text(id_new(), id_bytes);
     uint32_t customer = random_below(load, CUSTOMERS);
+    const char *token = load->settings.token;
     bool declined = random_below(load, DECLINED_EVERY) == 0;
     struct buffer body = buffer_of(REQUEST_BYTES_MAX), request = buffer_of(REQUEST_BYTES_MAX);
     buffer_print(&body, "{\"order_id\":\"%.*s\",\"customer_id\":\"%s%05u\",\"email\":\"customer%05u@shop.example\",\"locale\":\"%s\","
@@ -103,8 +104,9 @@ static void write_request(struct load *load, struct connection *connection)
     put_items(load, &body);
     buffer_add_string(&body, "]}");
     buffer_print(&request, "POST /v1/orders HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\n"
-                           "Idempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n",
-                 load->settings.host ? load->settings.host : "127.0.0.1", load->settings.port, TEXT_ARG(id), body.length);
+                           "Idempotency-Key: %.*s\r\nContent-Length: %zu\r\n%s%s%s\r\n",
+                 load->settings.host ? load->settings.host : "127.0.0.1", load->settings.port, TEXT_ARG(id), body.length,
+                 token ? "Authorization: Bearer " : "", token ? token : "", token ? "\r\n" : "");
     buffer_add_text(&request, buffer_text(&body));
     if (!request.failed && !body.failed) {
         memcpy(connection->request, request.at, request.length);

@@ -14,6 +14,7 @@ enum { LOAD_CONNECTIONS_MAX = 256, LOAD_RATE_MAX = 100000, LOAD_GOODS_MAX = 1024
 struct load_settings {
     const char *host; /* of weir-order; NULL: loopback. Looked up for each connection, so that several are all used */
     int port;
+    const char *token; /* API_TOKEN as shop_token() gives it; NULL: none */
     int64_t rate; /* orders a second */
     int64_t count_max; /* 0: without end */
     const struct text *goods; /* SKUs to buy; valid until load_stop() */

@@ -24,6 +24,21 @@ enum outcome shop_address(const char *setting, const char *url, char host[SHOP_H
     return OK;
 }
 
+enum outcome shop_token(const struct config *config, const char **ret, struct error *error)
+{
+    *ret = config_text(config, "API_TOKEN");
+    bool fits = !*ret || strlen(*ret) < SHOP_TOKEN_BYTES_MAX;
+    for (const char *at = *ret; fits && at && *at; at++)
+        fits = *at > ' ' && *at <= '~';
+    if (fits)
+        return OK;
+    error_set(error, REJECT, "setting",
+              "API_TOKEN: at most %d printable ASCII characters without blanks are allowed",
+              SHOP_TOKEN_BYTES_MAX - 1);
+    error->exit_code = EXIT_CONFIG;
+    return REJECT;
+}
+
 enum outcome shop_stock(struct ask *ask, const char *inventory_url, struct text sku, struct error *error)
 {
     char url[SHOP_URL_BYTES_MAX], body[64];

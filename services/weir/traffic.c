@@ -18,8 +18,11 @@ enum {
 };
 
 static const struct setting traffic_settings[] = {
-    {"ORDER_URL", SETTING_URL, "http://127.0.0.1:8080", 0, 0, "http", "Where weir-order is, http://host:port."},
+    {"ORDER_URL", SETTING_URL, "http://127.0.0.1:8080", 0, 0, "http",
+     "Where weir-order is, http://host:port."},
     {"INVENTORY_URL", SETTING_URL, "http://127.0.0.1:8082", 0, 0, "http", "Where weir-inventory is."},
+    {"API_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
+     "The services' API_TOKEN, for placing orders and setting stock."},
     {"RATE", SETTING_INT, "50", 1, LOAD_RATE_MAX, NULL, "Orders a second."},
     {"ORDERS", SETTING_INT, "0", 0, 1000000000, NULL, "End after so many orders; 0: at SIGTERM."},
     SETTINGS_END,
@@ -51,6 +54,7 @@ int traffic_main(int argc, char **argv)
     struct ask *ask = NULL;
     struct load *load = NULL;
     struct error error;
+    const char *token = NULL;
     char names[TRAFFIC_GOODS][16], host[SHOP_HOST_BYTES_MAX];
     struct text goods[TRAFFIC_GOODS];
     int exit_code = 0, port = 0;
@@ -59,7 +63,11 @@ int traffic_main(int argc, char **argv)
     cli_signals();
     enum outcome outcome = shop_address("ORDER_URL", config_text(config, "ORDER_URL"), host, &port, &error);
     if (outcome == OK)
+        outcome = shop_token(config, &token, &error);
+    if (outcome == OK)
         outcome = ask_open(&ask, &error);
+    if (outcome == OK)
+        ask_authorize(ask, token);
     for (int i = 0; i < TRAFFIC_GOODS && outcome == OK; i++) {
         snprintf(names[i], sizeof(names[i]), "TRAFFIC-%03d", i + 1);
         goods[i] = text_of(names[i]);
@@ -68,6 +76,7 @@ int traffic_main(int argc, char **argv)
     const struct load_settings settings = {
         .host = host,
         .port = port,
+        .token = token,
         .rate = config_int(config, "RATE"),
         .count_max = config_int(config, "ORDERS"),
         .goods = goods,

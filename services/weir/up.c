@@ -13,6 +13,7 @@
 #include "kafka_node.h"
 #include "load.h"
 #include "pulse.h"
+#include "shop.h"
 #include "table.h"
 #include "topics.h"
 
@@ -76,6 +77,8 @@ static const struct setting up_settings[] = {
     {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL, "A database to use instead of SQLite files: postgresql://…, a schema for each service."},
     {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps", "A mail server to use instead of the built-in sink."},
     {"PAYMENT_GATEWAY_URL", SETTING_URL, NULL, 0, 0, "http|https", "A payment gateway to use instead of the stand-in."},
+    {"API_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
+     "As of the services: what placing orders, setting stock and all else that changes something wants as Authorization: Bearer."},
     {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "As of the services; one retry topic for each."},
     {"CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
      "Failures on purpose, to see it heal. --chaos alone is lively, which is handlers,gateway,smtp; each of these words is a mix of its "
@@ -90,7 +93,7 @@ static const struct setting up_settings[] = {
 static const char *const handed_on[] = {"SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_USER", "SCHEMA_REGISTRY_PASSWORD",
                                         "SCHEMA_REGISTRY_CA_LOCATION", "SCHEMA_REGISTRY_REGISTER",
                                         "SCHEMA_REGISTRY_UNKNOWN_WAIT", "LOG_LEVEL", "LOG_FORMAT", "DATABASE_URL", "SMTP_URL",
-                                        "PAYMENT_GATEWAY_URL", "RETRY_DELAYS", NULL};
+                                        "PAYMENT_GATEWAY_URL", "RETRY_DELAYS", "API_TOKEN", NULL};
 
 enum part { PART_KAFKA, PART_MAIL, PART_GATEWAY, PART_ORDER, PART_INVENTORY, PART_PAYMENT, PART_EMAIL, PART_ANALYTICS, PART_COUNT };
 static const struct {
@@ -112,6 +115,7 @@ struct up {
     char bootstrap[256];
     int lock_fd;
     int ports[PART_COUNT], controller_port;
+    const char *token; /* API_TOKEN; NULL: none */
     bool own[PART_COUNT]; /* it is ours to run */
     bool embedded;
     struct child children[PART_COUNT];
@@ -832,6 +836,7 @@ static enum outcome start_load(struct up *up, struct error *error)
         return OK;
     const struct load_settings settings = {
         .port = up->ports[PART_ORDER],
+        .token = up->token,
         .rate = rate,
         .count_max = count_max,
         .goods = up->goods,
@@ -1079,7 +1084,11 @@ static enum outcome start(struct up *up, struct error *error)
         {NULL, start_services},
         {"setting the stock", seed_stock},
     };
-    enum outcome outcome = ask_open(&up->ask, error);
+    enum outcome outcome = shop_token(up->config, &up->token, error);
+    if (outcome == OK)
+        outcome = ask_open(&up->ask, error);
+    if (outcome == OK)
+        ask_authorize(up->ask, up->token);
     for (size_t i = 0; outcome == OK && i < sizeof(duties) / sizeof(duties[0]); i++) {
         if (duties[i].say)
             say(up, "weir up: %s", duties[i].say);

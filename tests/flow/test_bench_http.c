@@ -192,7 +192,7 @@ static void run_load(struct run *run, struct server *server, int connections, do
         run->load.outstanding_max = 1 << 20;
     run->load.behind.own = hdr_new();
     run->load.cart = (struct bench_cart){bench_random_of(1, 1), 1, goods, 3};
-    assert_int_equal(bench_http_open("127.0.0.1", server->port, connections, &http, &error), OK);
+    assert_int_equal(bench_http_open("127.0.0.1", server->port, NULL, connections, &http, &error), OK);
     run->load.begun_us = run->track.begun_us = clock_monotonic_us();
     run->load.give_up_us = run->load.begun_us + WAIT_US;
     bench_http_run(http, &run->load);

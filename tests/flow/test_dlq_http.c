@@ -51,7 +51,7 @@ static int world_up(void **state)
         .service = "order",
         .client = {.bootstrap_servers = broker_bootstrap(world->broker), .client_id = "test"},
         .first_delay_ms = 2000,
-        .token = admin_token_of("s3cret"),
+        .token = bearer_token_of("s3cret"),
     };
     assert_int_equal(dlq_http_open(&settings, world->server, &world->dlq, &error), OK);
     assert_int_equal(http_start(world->server, &error), OK);

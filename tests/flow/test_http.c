@@ -6,6 +6,9 @@
 
 #include "service/http.h"
 
+#include "base/clock.h"
+#include "base/log.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -109,6 +112,9 @@ static const struct route routes[] = {
     {.method = "POST", .path = "/v1/raw", .kind = ROUTE_WRITE},
     {.method = "GET", .path = "/v1/things/{id}", .kind = ROUTE_READ},
     {.method = "POST", .path = "/v1/secret", .kind = ROUTE_WRITE, .admit = refuse},
+    {.method = "POST", .path = "/v1/signed", .kind = ROUTE_WRITE, .admit = refuse, .admits_alone = true},
+    {.method = "PUT", .path = "/v1/things/{id}", .kind = ROUTE_WRITE, .json = true},
+    {.method = "DELETE", .path = "/v1/raw", .kind = ROUTE_WRITE},
     {0},
 };
 
@@ -125,23 +131,25 @@ static void frame(void *owner, struct buffer *into)
     buffer_print(into, "data: %d\n\n", atomic_fetch_add(&fixture.frames, 1));
 }
 
-static void open_server(int request_ms, int connections_max)
+static void open_server_as(struct server_settings settings)
 {
     fixture.handed_count = 0;
     fixture.held = fixture.ended = false;
     fixture.metrics = metrics_new();
-    const struct server_settings settings = {
-        .listen = "127.0.0.1:0",
-        .metrics = fixture.metrics,
-        .request_ms = request_ms,
-        .connections_max = connections_max,
-        .request = take,
-    };
+    settings.listen = "127.0.0.1:0";
+    settings.metrics = fixture.metrics;
+    settings.request = take;
     struct error error;
     assert_int_equal(http_open(&settings, &fixture.server, &error), OK);
     http_add_routes(fixture.server, routes, "state");
     http_add_page(fixture.server, "/hello", hello, "hello");
+    http_add_page(fixture.server, "/livez", hello, "alive");
     http_add_stream(fixture.server, "/live", 20, frame, NULL);
+}
+
+static void open_server(int request_ms, int connections_max)
+{
+    open_server_as((struct server_settings){.request_ms = request_ms, .connections_max = connections_max});
 }
 
 static void start_server(void)
@@ -362,7 +370,8 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
     } cases[] = {
         {404, "GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", "application/problem+json"},
         {404, "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}", "\"status\":404"},
-        {405, "DELETE /v1/things/7 HTTP/1.1\r\nHost: h\r\nX-Request-ID: r-2\r\n\r\n", "Allow: GET, HEAD\r\n"},
+        {405, "DELETE /v1/things/7 HTTP/1.1\r\nHost: h\r\nX-Request-ID: r-2\r\n\r\n",
+         "Allow: GET, HEAD, PUT\r\n"},
         {405, "DELETE /v1/things/7 HTTP/1.1\r\nHost: h\r\nX-Request-ID: r-2\r\n\r\n",
          "X-Request-ID: r-2\r\n"},
         {405, "GET /v1/things HTTP/1.1\r\nHost: h\r\n\r\n", "Allow: POST\r\n"},
@@ -744,6 +753,172 @@ static void requests_are_counted(void **state)
     buffer_free(&page);
 }
 
+/* ---- who may write, and how much of it */
+
+#define TOKEN "Authorization: Bearer s3cret\r\n"
+
+static void writing_routes_want_the_token_where_one_is_set(void **state)
+{
+    (void)state;
+    static const struct {
+        int status;
+        const char *request;
+        const char *has;
+    } cases[] = {
+        {401, POST_THING "\r\n" THING, "WWW-Authenticate: Bearer\r\n"},
+        {401, POST_THING "\r\n" THING, "Content-Type: application/problem+json\r\n"},
+        {401, POST_THING "\r\n" THING, "\"status\":401"},
+        {401, POST_THING "Authorization: Bearer s3cre\r\n\r\n" THING, "WWW-Authenticate: Bearer\r\n"},
+        {401, POST_THING "Authorization: Basic s3cret\r\n\r\n" THING, "WWW-Authenticate: Bearer\r\n"},
+        {401, POST_THING "\r\nno JSON at a", "API_TOKEN"}, /* before what is wrong with the body */
+        {200, POST_THING TOKEN "\r\n" THING, "\"name\":\"N\""},
+        {200, POST_THING "authorization: bearer s3cret\r\n\r\n" THING, "\"name\":\"N\""},
+        {400, POST_THING TOKEN "\r\nno JSON at a", "JSON"},
+        {401, "PUT /v1/things/7 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}", "\"status\":401"},
+        {200, "PUT /v1/things/7 HTTP/1.1\r\nHost: h\r\n" TOKEN "Content-Length: 2\r\n\r\n{}", "\"7\""},
+        {401, "DELETE /v1/raw HTTP/1.1\r\nHost: h\r\n\r\n", "\"status\":401"},
+        {200, "DELETE /v1/raw HTTP/1.1\r\nHost: h\r\n" TOKEN "\r\n", ""},
+        /* the token and what the route itself wants */
+        {401, "POST /v1/secret HTTP/1.1\r\nHost: h\r\nX-Secret: y\r\nContent-Length: 0\r\n\r\n", "API_TOKEN"},
+        {401, "POST /v1/secret HTTP/1.1\r\nHost: h\r\n" TOKEN "Content-Length: 0\r\n\r\n", "no secret"},
+        {200, "POST /v1/secret HTTP/1.1\r\nHost: h\r\nX-Secret: y\r\n" TOKEN "Content-Length: 0\r\n\r\n", ""},
+        /* a proof of its own */
+        {200, "POST /v1/signed HTTP/1.1\r\nHost: h\r\nX-Secret: y\r\nContent-Length: 0\r\n\r\n", ""},
+        {401, "POST /v1/signed HTTP/1.1\r\nHost: h\r\n" TOKEN "Content-Length: 0\r\n\r\n", "no secret"},
+        /* reading is free */
+        {200, "GET /v1/things/7 HTTP/1.1\r\nHost: h\r\n\r\n", "\"7\""},
+        {200, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n", "hello"},
+        {404, "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "\"status\":404"},
+    };
+    open_server_as((struct server_settings){.api_token = bearer_token_of("s3cret")});
+    start_server();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        if (ask(cases[i].request) != cases[i].status)
+            fail_msg("case %zu: %s", i, reply.bytes);
+        assert_has(cases[i].has);
+    }
+    teardown(NULL);
+}
+
+#define FROM(address) "GET /hello HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: " address "\r\n\r\n"
+
+static const char *const unlimited[] = {"/livez", NULL};
+
+static void who_sends_too_much_is_told_to_wait(void **state)
+{
+    (void)state;
+    enum { BURST = 5 };
+    clock_hold(INT64_C(1763754000000000)); /* no time passes for the buckets */
+    open_server_as(
+        (struct server_settings){.client_rate = 1, .client_burst = BURST, .unlimited_paths = unlimited});
+    start_server();
+    /* Whatever is asked for counts, known or not, and nobody may name another address. */
+    assert_int_equal(ask(POST_THING "\r\n" THING), 200);
+    assert_int_equal(ask("GET /v1/things/7 HTTP/1.1\r\nHost: h\r\n\r\n"), 200);
+    assert_int_equal(ask("GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"), 404);
+    assert_int_equal(ask(FROM("192.0.2.1")), 200);
+    assert_int_equal(ask(FROM("192.0.2.2")), 200);
+    assert_int_equal(ask(FROM("192.0.2.3")), 429);
+    assert_has("Retry-After: 1\r\n");
+    assert_has("Content-Type: application/problem+json\r\n");
+    assert_has("\"status\":429");
+    assert_int_equal(ask(POST_THING "X-Request-ID: r-9\r\n\r\n" THING), 429);
+    assert_has("X-Request-ID: r-9\r\n");
+    assert_int_equal(ask("GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"), 429);
+    for (int i = 0; i < 3 * BURST; i++)
+        assert_int_equal(ask("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"), 200);
+    clock_advance(1000000);
+    assert_int_equal(ask(FROM("192.0.2.3")), 200);
+    assert_int_equal(ask(FROM("192.0.2.3")), 429);
+
+    struct buffer page = buffer_of(1 << 20);
+    metrics_write(fixture.metrics, &page);
+    buffer_add_char(&page, '\0');
+    assert_non_null(strstr(page.at, "\nweir_http_limited_total 4\n"));
+    buffer_free(&page);
+    clock_release();
+    teardown(NULL);
+}
+
+static void behind_a_trusted_proxy_each_client_has_its_own_limit(void **state)
+{
+    (void)state;
+    struct client_networks proxies;
+    struct text bad;
+    assert_true(client_networks_parse("127.0.0.0/8", &proxies, &bad));
+    clock_hold(INT64_C(1763754000000000));
+    open_server_as((struct server_settings){.client_rate = 1, .client_burst = 1, .proxies = &proxies});
+    start_server();
+    assert_int_equal(ask(FROM("192.0.2.1")), 200);
+    assert_int_equal(ask(FROM("192.0.2.1")), 429);
+    assert_int_equal(ask(FROM("192.0.2.2")), 200);
+    assert_int_equal(ask(FROM("192.0.2.9, 192.0.2.2")), 429); /* the first one is the client's own word */
+    assert_int_equal(ask(FROM("192.0.2.9, 192.0.2.1, 127.0.0.7")), 429);
+    assert_int_equal(ask(FROM("192.0.2.9\r\nX-Forwarded-For: 192.0.2.1")), 429);
+    assert_int_equal(ask(FROM("unknown")), 200); /* the proxy itself */
+    assert_int_equal(ask("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"), 429);
+    clock_release();
+    teardown(NULL);
+}
+
+/* What the server writes to the log while some requests are made; the caller frees it. */
+static char *log_of_requests(enum http_log log)
+{
+    char path[] = "/tmp/weir-http-log-XXXXXX";
+    int file = mkstemp(path), kept = dup(STDERR_FILENO);
+    assert_true(file >= 0 && kept >= 0 && unlink(path) == 0);
+    fflush(stderr);
+    assert_true(dup2(file, STDERR_FILENO) >= 0);
+    log_open("weir-test", LOG_INFO, "json");
+    open_server_as((struct server_settings){.log = log});
+    start_server();
+    int ok = ask("GET /v1/things/7?limit=hidden HTTP/1.1\r\nHost: h\r\n"
+                 "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n");
+    int unknown = ask("GET /not\"hing HTTP/1.1\r\nHost: h\r\n\r\n");
+    int large = ask("POST /v1/raw HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\n");
+    teardown(NULL);
+    fflush(stderr);
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    assert_int_equal(ok, 200);
+    assert_int_equal(unknown, 404);
+    assert_int_equal(large, 413);
+    off_t length = lseek(file, 0, SEEK_END);
+    char *said = calloc(1, (size_t)length + 1);
+    assert_non_null(said);
+    assert_int_equal(pread(file, said, (size_t)length, 0), length);
+    close(file);
+    return said;
+}
+
+static void requests_are_logged_as_far_as_wanted(void **state)
+{
+    (void)state;
+    static const struct {
+        enum http_log log;
+        bool ok, failed;
+    } cases[] = {{HTTP_LOG_OFF, false, false}, {HTTP_LOG_ERRORS, false, true}, {HTTP_LOG_ALL, true, true}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char *said = log_of_requests(cases[i].log);
+        const char *ok = strstr(said, "\"path\":\"/v1/things/7\"");
+        if ((ok != NULL) != cases[i].ok || (strstr(said, "\"status\":404") != NULL) != cases[i].failed ||
+            (strstr(said, "\"status\":413") != NULL) != cases[i].failed)
+            fail_msg("case %zu: %s", i, said);
+        if (ok) {
+            static const char *const has[] = {"\"method\":\"GET\"", "\"status\":200",
+                                              "\"duration_us\":", "\"client\":\"127.0.0.1\"",
+                                              "\"trace_id\":\"0af7651916cd43dd8448eb211c80319c\""};
+            for (size_t j = 0; j < sizeof(has) / sizeof(has[0]); j++)
+                if (!strstr(said, has[j]))
+                    fail_msg("no %s in %s", has[j], said);
+        }
+        if (cases[i].failed)
+            assert_non_null(strstr(said, "\"path\":\"/not\\\"hing\""));
+        assert_null(strstr(said, "hidden")); /* a query is nobody's business */
+        free(said);
+    }
+}
+
 int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -769,6 +944,10 @@ int main(void)
         WITH_SERVER(garbage_breaks_nothing),
         WITH_SERVER(port_in_use_names_the_setting),
         WITH_SERVER(requests_are_counted),
+        cmocka_unit_test(writing_routes_want_the_token_where_one_is_set),
+        cmocka_unit_test(who_sends_too_much_is_told_to_wait),
+        cmocka_unit_test(behind_a_trusted_proxy_each_client_has_its_own_limit),
+        cmocka_unit_test(requests_are_logged_as_far_as_wanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

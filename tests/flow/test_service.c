@@ -452,6 +452,7 @@ static void check_and_serve_end_with_one_code(void **state)
         {"--database-url", "", "DATABASE_URL"},
         {"--kafka-bootstrap-servers", "", "host:port"},
         {"--http-listen", "192.0.2.1:0", "HTTP_LISTEN"},
+        {"--http-trusted-proxies", "10.0.0.0/8,proxy.example", "proxy.example"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         expect_exit(RUN("serve", SETTINGS(broker_bootstrap(broker)), cases[i].flag, cases[i].value), 78,
@@ -459,6 +460,43 @@ static void check_and_serve_end_with_one_code(void **state)
         expect_exit(RUN("check", SETTINGS(broker_bootstrap(broker)), cases[i].flag, cases[i].value), 78,
                     cases[i].text);
     }
+}
+
+static void http_is_as_the_settings_say(void **state)
+{
+    (void)state;
+    char file[600], secret[700];
+    snprintf(file, sizeof(file), "%s.token", scratch.url + strlen("sqlite:"));
+    FILE *token = fopen(file, "we");
+    assert_non_null(token);
+    assert_true(fputs("s3cret\n", token) >= 0 && fclose(token) == 0);
+    snprintf(secret, sizeof(secret), "API_TOKEN_FILE=%s", file);
+    struct process *process =
+        run((const char *const[]){"serve", SETTINGS(broker_bootstrap(broker)), "--http-log", "errors", NULL},
+            (const char *const[]){secret, NULL});
+    int port = process_expect_number(process, "\"port\":");
+    assert_int_equal(ask(port, "POST", "/v1/things", "{\"id\":\"a\"}"), 401);
+    assert_says("WWW-Authenticate: Bearer");
+    process_expect(process, "\"status\":401");
+    assert_int_equal(ask(port, "GET", "/v1/things/a", ""), 404);
+    assert_int_equal(
+        ask(port, "POST", "/v1/things HTTP/1.1\r\nAuthorization: Bearer s3cret\r\nX:", "{\"id\":\"a\"}"),
+        202);
+    assert_int_equal(ask(port, "POST", "/v1/flow/pause", ""), 403); /* another token's */
+    assert_says("ADMIN_TOKEN");
+    assert_int_equal(stop(process), 0);
+    assert_int_equal(unlink(file), 0);
+
+    process = RUN("serve", SETTINGS(broker_bootstrap(broker)), "--http-client-rate", "1");
+    port = process_expect_number(process, "\"port\":");
+    int64_t until = now_ms() + DEADLINE_S * 1000;
+    while (ask(port, "GET", "/version", "") != 429) /* two within a second */
+        assert_true(now_ms() < until);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(ask(port, "GET", "/livez", ""), 200);
+    assert_int_equal(ask(port, "GET", "/metrics", ""), 200);
+    assert_null(strstr(reply, "weir_http_limited_total 0"));
+    assert_int_equal(stop(process), 0);
 }
 
 int main(int argc, char **argv)
@@ -484,6 +522,7 @@ int main(int argc, char **argv)
         WITH_BROKER(check_tells_part_by_part),
         WITH_BROKER(check_ready_asks_the_one_that_serves),
         WITH_BROKER(check_and_serve_end_with_one_code),
+        WITH_BROKER(http_is_as_the_settings_say),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

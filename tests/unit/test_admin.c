@@ -12,7 +12,7 @@ static int admit(const char *token, const char *authorization)
     const struct header headers[] = {{TEXT("host"), TEXT("weir")},
                                      {TEXT("authorization"), text_of(authorization)}};
     const struct request request = {.headers = headers, .header_count = authorization ? 2 : 1};
-    const struct admin_token door = admin_token_of(token);
+    const struct bearer_token door = bearer_token_of(token);
     const char *detail = NULL;
     int status = admin_admit(&door, &request, &detail);
     assert_int_equal(status != 0, detail != NULL);

@@ -203,8 +203,8 @@ static void what_is_ordered_is_valid_and_the_same_for_one_seed(void **state)
             bench_order_draw(&cart, i, 1763754000000000 + i, &draft);
             bench_order_draw(&again, i, 1763754000000000 + i, &same);
             assert_true(order_placed_valid(&draft.placed, &faults)); /* distinct SKUs, the right sum */
-            size_t length = bench_order_request(&draft, "shop.example:8080", request);
-            assert_int_equal(length, bench_order_request(&same, "shop.example:8080", other));
+            size_t length = bench_order_request(&draft, "shop.example:8080", NULL, request);
+            assert_int_equal(length, bench_order_request(&same, "shop.example:8080", NULL, other));
             assert_memory_equal(request, other, length);
         }
     }
@@ -221,11 +221,16 @@ static void a_request_is_what_the_service_reads(void **state)
     struct error error;
     json_t *json;
     bench_order_draw(&cart, 12, 1763754000000000, &draft);
-    size_t length = bench_order_request(&draft, "shop.example:8080", request);
+    size_t length = bench_order_request(&draft, "shop.example:8080", NULL, request);
     assert_int_equal(strlen(request), length);
     const char *body = strstr(request, "\r\n\r\n") + 4, *said = strstr(request, "Content-Length: ");
     assert_int_equal(strtol(said + 16, NULL, 10), strlen(body));
     assert_non_null(strstr(request, "Host: shop.example:8080\r\n"));
+    assert_null(strstr(request, "Authorization"));
+    char with_token[BENCH_REQUEST_BYTES_MAX];
+    assert_int_equal(bench_order_request(&draft, "shop.example:8080", "s3cret", with_token),
+                     length + strlen("Authorization: Bearer s3cret\r\n"));
+    assert_non_null(strstr(with_token, "\r\nAuthorization: Bearer s3cret\r\n\r\n{"));
     assert_int_equal(json_read(text_of(body), &json, &error), OK);
     assert_true(text_equal(json_text(json, "order_id"), draft.placed.order_id));
     assert_int_equal(json_array_size(json_object_get(json, "items")), draft.placed.items_count);
