@@ -218,6 +218,16 @@ enum outcome relay_open(const struct producer_settings *settings, void (*wake)(v
     return OK;
 }
 
+/* Kafka takes records: a producer that is done for after this is the first of its kind. That they were handed
+ * to one says nothing yet. */
+static void reopen_soon(struct relay *relay)
+{
+    int64_t soon_us = clock_monotonic_us() + RELAY_REOPEN_MS_MIN * INT64_C(1000);
+    relay->reopen_ms = 0;
+    if (relay->reopen_at_us > soon_us)
+        relay->reopen_at_us = soon_us;
+}
+
 /* What was acknowledged up to now goes into the transaction; it is kept until the transaction's end is known.
  */
 static void settle(struct relay *relay, struct work *work)
@@ -234,8 +244,10 @@ static void settle(struct relay *relay, struct work *work)
     relay->refused_count = 0;
     pthread_mutex_unlock(&relay->lock);
 
-    if (relay->settling_count)
+    if (relay->settling_count) {
         outbox_done(work, relay->settling, relay->settling_count);
+        reopen_soon(relay);
+    }
     relay->setting_aside = refused_count;
     for (size_t i = 0; i < refused_count; i++) {
         log_error("relay", "Kafka will never take this record; it is kept in the outbox",
@@ -306,7 +318,6 @@ void relay_turn(struct relay *relay, struct work *work)
         return;
     if (count < RELAY_READ_MAX && work_failed(work, NULL) == OK) {
         relay->behind = false;
-        relay->reopen_ms = 0;
         if (shared(relay))
             outbox_want_elsewhere(work, RELAY_READ_MAX);
     }

@@ -1,0 +1,185 @@
+/* How the relay goes on after a producer that is done for, with time and Kafka in the test's hands. Order and
+ * losses: test_relay_model. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "flow/relay.h"
+#include "support/scratch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { STEP_MS = 100, OPENED_MAX = 16, SENT_MAX = 16, STEPS_MAX = 4 * RELAY_REOPEN_MS_MAX / STEP_MS };
+
+/* ---- Kafka: takes all, answers when the test wants */
+
+struct producer {
+    producer_report_fn *report;
+    void *owner;
+    bool fatal;
+    uint64_t sent[SENT_MAX];
+    size_t sent_count;
+};
+
+static struct producer *current; /* the relay's; NULL between two */
+static int64_t opened_us[OPENED_MAX];
+static size_t opened_count;
+
+enum outcome producer_open(const struct producer_settings *settings, producer_report_fn *report, void *owner,
+                           struct producer **ret, struct error *error)
+{
+    (void)settings, (void)error;
+    assert_null(current);
+    assert_true(opened_count < OPENED_MAX);
+    opened_us[opened_count++] = clock_monotonic_us();
+    current = *ret = calloc(1, sizeof(**ret));
+    assert_non_null(current);
+    current->report = report;
+    current->owner = owner;
+    return OK;
+}
+
+enum outcome producer_send(struct producer *producer, const struct producer_record *record, uint64_t tag,
+                           struct error *error)
+{
+    (void)record, (void)error;
+    assert_true(producer->sent_count < SENT_MAX);
+    producer->sent[producer->sent_count++] = tag;
+    return OK;
+}
+
+void producer_go(struct producer *producer)
+{
+    (void)producer;
+}
+
+bool producer_is_fatal(const struct producer *producer)
+{
+    return producer->fatal;
+}
+
+bool producer_refused(const struct producer *producer)
+{
+    (void)producer;
+    return false;
+}
+
+const char *producer_denied(const struct producer *producer)
+{
+    return producer->fatal ? "not allowed: it needs the ACL Write on topic orders" : NULL;
+}
+
+bool producer_connected(const struct producer *producer)
+{
+    return !producer->fatal;
+}
+
+void producer_close(struct producer *producer, int timeout_ms)
+{
+    (void)timeout_ms;
+    assert_ptr_equal(producer, current);
+    free(producer);
+    current = NULL;
+}
+
+/* ---- a process */
+
+struct fixture {
+    struct scratch scratch;
+    struct store *store;
+    struct work *work;
+    struct relay *relay;
+    struct error error;
+};
+
+static void wake(void *owner)
+{
+    (void)owner;
+}
+
+static int setup(void **state)
+{
+    struct fixture *fixture = calloc(1, sizeof(*fixture));
+    const struct producer_settings settings = {.queue_records_max = SENT_MAX};
+    clock_hold(INT64_C(1800000000000000));
+    opened_count = 0;
+    scratch_make(&fixture->scratch);
+    assert_int_equal(store_open(fixture->scratch.url, "relay", &fixture->store, &fixture->error), OK);
+    assert_int_equal(work_new(fixture->store, 4 << 20, &fixture->work, &fixture->error), OK);
+    assert_int_equal(relay_open(&settings, wake, NULL, &fixture->relay, &fixture->error), OK);
+    *state = fixture;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *fixture = *state;
+    relay_close(fixture->relay, 0);
+    work_destroy(fixture->work);
+    store_close(fixture->store);
+    scratch_remove(&fixture->scratch);
+    free(fixture);
+    clock_release();
+    return 0;
+}
+
+static void turn(struct fixture *fixture, bool add)
+{
+    assert_int_equal(work_begin(fixture->work, &fixture->error), OK);
+    relay_turn(fixture->relay, fixture->work);
+    assert_int_equal(work_read(fixture->work, &fixture->error), OK);
+    if (add)
+        outbox_add(fixture->work,
+                   &(struct outbox_row){.topic = TEXT("orders"), .partition = -1, .key = TEXT("k")});
+    assert_int_equal(work_commit(fixture->work, &fixture->error), OK);
+    relay_committed(fixture->relay, fixture->work);
+}
+
+/* The producer ends without having reported anything; its next one. Milliseconds between the two. */
+static int64_t next_producer(struct fixture *fixture)
+{
+    size_t before = opened_count;
+    assert_true(before > 0 && current->sent_count > 0);
+    current->fatal = true;
+    for (int step = 0; step < STEPS_MAX && opened_count == before; step++) {
+        clock_advance(STEP_MS * INT64_C(1000));
+        turn(fixture, false);
+    }
+    assert_int_equal(opened_count, before + 1);
+    return (opened_us[before] - opened_us[before - 1]) / 1000;
+}
+
+static void the_next_producer_comes_ever_later_while_nothing_is_acknowledged(void **state)
+{
+    struct fixture *fixture = *state;
+    char why[256];
+    turn(fixture, true);
+    next_producer(fixture);
+    for (int64_t wanted_ms = RELAY_REOPEN_MS_MIN; wanted_ms < RELAY_REOPEN_MS_MAX; wanted_ms *= 2)
+        assert_in_range(next_producer(fixture), wanted_ms, wanted_ms + STEP_MS);
+    for (int i = 0; i < 2; i++)
+        assert_in_range(next_producer(fixture), RELAY_REOPEN_MS_MAX, RELAY_REOPEN_MS_MAX + STEP_MS);
+    assert_true(relay_refused(fixture->relay, why, sizeof(why)));
+    assert_non_null(strstr(why, "ACL Write on topic orders"));
+
+    /* Every one got the row again; the last has an answer, and all begins anew. */
+    assert_int_equal(current->sent_count, 1);
+    current->report(current->owner, current->sent[0], OK, 0, 0, NULL);
+    turn(fixture, true);
+    assert_false(relay_refused(fixture->relay, why, sizeof(why)));
+    assert_in_range(next_producer(fixture), 0, RELAY_REOPEN_MS_MIN + STEP_MS);
+    assert_in_range(next_producer(fixture), RELAY_REOPEN_MS_MIN, RELAY_REOPEN_MS_MIN + STEP_MS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(the_next_producer_comes_ever_later_while_nothing_is_acknowledged,
+                                        setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
