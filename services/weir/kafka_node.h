@@ -9,7 +9,7 @@
 
 #include "child.h"
 
-enum { KAFKA_NODE_FORMAT_MS_MAX = 60000, KAFKA_NODE_START_MS_MAX = 60000 };
+enum { KAFKA_NODE_FORMAT_MS_MAX = 60000, KAFKA_NODE_START_MS_MAX = 150000 };
 
 struct kafka_node {
     const char *home;   /* Kafka's jars in home/libs; NULL: where compose/kafka/fetch puts them */

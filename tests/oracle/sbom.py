@@ -67,7 +67,7 @@ def loaded(programs):
         paths |= set(re.findall(r"(?:=> )?(/\S+) \(0x", said))
     names = {path: {path, path.removeprefix("/usr"), "/usr" + path} for path in paths}
     said = subprocess.run(["dpkg-query", "-S", *set().union(*names.values())], capture_output=True, text=True).stdout
-    owners = {file: owner.split(":")[0] for owner, file in (line.rsplit(": ", 1) for line in said.splitlines())}
+    owners = {file: owner.split(":")[0] for owner, file in (line.rsplit(": ", 1) for line in said.splitlines() if not line.startswith("diversion by "))}
     missing = [path for path in paths if not names[path] & set(owners)]
     assert not missing, f"no package owns {missing}"
     return {owners[file] for path in paths for file in names[path] & set(owners)}
