@@ -345,9 +345,11 @@ class Conformance:
         print("the database came back", flush=True)
 
     def plans(self):
-        """No statement of a loop reads a table from end to end, but those that count at the start."""
+        """No statement of a loop reads a table from end to end, but those that count at the start. Two tables are small for ever: they
+        have a row for each process and for each partition, and no other index."""
         for statement, tables in self.here.scans().items():
-            self.need("SELECT count(*)" in statement, f"{statement} reads all of {', '.join(sorted(tables))}")
+            large = tables - {"instance", "part"}
+            self.need(not large or "SELECT count(*)" in statement, f"{statement} reads all of {', '.join(sorted(large))}")
 
     PARTS = ("duplicates", "dead_letters", "fault_points", "drain", "outage", "database")
 
