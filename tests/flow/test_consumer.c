@@ -279,6 +279,44 @@ static void a_pause_keeps_membership_and_ends_when_its_last_reason_does(void **s
 }
 
 /*
+ * The pause is the application's, not a partition's: it holds for what a rebalance gives, and a member that
+ * joins is not touched by it. That nothing comes is told beside a member of another group, which has it all
+ * by then.
+ */
+static void a_pause_holds_for_what_a_rebalance_gives_until_it_ends(void **state)
+{
+    (void)state;
+    enum { PARTS = 4, EACH = 5 };
+    broker_add_topic(broker, "paused", PARTS);
+    struct member *member = calloc(1, sizeof(*member)), *other = calloc(1, sizeof(*other)),
+                  *witness = calloc(1, sizeof(*witness));
+    open_member(member, "g-paused", "paused", 0, 0);
+    open_member(witness, "g-witness", "paused", 0, 0);
+    WAIT_UNTIL(look_at(member).partitions == PARTS && look_at(witness).partitions == PARTS);
+    consumer_pause(member->consumer, PAUSE_OPERATOR);
+    open_member(other, "g-paused", "paused", 0, 0);
+    WAIT_UNTIL(look_at(member).partitions == PARTS / 2 && look_at(other).partitions == PARTS / 2);
+    for (int partition = 0; partition < PARTS; partition++)
+        broker_write(broker, "paused", partition, 0, EACH);
+    WAIT_UNTIL(consumer_queued(other->consumer) == PARTS / 2 * EACH);
+    WAIT_UNTIL(consumer_queued(witness->consumer) == PARTS * EACH);
+    assert_int_equal(consumer_queued(member->consumer), 0);
+    consumer_close(other->consumer, 3000);
+    WAIT_UNTIL(look_at(member).partitions == PARTS);
+    for (int partition = 0; partition < PARTS; partition++)
+        broker_write(broker, "paused", partition, EACH, EACH);
+    WAIT_UNTIL(consumer_queued(witness->consumer) == PARTS * EACH * 2);
+    assert_int_equal(consumer_queued(member->consumer), 0);
+    consumer_resume(member->consumer, PAUSE_OPERATOR);
+    WAIT_UNTIL(consumer_queued(member->consumer) == PARTS * EACH * 2);
+    consumer_close(member->consumer, 3000);
+    consumer_close(witness->consumer, 3000);
+    free(member);
+    free(other);
+    free(witness);
+}
+
+/*
  * Two members, the first with a partition on hold and with records in hand while the second joins. Each
  * record must be done by somebody. What was in hand may come again: Kafka takes the commit of a revoke, the
  * mock cluster answers it with REBALANCE_IN_PROGRESS. What was committed before must not.
@@ -605,6 +643,7 @@ int main(void)
         cmocka_unit_test(a_hold_delivers_again_from_the_record_in_order),
         cmocka_unit_test(a_hold_below_others_in_hand_leaves_no_gap),
         cmocka_unit_test(a_pause_keeps_membership_and_ends_when_its_last_reason_does),
+        cmocka_unit_test(a_pause_holds_for_what_a_rebalance_gives_until_it_ends),
         cmocka_unit_test(a_second_member_joins_and_nothing_is_lost),
         cmocka_unit_test(partitions_of_the_first_topic_are_told_with_each_assignment),
         cmocka_unit_test(errors_of_every_request_of_the_group_are_survived),
