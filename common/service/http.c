@@ -804,15 +804,16 @@ static void on_connection(void *owner, struct MHD_Connection *mhd, void **contex
 {
     struct server *server = owner;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        /* From 1.0 on the second answer is written where the first one was. */
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        int fd = info ? info->connect_fd : -1;
         struct connection *connection = info ? calloc(1, sizeof(*connection)) : NULL;
         if (connection) {
+            info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
             connection->server = server;
-            const union MHD_ConnectionInfo *from =
-                MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-            connection->peer = client_address_of(from ? from->client_addr : NULL);
-            guard_add(server->guard, &connection->guarded, info->connect_fd);
+            connection->peer = client_address_of(info ? info->client_addr : NULL);
+            guard_add(server->guard, &connection->guarded, fd);
         }
         *context = connection;
         return;
