@@ -19,7 +19,7 @@ enum {
     PRODUCER_METADATA_MS = 500,
     PRODUCER_CLOSE_MIN_MS = 200,
     PRODUCER_GATHERED_MAX = 2000, /* gathered records that go without waiting for those in flight … */
-    PRODUCER_GATHER_US = 50000,   /* … as do those of which one was taken so long ago */
+    PRODUCER_GATHER_US = 5000,    /* … as do those of which one was taken so long ago */
 };
 
 #define PRODUCER_GATHER_LINGER_MS "0.1"
@@ -197,12 +197,21 @@ static void give_up_gathered(struct producer *producer)
     }
 }
 
-static void hand_over_when_idle(struct producer *producer)
+/* Nothing is in flight, or something waits too long for what is: a partition without a leader must not hold
+ * the others up. gather_lock held. */
+static bool hand_over_is_due(const struct producer *producer)
 {
-    if (!producer->gather || atomic_load_explicit(&producer->handed, memory_order_seq_cst) > 0)
+    return atomic_load_explicit(&producer->handed, memory_order_seq_cst) == 0 ||
+           clock_monotonic_us() - producer->gathered_since_us >= PRODUCER_GATHER_US;
+}
+
+static void hand_over_when_due(struct producer *producer)
+{
+    if (!producer->gather)
         return;
     pthread_mutex_lock(&producer->gather_lock);
-    hand_over(producer);
+    if (producer->gathered && hand_over_is_due(producer))
+        hand_over(producer);
     pthread_mutex_unlock(&producer->gather_lock);
 }
 
@@ -239,7 +248,7 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *o
                      message->offset >= 0 ? message->offset : -1, reason);
     atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
     if (atomic_fetch_sub_explicit(&producer->handed, 1, memory_order_seq_cst) == 1)
-        hand_over_when_idle(producer);
+        hand_over_when_due(producer);
 }
 
 static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
@@ -296,7 +305,7 @@ static void *producer_run(void *argument)
         }
         if (rd_kafka_poll(producer->handle.rk, known ? PRODUCER_POLL_MS : 0) > 0)
             wake_waiting(producer);
-        hand_over_when_idle(producer); /* what was not taken before */
+        hand_over_when_due(producer); /* what was not taken before */
         /* Nothing is sent any more after a fatal error, and without a time-out nothing would be reported
          * either. Again and again: a record may be on its way in while it ends. */
         if (atomic_load(&producer->fatal) && producer_in_flight(producer) > 0) {
@@ -542,9 +551,7 @@ void producer_go(struct producer *producer)
     if (!producer->gather)
         return;
     pthread_mutex_lock(&producer->gather_lock);
-    if (atomic_load_explicit(&producer->handed, memory_order_seq_cst) == 0 ||
-        producer->gathered_count >= PRODUCER_GATHERED_MAX ||
-        clock_monotonic_us() - producer->gathered_since_us >= PRODUCER_GATHER_US)
+    if (producer->gathered_count >= PRODUCER_GATHERED_MAX || hand_over_is_due(producer))
         hand_over(producer);
     pthread_mutex_unlock(&producer->gather_lock);
 }
