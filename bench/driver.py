@@ -113,7 +113,8 @@ class Run:
         self.path = f"{chosen.into}/{stamp}.json"
         self.document = {
             "form": FORM, "begun_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "size": chosen.size,
-            "revision": version("git", "-C", measure.ROOT, "describe", "--always", "--dirty", "--abbrev=12"),
+            # A tree without git, or one that git does not trust here, has no revision to tell.
+            "revision": version("git", "-C", measure.ROOT, "describe", "--always", "--dirty", "--abbrev=12") or "unknown",
             "machine": measure.machine(), "versions": versions(), "load_before": os.getloadavg(), "settings": {}, "suites": {},
         }
 
