@@ -1,6 +1,6 @@
 /*
- * Lanes over a real store and a net that the test plays: net_http() below notes what was sent, and the test
- * answers when it likes.
+ * Lanes over a real store and a net that the test plays: it notes what was sent, and answers when the test
+ * likes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,96 +12,11 @@
 #include "base/metrics.h"
 #include "flow/context.h"
 #include "flow/lanes.h"
-#include "net/net.h"
+#include "support/fake_net.h"
 #include "support/scratch.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-
-enum { SENT_MAX = 64 };
-
-/* ---- the net */
-
-static struct sent {
-    net_done_fn *done;
-    void *owner;
-    char url[64];
-    bool answered;
-} sent[SENT_MAX];
-static size_t sent_count;
-
-/* In place of the real ones, by the linker's --wrap. */
-enum outcome __wrap_net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner,
-                             struct error *error);
-enum outcome __wrap_net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner,
-                             struct error *error);
-
-enum outcome __wrap_net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner,
-                             struct error *error)
-{
-    (void)net;
-    (void)error;
-    assert_true(sent_count < SENT_MAX);
-    sent[sent_count] = (struct sent){.done = done, .owner = owner};
-    snprintf(sent[sent_count++].url, sizeof(sent[0].url), "%s", http->url);
-    return OK;
-}
-
-enum outcome __wrap_net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner,
-                             struct error *error)
-{
-    (void)net;
-    (void)mail;
-    (void)done;
-    (void)owner;
-    return error_reject(error, "test", "no mail here");
-}
-
-static void answer(size_t which, enum outcome outcome)
-{
-    assert_true(which < sent_count && !sent[which].answered);
-    sent[which].answered = true;
-    sent[which].done(sent[which].owner,
-                     &(struct net_result){.outcome = outcome, .status = outcome == OK ? 200 : 0});
-}
-
-/* ---- the lane: the payload is the url; its hook says what the result says */
-
-static struct heard {
-    char key[16];
-    enum outcome outcome;
-    int64_t attempts;
-    bool ambiguous, last;
-} heard[SENT_MAX];
-static size_t heard_count;
-
-static enum outcome lane_request(void *state, struct arena *arena, const struct call *call,
-                                 struct net_http *ret_http, struct net_mail *ret_mail, bool *ret_is_mail,
-                                 struct error *error)
-{
-    (void)state;
-    (void)ret_mail;
-    (void)error;
-    *ret_is_mail = false;
-    ret_http->method = "POST";
-    ret_http->url = arena_print(arena, "%.*s", TEXT_ARG(call->payload));
-    return OK;
-}
-
-static enum outcome lane_answer(struct work *work, const struct call *call, const struct net_result *result,
-                                bool last, struct error *error)
-{
-    struct heard *note = &heard[heard_count++];
-    (void)work;
-    (void)error;
-    *note = (struct heard){
-        .outcome = result->outcome, .attempts = call->attempts, .ambiguous = result->ambiguous, .last = last};
-    snprintf(note->key, sizeof(note->key), "%.*s", TEXT_ARG(call->key));
-    return result->outcome == RETRY && last ? OK : result->outcome;
-}
-
-static const struct lane lane = {.name = "test", .request = lane_request, .answer = lane_answer};
-static const struct lane *const table[] = {&lane, NULL};
 
 /* ---- the world */
 
@@ -129,20 +44,18 @@ static void world_open(struct world *world)
     assert_int_equal(store_migrate(world->store, tables, 1, NULL, 0, &world->error), OK);
     assert_int_equal(work_new(world->store, 16 << 20, &world->work, &world->error), OK);
     world->metrics = metrics_new();
-    assert_int_equal(lanes_new(table, &world->limits, NULL, NULL, world->metrics, wake, NULL, &world->lanes,
-                               &world->error),
+    assert_int_equal(lanes_new(fake_net_lanes, &world->limits, NULL, NULL, world->metrics, wake, NULL,
+                               &world->lanes, &world->error),
                      OK);
     world->context = (struct context){.service = "test", .lanes = world->lanes};
     work_set_owner(world->work, &world->context);
-    sent_count = heard_count = 0;
+    fake_net_clear();
 }
 
 /* As a crash: what was begun stays active in the table. */
 static void world_close(struct world *world)
 {
-    for (size_t i = 0; i < sent_count; i++)
-        if (!sent[i].answered)
-            answer(i, OUTAGE); /* gives the carriers back to be freed */
+    fake_net_answer_rest(NULL, OUTAGE);
     lanes_destroy(world->lanes);
     metrics_destroy(world->metrics);
     work_destroy(world->work);
@@ -183,8 +96,8 @@ static void begin(struct world *world)
 /* What dispatch does with a batch: the answers that came back, then what may begin, then the commit. */
 static void end(struct world *world, bool commit)
 {
-    struct lane_answer *answers[SENT_MAX];
-    size_t count = lanes_take(world->lanes, answers, SENT_MAX);
+    struct lane_answer *answers[FAKE_NET_MAX];
+    size_t count = lanes_take(world->lanes, answers, FAKE_NET_MAX);
     assert_int_equal(work_read(world->work, &world->error), OK);
     for (size_t i = 0; i < count; i++) {
         work_item_begin(world->work);
@@ -217,7 +130,7 @@ static void ask(struct world *world, const char *key, const char *url)
     work_item_begin(world->work);
     lanes_item_begin(world->lanes);
     context_enter(&world->context, id_from_text(text_of(url)), TEXT(""));
-    work_call(world->work, &lane, text_of(key), text_of(url), url);
+    work_call(world->work, &fake_net_lane, text_of(key), text_of(url), url);
 }
 
 static void asked(struct world *world, const char *key, const char *url)
@@ -249,13 +162,13 @@ static void a_call_is_sent_after_the_commit_that_asks_for_it_and_gone_when_settl
 {
     struct world *world = *state;
     asked(world, "k", "u1");
-    assert_int_equal(sent_count, 1);
-    assert_string_equal(sent[0].url, "u1");
+    assert_int_equal(fake_net.sent_count, 1);
+    assert_string_equal(fake_net.sent[0].url, "u1");
     assert_int_equal(rows(world), 1);
-    answer(0, OK);
+    fake_net_answer(0, OK);
     turn(world);
-    assert_int_equal(heard_count, 1);
-    assert_int_equal(heard[0].attempts, 1);
+    assert_int_equal(fake_net.heard_count, 1);
+    assert_int_equal(fake_net.heard[0].attempts, 1);
     assert_int_equal(rows(world), 0);
 }
 
@@ -265,10 +178,10 @@ static void a_batch_that_is_rolled_back_sends_nothing(void **state)
     begin(world);
     ask(world, "k", "u1");
     end(world, false);
-    assert_int_equal(sent_count, 0);
+    assert_int_equal(fake_net.sent_count, 0);
     assert_int_equal(rows(world), 0);
     asked(world, "k", "u1");
-    assert_int_equal(sent_count, 1);
+    assert_int_equal(fake_net.sent_count, 1);
 }
 
 static void an_item_that_is_undone_asks_for_nothing(void **state)
@@ -280,8 +193,8 @@ static void an_item_that_is_undone_asks_for_nothing(void **state)
     lanes_item_undo(world->lanes);
     ask(world, "l", "u2");
     end(world, true);
-    assert_int_equal(sent_count, 1);
-    assert_string_equal(sent[0].url, "u2");
+    assert_int_equal(fake_net.sent_count, 1);
+    assert_string_equal(fake_net.sent[0].url, "u2");
 }
 
 static void the_same_call_asked_for_twice_is_one(void **state)
@@ -289,7 +202,7 @@ static void the_same_call_asked_for_twice_is_one(void **state)
     struct world *world = *state;
     asked(world, "k", "u1");
     asked(world, "k", "u1");
-    assert_int_equal(sent_count, 1);
+    assert_int_equal(fake_net.sent_count, 1);
     assert_int_equal(rows(world), 1);
 }
 
@@ -300,11 +213,11 @@ static void no_more_are_in_flight_than_the_lane_allows(void **state)
     asked(world, "b", "u2");
     asked(world, "c", "u3");
     asked(world, "d", "u4");
-    assert_int_equal(sent_count, 2);
-    answer(1, OK);
+    assert_int_equal(fake_net.sent_count, 2);
+    fake_net_answer(1, OK);
     turn(world);
-    assert_int_equal(sent_count, 3);
-    assert_string_equal(sent[2].url, "u3");
+    assert_int_equal(fake_net.sent_count, 3);
+    assert_string_equal(fake_net.sent[2].url, "u3");
 }
 
 static void calls_of_one_key_go_one_after_another_and_others_pass(void **state)
@@ -313,17 +226,17 @@ static void calls_of_one_key_go_one_after_another_and_others_pass(void **state)
     asked(world, "k", "u1");
     asked(world, "k", "u2");
     asked(world, "l", "u3");
-    assert_int_equal(sent_count, 2);
-    assert_string_equal(sent[1].url, "u3");
-    answer(0, RETRY); /* u1 waits for its delay, and u2 behind it */
+    assert_int_equal(fake_net.sent_count, 2);
+    assert_string_equal(fake_net.sent[1].url, "u3");
+    fake_net_answer(0, RETRY); /* u1 waits for its delay, and u2 behind it */
     turn(world);
-    assert_int_equal(sent_count, 2);
+    assert_int_equal(fake_net.sent_count, 2);
     later(world, 110);
     turn(world);
-    assert_string_equal(sent[2].url, "u1");
-    answer(2, OK);
+    assert_string_equal(fake_net.sent[2].url, "u1");
+    fake_net_answer(2, OK);
     turn(world);
-    assert_string_equal(sent[3].url, "u2");
+    assert_string_equal(fake_net.sent[3].url, "u2");
 }
 
 static void a_retry_waits_for_its_delay_and_the_last_one_is_said(void **state)
@@ -331,9 +244,9 @@ static void a_retry_waits_for_its_delay_and_the_last_one_is_said(void **state)
     struct world *world = *state;
     int64_t at_us;
     asked(world, "k", "u1");
-    answer(0, RETRY);
+    fake_net_answer(0, RETRY);
     turn(world);
-    assert_false(heard[0].last);
+    assert_false(fake_net.heard[0].last);
     assert_false(lanes_due(world->lanes, world->now_us, &at_us));
     assert_in_range(at_us, world->now_us + 100 * 1000, world->now_us + 110 * 1000); /* up to a tenth later */
     later(world, 99);
@@ -341,17 +254,17 @@ static void a_retry_waits_for_its_delay_and_the_last_one_is_said(void **state)
     later(world, 11);
     assert_true(lanes_due(world->lanes, world->now_us, &at_us));
     turn(world);
-    answer(1, RETRY);
+    fake_net_answer(1, RETRY);
     turn(world);
     later(world, 199);
     turn(world);
-    assert_int_equal(sent_count, 2);
+    assert_int_equal(fake_net.sent_count, 2);
     later(world, 21);
     turn(world);
-    answer(2, RETRY);
+    fake_net_answer(2, RETRY);
     turn(world);
-    assert_true(heard[2].last);
-    assert_int_equal(heard[2].attempts, 3);
+    assert_true(fake_net.heard[2].last);
+    assert_int_equal(fake_net.heard[2].attempts, 3);
     assert_int_equal(rows(world), 0);
 }
 
@@ -361,25 +274,25 @@ static void an_outage_costs_no_attempt_and_lets_one_probe_at_a_time_through(void
     asked(world, "a", "u1");
     asked(world, "b", "u2");
     asked(world, "c", "u3");
-    answer(0, OUTAGE);
-    answer(1, OUTAGE);
+    fake_net_answer(0, OUTAGE);
+    fake_net_answer(1, OUTAGE);
     turn(world);
-    assert_int_equal(sent_count, 2);
+    assert_int_equal(fake_net.sent_count, 2);
     later(world, LANES_OUTAGE_MS_MIN);
     turn(world);
-    assert_int_equal(sent_count, 3); /* the probe */
-    answer(2, OUTAGE);
+    assert_int_equal(fake_net.sent_count, 3); /* the probe */
+    fake_net_answer(2, OUTAGE);
     turn(world);
     later(world, LANES_OUTAGE_MS_MIN);
     turn(world);
-    assert_int_equal(sent_count, 3); /* twice as long now */
+    assert_int_equal(fake_net.sent_count, 3); /* twice as long now */
     later(world, LANES_OUTAGE_MS_MIN);
     turn(world);
-    assert_int_equal(sent_count, 4);
-    answer(3, OK);
+    assert_int_equal(fake_net.sent_count, 4);
+    fake_net_answer(3, OK);
     turn(world);
-    assert_int_equal(heard[heard_count - 1].attempts, 1);
-    assert_int_equal(sent_count, 6); /* open again: both places are taken */
+    assert_int_equal(fake_net.heard[fake_net.heard_count - 1].attempts, 1);
+    assert_int_equal(fake_net.sent_count, 6); /* open again: both places are taken */
 }
 
 static void a_call_under_way_when_the_process_died_comes_back_as_ambiguous(void **state)
@@ -387,23 +300,23 @@ static void a_call_under_way_when_the_process_died_comes_back_as_ambiguous(void 
     struct world *world = *state;
     asked(world, "k", "u1");
     asked(world, "l", "u2");
-    assert_int_equal(sent_count, 2);
-    answer(1, OK);
+    assert_int_equal(fake_net.sent_count, 2);
+    fake_net_answer(1, OK);
     turn(world);
     world_close(world); /* u1 was sent, its answer never handled */
     world_open(world);
     turn(world);
-    assert_int_equal(heard_count, 0); /* taken over, durably */
+    assert_int_equal(fake_net.heard_count, 0); /* taken over, durably */
     turn(world);
-    assert_int_equal(heard_count, 1);
-    assert_string_equal(heard[0].key, "k");
-    assert_true(heard[0].ambiguous);
-    assert_int_equal(heard[0].outcome, RETRY);
-    assert_int_equal(heard[0].attempts, 1);
+    assert_int_equal(fake_net.heard_count, 1);
+    assert_string_equal(fake_net.heard[0].key, "k");
+    assert_true(fake_net.heard[0].ambiguous);
+    assert_int_equal(fake_net.heard[0].outcome, RETRY);
+    assert_int_equal(fake_net.heard[0].attempts, 1);
     later(world, 110);
     turn(world);
-    assert_int_equal(sent_count, 1);
-    assert_string_equal(sent[0].url, "u1");
+    assert_int_equal(fake_net.sent_count, 1);
+    assert_string_equal(fake_net.sent[0].url, "u1");
 }
 
 static void what_waits_is_taken_up_after_a_restart_in_its_order(void **state)
@@ -419,12 +332,10 @@ static void what_waits_is_taken_up_after_a_restart_in_its_order(void **state)
     later(world, 110);
     for (size_t i = 0; i < 5; i++) {
         turn(world);
-        for (size_t j = 0; j < sent_count; j++)
-            if (!sent[j].answered)
-                answer(j, OK);
+        fake_net_answer_rest(NULL, OK);
     }
     turn(world);
-    assert_int_equal(sent_count, 5);
+    assert_int_equal(fake_net.sent_count, 5);
     assert_int_equal(rows(world), 0);
 }
 
@@ -444,7 +355,7 @@ static void attempts_are_held_to_the_rate_with_its_burst(void **state)
         ask(world, kept.at, kept.at);
     }
     end(world, true);
-    assert_int_equal(sent_count, 10);
+    assert_int_equal(fake_net.sent_count, 10);
     assert_false(lanes_due(world->lanes, world->now_us, &at_us));
     assert_true(at_us > world->now_us && at_us <= world->now_us + 601 * 1000);
     for (int us = 0; us < 599000; us += 7) { /* looked at often, each time for next to nothing */
@@ -452,13 +363,13 @@ static void attempts_are_held_to_the_rate_with_its_burst(void **state)
         lanes_due(world->lanes, world->now_us, &at_us);
     }
     turn(world);
-    assert_int_equal(sent_count, 10);
+    assert_int_equal(fake_net.sent_count, 10);
     later(world, 2);
     turn(world);
-    assert_int_equal(sent_count, 11);
+    assert_int_equal(fake_net.sent_count, 11);
     later(world, 6000);
     turn(world);
-    assert_int_equal(sent_count, 20);
+    assert_int_equal(fake_net.sent_count, 20);
 }
 
 static void draining_begins_nothing_more(void **state)
@@ -469,9 +380,9 @@ static void draining_begins_nothing_more(void **state)
     asked(world, "b", "u2");
     lanes_stop(world->lanes);
     asked(world, "c", "u3");
-    answer(0, OK);
+    fake_net_answer(0, OK);
     turn(world);
-    assert_int_equal(sent_count, 2);
+    assert_int_equal(fake_net.sent_count, 2);
     assert_false(lanes_due(world->lanes, world->now_us, &at_us));
     assert_int_equal(rows(world), 2);
 }

@@ -1,6 +1,6 @@
 /*
  * Lanes of two instances over one PostgreSQL: who begins a call, who finishes it, and what becomes of it when
- * its part goes to another, or its holder dies. The net is the test itself, as in test_lanes.c.
+ * its part goes to another, or its holder dies. The test plays the net, as in test_lanes.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,98 +12,13 @@
 #include "base/metrics.h"
 #include "flow/context.h"
 #include "flow/lanes.h"
-#include "net/net.h"
 #include "store/instances.h"
 #include "support/cluster.h"
+#include "support/fake_net.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { SENT_MAX = 64 };
-
-/* ---- the net */
-
-static struct sent {
-    net_done_fn *done;
-    void *owner;
-    char url[64];
-    bool answered;
-    struct net *net;
-} sent[SENT_MAX];
-static size_t sent_count;
-
-/* In place of the real ones, by the linker's --wrap. */
-enum outcome __wrap_net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner,
-                             struct error *error);
-enum outcome __wrap_net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner,
-                             struct error *error);
-
-enum outcome __wrap_net_http(struct net *net, const struct net_http *http, net_done_fn *done, void *owner,
-                             struct error *error)
-{
-    (void)error;
-    assert_true(sent_count < SENT_MAX);
-    sent[sent_count] = (struct sent){.done = done, .owner = owner, .net = net};
-    snprintf(sent[sent_count++].url, sizeof(sent[0].url), "%s", http->url);
-    return OK;
-}
-
-enum outcome __wrap_net_mail(struct net *net, const struct net_mail *mail, net_done_fn *done, void *owner,
-                             struct error *error)
-{
-    (void)net;
-    (void)mail;
-    (void)done;
-    (void)owner;
-    return error_reject(error, "test", "no mail here");
-}
-
-static void answer(size_t which, enum outcome outcome)
-{
-    assert_true(which < sent_count && !sent[which].answered);
-    sent[which].answered = true;
-    sent[which].done(sent[which].owner,
-                     &(struct net_result){.outcome = outcome, .status = outcome == OK ? 200 : 0});
-}
-
-/* ---- the lane: the payload is the url; its hook says what the result says */
-
-static struct heard {
-    char key[16];
-    enum outcome outcome;
-    int64_t attempts;
-    bool ambiguous, last;
-} heard[SENT_MAX];
-static size_t heard_count;
-
-static enum outcome lane_request(void *state, struct arena *arena, const struct call *call,
-                                 struct net_http *ret_http, struct net_mail *ret_mail, bool *ret_is_mail,
-                                 struct error *error)
-{
-    (void)state;
-    (void)ret_mail;
-    (void)error;
-    *ret_is_mail = false;
-    ret_http->method = "POST";
-    ret_http->url = arena_print(arena, "%.*s", TEXT_ARG(call->payload));
-    return OK;
-}
-
-static enum outcome lane_answer(struct work *work, const struct call *call, const struct net_result *result,
-                                bool last, struct error *error)
-{
-    struct heard *note = &heard[heard_count++];
-    (void)work;
-    (void)error;
-    *note = (struct heard){
-        .outcome = result->outcome, .attempts = call->attempts, .ambiguous = result->ambiguous, .last = last};
-    snprintf(note->key, sizeof(note->key), "%.*s", TEXT_ARG(call->key));
-    return result->outcome == RETRY && last ? OK : result->outcome;
-}
-
-static const struct lane lane = {.name = "test", .request = lane_request, .answer = lane_answer};
-static const struct lane *const table[] = {&lane, NULL};
 
 /* ---- two instances */
 
@@ -146,8 +61,8 @@ static void instance_open(struct instance *instance)
     assert_int_equal(store_migrate(instance->store, tables, 1, NULL, 0, &error), OK);
     assert_int_equal(work_new(instance->store, 16 << 20, &instance->work, &error), OK);
     instance->metrics = metrics_new();
-    assert_int_equal(lanes_new(table, &limits, NULL, (struct net *)(void *)instance, instance->metrics, wake,
-                               NULL, &instance->lanes, &error),
+    assert_int_equal(lanes_new(fake_net_lanes, &limits, NULL, (struct net *)(void *)instance,
+                               instance->metrics, wake, NULL, &instance->lanes, &error),
                      OK);
     lanes_share(instance->lanes, &instance->instances);
     instance->context =
@@ -161,9 +76,7 @@ static void instance_close(struct instance *instance)
 {
     if (!instance->store)
         return;
-    for (size_t i = 0; i < sent_count; i++)
-        if (!sent[i].answered && sent[i].net == (struct net *)(void *)instance)
-            answer(i, OUTAGE); /* gives the carriers back to be freed */
+    fake_net_answer_rest((struct net *)(void *)instance, OUTAGE);
     lanes_destroy(instance->lanes);
     metrics_destroy(instance->metrics);
     work_destroy(instance->work);
@@ -177,7 +90,7 @@ static int setup(void **state)
     now_us = INT64_C(1795000000000000);
     clock_hold(now_us);
     cluster_make(&cluster, url);
-    sent_count = heard_count = 0;
+    fake_net_clear();
     memset(keys, 0, sizeof(keys));
     instance_open(&one);
     for (int found = 0, i = 0; found < PARTS; i++) {
@@ -235,8 +148,8 @@ static void begin(struct instance *instance)
 /* What dispatch does with a batch: the answers that came back, then what may begin, then the commit. */
 static enum outcome end(struct instance *instance)
 {
-    struct lane_answer *answers[SENT_MAX];
-    size_t count = lanes_take(instance->lanes, answers, SENT_MAX);
+    struct lane_answer *answers[FAKE_NET_MAX];
+    size_t count = lanes_take(instance->lanes, answers, FAKE_NET_MAX);
     for (size_t i = 0; i < count; i++) {
         work_item_begin(instance->work);
         lanes_item_begin(instance->lanes);
@@ -265,7 +178,7 @@ static void ask_more(struct instance *instance, const char *key, const char *wha
     work_item_begin(instance->work);
     lanes_item_begin(instance->lanes);
     context_enter(&instance->context, id_from_text(text_of(what)), TEXT(""));
-    work_call(instance->work, &lane, text_of(key), text_of(what), what);
+    work_call(instance->work, &fake_net_lane, text_of(key), text_of(what), what);
 }
 
 static void ask(struct instance *instance, const char *key, const char *what)
@@ -290,8 +203,9 @@ static int64_t in_table(const char *condition)
 
 static bool sent_by(size_t which, const struct instance *instance, const char *what)
 {
-    return which < sent_count && sent[which].net == (const struct net *)(const void *)instance &&
-           strcmp(sent[which].url, what) == 0;
+    return which < fake_net.sent_count &&
+           fake_net.sent[which].net == (const struct net *)(const void *)instance &&
+           strcmp(fake_net.sent[which].url, what) == 0;
 }
 
 /* ---- tests */
@@ -301,15 +215,15 @@ static void a_call_is_begun_by_the_owner_of_its_part_whoever_asks_for_it(void **
     (void)state;
     hand_over(2);
     ask(&one, keys[3], "u1");
-    assert_int_equal(sent_count, 0);
+    assert_int_equal(fake_net.sent_count, 0);
     assert_int_equal(in_table("elsewhere = 1 AND part = 3"), 1);
     turn(&two);
-    assert_int_equal(sent_count, 1);
+    assert_int_equal(fake_net.sent_count, 1);
     assert_true(sent_by(0, &two, "u1"));
     assert_int_equal(in_table("elsewhere = 0 AND state = 1"), 1);
-    answer(0, OK);
+    fake_net_answer(0, OK);
     turn(&two);
-    assert_int_equal(heard_count, 1);
+    assert_int_equal(fake_net.heard_count, 1);
     assert_int_equal(in_table("true"), 0);
 }
 
@@ -320,9 +234,9 @@ static void an_earlier_call_of_a_key_from_elsewhere_goes_first(void **state)
     turn(&one);
     ask(&two, keys[0], "u1");
     ask(&one, keys[0], "u2"); /* no time has passed for a look */
-    assert_int_equal(sent_count, 1);
+    assert_int_equal(fake_net.sent_count, 1);
     assert_true(sent_by(0, &one, "u1"));
-    answer(0, OK);
+    fake_net_answer(0, OK);
     turn(&one);
     assert_true(sent_by(1, &one, "u2"));
 }
@@ -334,29 +248,29 @@ static void what_waits_goes_with_its_part_and_what_is_active_is_finished_by_who_
     ask(&one, keys[3], "u2");
     ask(&one, keys[3], "u3");
     ask(&one, keys[2], "u4");
-    assert_int_equal(sent_count, 2); /* u1 and u4 */
+    assert_int_equal(fake_net.sent_count, 2); /* u1 and u4 */
     hand_over(2);
     turn(&two);
     turn(&one);
     later(LANES_POLL_MS + 1);
     turn(&two);
-    assert_int_equal(sent_count, 2); /* u2 and u3 wait for u1 */
-    answer(0, OK);
+    assert_int_equal(fake_net.sent_count, 2); /* u2 and u3 wait for u1 */
+    fake_net_answer(0, OK);
     turn(&one);
-    assert_int_equal(heard_count, 1);
-    assert_int_equal(sent_count, 2);
+    assert_int_equal(fake_net.heard_count, 1);
+    assert_int_equal(fake_net.sent_count, 2);
     turn(&two); /* it does not look all the time */
     later(LANES_POLL_MS + 1);
     turn(&two);
     assert_true(sent_by(2, &two, "u2"));
-    answer(2, OK);
+    fake_net_answer(2, OK);
     turn(&two);
     assert_true(sent_by(3, &two, "u3"));
-    answer(3, OK);
-    answer(1, OK);
+    fake_net_answer(3, OK);
+    fake_net_answer(1, OK);
     turn(&two);
     turn(&one);
-    assert_int_equal(heard_count, 4);
+    assert_int_equal(fake_net.heard_count, 4);
     assert_int_equal(in_table("true"), 0);
 }
 
@@ -366,16 +280,16 @@ static void a_retry_of_a_part_that_has_gone_is_its_new_owners(void **state)
     ask(&one, keys[3], "u1");
     hand_over(2);
     turn(&two);
-    answer(0, RETRY);
+    fake_net_answer(0, RETRY);
     turn(&one);
     assert_int_equal(in_table("elsewhere = 1 AND state = 0 AND attempts = 1"), 1);
     later(LANES_POLL_MS + 1); /* past the delay too */
     turn(&two);
-    assert_int_equal(sent_count, 2);
+    assert_int_equal(fake_net.sent_count, 2);
     assert_true(sent_by(1, &two, "u1"));
-    answer(1, OK);
+    fake_net_answer(1, OK);
     turn(&two);
-    assert_int_equal(heard[1].attempts, 2);
+    assert_int_equal(fake_net.heard[1].attempts, 2);
     assert_int_equal(in_table("true"), 0);
 }
 
@@ -392,12 +306,12 @@ static void a_part_that_comes_back_finds_its_active_calls_where_they_were(void *
     assert_int_equal(beat(&two), OK);
     assert_int_equal(beat(&one), OK);
     turn(&one);
-    assert_int_equal(sent_count, 1);
-    answer(0, OK);
+    assert_int_equal(fake_net.sent_count, 1);
+    fake_net_answer(0, OK);
     turn(&one);
     assert_true(sent_by(1, &one, "u2"));
-    assert_int_equal(heard_count, 1);
-    assert_false(heard[0].ambiguous);
+    assert_int_equal(fake_net.heard_count, 1);
+    assert_false(fake_net.heard[0].ambiguous);
 }
 
 static void
@@ -408,18 +322,18 @@ the_calls_of_a_holder_that_was_buried_come_back_as_ambiguous_and_its_answers_cou
     ask(&one, keys[3], "u2");
     hand_over(2);
     turn(&two);
-    assert_int_equal(sent_count, 1);
+    assert_int_equal(fake_net.sent_count, 1);
     cluster_do(url, "DELETE FROM weir_test.instance WHERE id IN (SELECT owner FROM weir_test.part WHERE "
                     "number = 0); SELECT 1");
     assert_int_equal(beat(&two), OK);
     assert_int_equal(two.instances.owned_count, PARTS);
     turn(&two);
     turn(&two);
-    assert_int_equal(heard_count, 1);
-    assert_true(heard[0].ambiguous);
-    assert_int_equal(heard[0].attempts, 1);
-    answer(0, OK); /* the zombie's */
-    begin(&one);   /* which does not know yet that it is dead */
+    assert_int_equal(fake_net.heard_count, 1);
+    assert_true(fake_net.heard[0].ambiguous);
+    assert_int_equal(fake_net.heard[0].attempts, 1);
+    fake_net_answer(0, OK); /* the zombie's */
+    begin(&one);            /* which does not know yet that it is dead */
     ask_more(&one, keys[0], "u3");
     assert_int_equal(end(&one), FATAL);
     assert_int_equal(error_exit_code(&error), EXIT_TRY_AGAIN);
@@ -427,7 +341,7 @@ the_calls_of_a_holder_that_was_buried_come_back_as_ambiguous_and_its_answers_cou
     turn(&two);
     assert_true(sent_by(1, &two, "u1"));
     assert_int_equal(in_table("state = 1 AND attempts = 2"), 1);
-    answer(1, OK);
+    fake_net_answer(1, OK);
     turn(&two);
     assert_true(sent_by(2, &two, "u2"));
 }
