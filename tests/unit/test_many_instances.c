@@ -11,57 +11,10 @@
 #include "analytics/analytics.h"
 #include "flow/requests.h"
 #include "store/instances.h"
-#include "support/cluster.h"
 #include "support/handlers.h"
-
-#include <stdio.h>
+#include "support/rivals.h"
 
 extern const struct service analytics_service;
-
-enum { INSTANCES = 3, ORDERS = 90, BATCH = 6 };
-
-static const struct text skus[] = {TEXT_INIT("cup"), TEXT_INIT("kettle"), TEXT_INIT("pot"), TEXT_INIT("tea")};
-
-/* Every order wants one of "hot" and one of another, in either order, so that rows are wanted crosswise. */
-static struct order_placed order_of(struct arena *arena, int instance, int number)
-{
-    struct order_item *items = arena_take_zeroed(arena, 2 * sizeof(*items));
-    int hot = number % 2;
-    items[hot] = (struct order_item){.sku = TEXT("hot"), .quantity = 1, .unit_price_minor = 100};
-    items[!hot] =
-        (struct order_item){.sku = skus[(number / 2 + instance) % 4], .quantity = 1, .unit_price_minor = 100};
-    return (struct order_placed){
-        .order_id = text_of(arena_print(arena, "0193aaaa-0000-7000-8000-%04x%08x", instance, number)),
-        .customer_id = text_of(arena_print(arena, "c-%d", number % 7)),
-        .email = TEXT("ada@example.org"),
-        .locale = TEXT("en"),
-        .currency = TEXT("EUR"),
-        .total_minor = 200,
-        .items = items,
-        .items_count = 2,
-        .placed_at = clock_wall_us(),
-    };
-}
-
-static void place(struct handlers *handlers, int instance)
-{
-    for (int first = 0; first < ORDERS; first += BATCH) {
-        const struct event_type *types[BATCH];
-        struct order_placed orders[BATCH];
-        const void *data[BATCH];
-        for (int i = 0; i < BATCH; i++) {
-            orders[i] = order_of(handlers->arena, instance, first + i);
-            types[i] = &order_placed_type;
-            data[i] = &orders[i];
-        }
-        handlers_batch(handlers, types, data, BATCH);
-    }
-}
-
-static int64_t number(const struct handlers *handlers, const char *sql)
-{
-    return cluster_do(handlers->url, sql);
-}
 
 /* ---- analytics */
 
@@ -70,11 +23,11 @@ static void same_windows_made_and_changed_by_many_at_once_have_the_right_sums(vo
     (void)state;
     static struct analytics_state analytics;
     struct handlers *handlers = handlers_open(&analytics_service, &analytics);
-    handlers_in_processes(handlers, INSTANCES, place);
-    assert_int_equal(number(handlers, "SELECT placed FROM weir_analytics.days WHERE day = -1"),
-                     INSTANCES * ORDERS);
-    assert_int_equal(number(handlers, "SELECT customers FROM weir_analytics.days WHERE day = -1"), 7);
-    assert_int_equal(number(handlers, "SELECT count(*) FROM weir_analytics.days"), 2);
+    handlers_in_processes(handlers, RIVALS_INSTANCES, rivals_place);
+    assert_int_equal(rivals_number(handlers, "SELECT placed FROM weir_analytics.days WHERE day = -1"),
+                     RIVALS_INSTANCES * RIVALS_ORDERS);
+    assert_int_equal(rivals_number(handlers, "SELECT customers FROM weir_analytics.days WHERE day = -1"), 7);
+    assert_int_equal(rivals_number(handlers, "SELECT count(*) FROM weir_analytics.days"), 2);
     handlers_close(handlers);
 }
 
@@ -152,7 +105,7 @@ static void a_report_is_worked_on_by_one_instance_while_that_lives(void **state)
     instances_leave(one->store, &one_instances);
     handlers_tick(two, "jobs");
     assert_int_equal(two_state.worker.state, WORKER_BUSY);
-    assert_int_equal(number(one, "SELECT attempts FROM weir_analytics.jobs"), 2);
+    assert_int_equal(rivals_number(one, "SELECT attempts FROM weir_analytics.jobs"), 2);
     instances_leave(two->store, &two_instances);
     handlers_close(two);
     handlers_close(one);

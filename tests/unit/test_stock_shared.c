@@ -9,59 +9,14 @@
 #include <cmocka.h>
 
 #include "inventory/inventory.h"
-#include "support/cluster.h"
 #include "support/handlers.h"
-
-#include <stdio.h>
+#include "support/rivals.h"
 
 extern const struct service inventory_service;
 
-enum { INSTANCES = 3, ORDERS = 90, BATCH = 6, STOCK = 100 };
+enum { STOCK = 100 };
 
 static struct inventory_state inventory = {.reservation_ttl_us = 60 * INT64_C(1000000)};
-
-static const struct text skus[] = {TEXT_INIT("cup"), TEXT_INIT("kettle"), TEXT_INIT("pot"), TEXT_INIT("tea")};
-
-/* Every order wants one of "hot" and one of another, in either order, so that rows are wanted crosswise. */
-static struct order_placed order_of(struct arena *arena, int instance, int number)
-{
-    struct order_item *items = arena_take_zeroed(arena, 2 * sizeof(*items));
-    int hot = number % 2;
-    items[hot] = (struct order_item){.sku = TEXT("hot"), .quantity = 1, .unit_price_minor = 100};
-    items[!hot] =
-        (struct order_item){.sku = skus[(number / 2 + instance) % 4], .quantity = 1, .unit_price_minor = 100};
-    return (struct order_placed){
-        .order_id = text_of(arena_print(arena, "0193aaaa-0000-7000-8000-%04x%08x", instance, number)),
-        .customer_id = text_of(arena_print(arena, "c-%d", number % 7)),
-        .email = TEXT("ada@example.org"),
-        .locale = TEXT("en"),
-        .currency = TEXT("EUR"),
-        .total_minor = 200,
-        .items = items,
-        .items_count = 2,
-        .placed_at = clock_wall_us(),
-    };
-}
-
-static void place(struct handlers *handlers, int instance)
-{
-    for (int first = 0; first < ORDERS; first += BATCH) {
-        const struct event_type *types[BATCH];
-        struct order_placed orders[BATCH];
-        const void *data[BATCH];
-        for (int i = 0; i < BATCH; i++) {
-            orders[i] = order_of(handlers->arena, instance, first + i);
-            types[i] = &order_placed_type;
-            data[i] = &orders[i];
-        }
-        handlers_batch(handlers, types, data, BATCH);
-    }
-}
-
-static int64_t number(const struct handlers *handlers, const char *sql)
-{
-    return cluster_do(handlers->url, sql);
-}
 
 static void run_out(struct handlers *handlers, int instance)
 {
@@ -75,29 +30,37 @@ static void stock_is_never_sold_twice_and_given_back_once(void **state)
     (void)state;
     struct handlers *handlers = handlers_open(&inventory_service, &inventory);
     handlers_request(handlers, "PUT", "/v1/stock/{sku}", "hot", "{\"available\":100}", NULL);
-    for (int i = 0; i < 4; i++)
-        handlers_request(handlers, "PUT", "/v1/stock/{sku}", skus[i].at, "{\"available\":100000}", NULL);
-    handlers_in_processes(handlers, INSTANCES, place);
-    assert_int_equal(number(handlers, "SELECT available FROM weir_inventory.stock WHERE sku = 'hot'"), 0);
-    assert_int_equal(number(handlers, "SELECT reserved FROM weir_inventory.stock WHERE sku = 'hot'"), STOCK);
-    assert_int_equal(number(handlers, "SELECT count(*) FROM weir_inventory.reservations WHERE state = 1"),
+    for (int i = 0; i < RIVALS_SKUS; i++)
+        handlers_request(handlers, "PUT", "/v1/stock/{sku}", rivals_skus[i].at, "{\"available\":100000}",
+                         NULL);
+    handlers_in_processes(handlers, RIVALS_INSTANCES, rivals_place);
+    assert_int_equal(rivals_number(handlers, "SELECT available FROM weir_inventory.stock WHERE sku = 'hot'"),
+                     0);
+    assert_int_equal(rivals_number(handlers, "SELECT reserved FROM weir_inventory.stock WHERE sku = 'hot'"),
                      STOCK);
-    assert_int_equal(number(handlers, "SELECT count(*) FROM weir_inventory.reservations WHERE state = 4"),
-                     INSTANCES * ORDERS - STOCK);
-    assert_int_equal(number(handlers, "SELECT sum(reserved)::bigint FROM weir_inventory.stock"), 2 * STOCK);
+    assert_int_equal(
+        rivals_number(handlers, "SELECT count(*) FROM weir_inventory.reservations WHERE state = 1"), STOCK);
+    assert_int_equal(
+        rivals_number(handlers, "SELECT count(*) FROM weir_inventory.reservations WHERE state = 4"),
+        RIVALS_INSTANCES * RIVALS_ORDERS - STOCK);
+    assert_int_equal(rivals_number(handlers, "SELECT sum(reserved)::bigint FROM weir_inventory.stock"),
+                     2 * STOCK);
 
     clock_advance(3600 * INT64_C(1000000));
-    handlers_in_processes(handlers, INSTANCES, run_out);
-    assert_int_equal(number(handlers, "SELECT available FROM weir_inventory.stock WHERE sku = 'hot'"), STOCK);
-    assert_int_equal(number(handlers, "SELECT sum(reserved)::bigint FROM weir_inventory.stock"), 0);
-    assert_int_equal(number(handlers, "SELECT count(*) FROM weir_inventory.reservations WHERE state = 3"),
+    handlers_in_processes(handlers, RIVALS_INSTANCES, run_out);
+    assert_int_equal(rivals_number(handlers, "SELECT available FROM weir_inventory.stock WHERE sku = 'hot'"),
                      STOCK);
+    assert_int_equal(rivals_number(handlers, "SELECT sum(reserved)::bigint FROM weir_inventory.stock"), 0);
+    assert_int_equal(
+        rivals_number(handlers, "SELECT count(*) FROM weir_inventory.reservations WHERE state = 3"), STOCK);
     /* one StockReserved or StockRejected and, of those that were reserved, one StockReleased */
-    assert_int_equal(number(handlers, "SELECT count(*) FROM weir_inventory.outbox WHERE topic = 'inventory'"),
-                     INSTANCES * ORDERS + STOCK);
+    assert_int_equal(
+        rivals_number(handlers, "SELECT count(*) FROM weir_inventory.outbox WHERE topic = 'inventory'"),
+        RIVALS_INSTANCES * RIVALS_ORDERS + STOCK);
     clock_advance(STOCK_LEVEL_INTERVAL_US); /* between two levels of one SKU */
     handlers_tick_beside(handlers, "level");
-    assert_int_equal(number(handlers, "SELECT count(*) FROM weir_inventory.stock WHERE due_at > 0"), 0);
+    assert_int_equal(rivals_number(handlers, "SELECT count(*) FROM weir_inventory.stock WHERE due_at > 0"),
+                     0);
     handlers_close(handlers);
 }
 
@@ -107,7 +70,7 @@ static void what_is_only_looked_at_is_not_waited_for(void **state)
     struct handlers *first = handlers_open(&inventory_service, &inventory);
     handlers_request(first, "PUT", "/v1/stock/{sku}", "cup", "{\"available\":5}", NULL);
     struct handlers *second = handlers_join(&inventory_service, first->context.state, first->url);
-    const struct order_placed order = order_of(first->arena, 3, 1); /* "cup" and "hot" */
+    const struct order_placed order = rivals_order(first->arena, 3, 1); /* "cup" and "hot" */
     struct text body;
     handlers_begin(first);
     handlers_want(first, &order_placed_type, &order);
