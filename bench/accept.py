@@ -10,7 +10,6 @@ import os
 import sqlite3
 import statistics
 import subprocess
-import tempfile
 import time
 
 import measure
@@ -93,21 +92,16 @@ def weir(suite, database, number, rates, folder, log):
 def run(suite):
     databases = ["SQLite"] + (["PostgreSQL"] if suite.postgres else [])
     got = {"library": [], **{database: [] for database in databases}}
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as folder, open(folder + "/log", "ab") as log:
-        try:
-            for number in range(suite.rounds):
-                for place, name in enumerate(got):
-                    suite.progress(number * len(got) + place, suite.rounds * len(got), name)
-                    if name == "library":
-                        with floor(suite) as (port, pid):
-                            got[name].append([measured(suite, port, [pid])])
-                            continue
-                    half = (lambda found: int(found[0]["rate"] / 2))
-                    got[name].append(weir(suite, name, number, [0, half], folder, log))
-        except BaseException:
-            with open(folder + "/log", errors="replace") as said:
-                print(said.read()[-3000:])
-            raise
+    with programs.scratch() as (folder, log):
+        for number in range(suite.rounds):
+            for place, name in enumerate(got):
+                suite.progress(number * len(got) + place, suite.rounds * len(got), name)
+                if name == "library":
+                    with floor(suite) as (port, pid):
+                        got[name].append([measured(suite, port, [pid])])
+                        continue
+                half = (lambda found: int(found[0]["rate"] / 2))
+                got[name].append(weir(suite, name, number, [0, half], folder, log))
     for name, each in got.items():
         for number, samples in enumerate(each):
             for sample in samples:

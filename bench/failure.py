@@ -14,7 +14,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import tempfile
 import time
 
 import measure
@@ -162,23 +161,18 @@ def run(options):
     got = collections.defaultdict(list)
     work = [(what, variant) for what, variants in (("throughput", ("", CHAOS)), ("latency", ("", CHAOS)), ("mails", (1, 8, 64)))
             for _ in range(options.rounds) for variant in variants]
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as folder, open(folder + "/log", "ab") as log:
-        try:
-            programs.make_topics(options.build, options.kafka)
-            path = begin(options, folder, log)
-            orders.fill(options.kafka, options.events // 2, confirmed=True)
-            for place, (what, variant) in enumerate(work):
-                options.progress(place, len(work), f"{what}, {variant or 'nothing fails'}")
-                number = len(got[what, variant])
-                if what == "mails":
-                    found = mails(options, log, folder, variant, number)
-                else:
-                    found = (throughput if what == "throughput" else latency)(options, log, path, folder, variant, number)
-                got[what, variant].append({"what": what, "variant": variant, "round": number, **found})
-        except BaseException:
-            with open(folder + "/log", errors="replace") as said:
-                print(said.read()[-3000:])
-            raise
+    with programs.scratch() as (folder, log):
+        programs.make_topics(options.build, options.kafka)
+        path = begin(options, folder, log)
+        orders.fill(options.kafka, options.events // 2, confirmed=True)
+        for place, (what, variant) in enumerate(work):
+            options.progress(place, len(work), f"{what}, {variant or 'nothing fails'}")
+            number = len(got[what, variant])
+            if what == "mails":
+                found = mails(options, log, folder, variant, number)
+            else:
+                found = (throughput if what == "throughput" else latency)(options, log, path, folder, variant, number)
+            got[what, variant].append({"what": what, "variant": variant, "round": number, **found})
     for each in got.values():
         for sample in each:
             options.sample(**sample)

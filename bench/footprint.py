@@ -6,7 +6,6 @@ all five carry a constant load; what their processes wrote, what crossed the loo
 the orders. The broker's answer to a first member (group.initial.rebalance.delay.ms) is a part of being ready. The books must balance.
 """
 import http.client
-import tempfile
 import time
 
 import measure
@@ -81,7 +80,7 @@ def load(suite):
 def run(suite):
     programs.make_topics(suite.build, suite.kafka)
     starts = {name: [] for name in world.SERVICES}
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as folder, open(folder + "/log", "ab") as log:
+    with programs.scratch() as (folder, log):
         for number in range(suite.rounds):
             suite.progress(number, suite.rounds + 3, "starts")
             for name in world.SERVICES:

@@ -10,7 +10,6 @@ import os
 import shutil
 import sqlite3
 import statistics
-import tempfile
 
 import measure
 import orders
@@ -98,7 +97,7 @@ NAMES = {"floor": "bare floor, SQLite", "sqlite": "weir-inventory, SQLite", "pos
 def run(suite):
     names = [name for name in NAMES if name != "postgres" or suite.postgres]
     rounds = {name: [] for name in names}
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as folder, open(folder + "/log", "ab") as log:
+    with programs.scratch() as (folder, log):
         try:
             programs.make_topics(suite.build, suite.kafka)
             path = begin(suite, folder, log)
@@ -107,10 +106,6 @@ def run(suite):
                 for name in names:
                     suite.progress(number * len(names) + names.index(name), suite.rounds * len(names), NAMES[name])
                     rounds[name].append(one(suite, name, number, ids, folder, path, log))
-        except BaseException:
-            with open(folder + "/log", errors="replace") as said:
-                print(said.read()[-3000:])
-            raise
         finally:
             if suite.postgres:
                 suite.postgres.drop("bench_round")

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import subprocess
+import tempfile
 import time
 
 import measure
@@ -23,6 +24,18 @@ def run(words, seconds=600, **more):
 
 def run_json(words, seconds=600, **more):
     return json.loads(run(words, seconds, **more))
+
+
+@contextlib.contextmanager
+def scratch():
+    """A folder that goes afterwards, and in it the programs' log, whose end is printed when something fails."""
+    with tempfile.TemporaryDirectory(prefix="weir-bench-") as folder, open(folder + "/log", "ab") as log:
+        try:
+            yield folder, log
+        except BaseException:
+            with open(folder + "/log", errors="replace") as said:
+                print(said.read()[-3000:])
+            raise
 
 
 def make_topics(build, kafka, partitions=6):

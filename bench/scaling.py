@@ -6,7 +6,6 @@ Then the books, over all of them. On two cores this says what several processes 
 """
 import os
 import statistics
-import tempfile
 
 import measure
 import orders
@@ -50,7 +49,7 @@ def run(suite):
     if not suite.postgres:
         raise SystemExit("it needs a PostgreSQL")
     got, refused = {}, None
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as folder, open(folder + "/log", "ab") as log:
+    with programs.scratch() as (folder, log):
         suite.folder = folder
         try:
             for place, partitions in enumerate(suite.partitions):
@@ -75,10 +74,6 @@ def run(suite):
                             refused = found
                         else:
                             got.setdefault((partitions, instances), []).append(found)
-        except BaseException:
-            with open(folder + "/log", errors="replace") as said:
-                print(said.read()[-3000:])
-            raise
         finally:
             suite.postgres.drop("bench_scaling")
             suite.postgres.drop("bench_scaling_begin")

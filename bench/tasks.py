@@ -7,7 +7,6 @@ each of them once. What Celery, BullMQ and pika do with the same is in the suite
 import json
 import os
 import statistics
-import tempfile
 import time
 
 import measure
@@ -60,19 +59,14 @@ def one(suite, database, number, folder, log):
 def run(suite):
     databases = ["SQLite"] + (["PostgreSQL"] if suite.postgres else [])
     got = {database: [] for database in databases}
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as folder, open(folder + "/log", "ab") as log:
-        try:
-            programs.make_topics(suite.build, suite.kafka)
-            orders.fill(suite.kafka, suite.tasks)
-            for number in range(suite.rounds):
-                for place, database in enumerate(databases):
-                    suite.progress(number * len(databases) + place, suite.rounds * len(databases), database)
-                    os.makedirs(f"{folder}/{database.lower()}-{number}")
-                    got[database].append(one(suite, database, number, folder, log))
-        except BaseException:
-            with open(folder + "/log", errors="replace") as said:
-                print(said.read()[-3000:])
-            raise
+    with programs.scratch() as (folder, log):
+        programs.make_topics(suite.build, suite.kafka)
+        orders.fill(suite.kafka, suite.tasks)
+        for number in range(suite.rounds):
+            for place, database in enumerate(databases):
+                suite.progress(number * len(databases) + place, suite.rounds * len(databases), database)
+                os.makedirs(f"{folder}/{database.lower()}-{number}")
+                got[database].append(one(suite, database, number, folder, log))
     for each in got.values():
         for sample in each:
             suite.sample(**sample)
