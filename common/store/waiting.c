@@ -121,8 +121,9 @@ enum outcome waiting_count(struct waiting_room *room, struct store *store, struc
         return OK;
     return store->backend->ops->query(
         store->backend,
-        "SELECT count(*), coalesce(sum(waiting), 0)::bigint, count(*) FILTER (WHERE state = $1) FROM held", &draining,
-        1, keep_counts, room, error);
+        "SELECT count(*), coalesce(sum(waiting), 0)::bigint, count(*) FILTER (WHERE state = $1) "
+        "FROM held",
+        &draining, 1, keep_counts, room, error);
 }
 
 void waiting_ask(struct waiting_room *room, struct work *work)
@@ -296,7 +297,8 @@ int64_t waiting_oldest_us(struct work *work)
          state++) { /* a step into the index for each */
         struct store_value value = STORE_INT(state);
         void **rows;
-        if (rows_find_free(work, &held_table, "state = $1 ORDER BY state, since_us", &value, 1, 1, &rows) == 0)
+        if (rows_find_free(work, &held_table, "state = $1 ORDER BY state, since_us", &value, 1, 1, &rows) ==
+            0)
             continue;
         int64_t since_us = ((const struct held_key *)rows[0])->since_us;
         if (oldest_us == 0 || since_us < oldest_us)
