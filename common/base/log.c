@@ -279,7 +279,7 @@ void log_write(enum log_level level, const char *station, const char *message, c
     if (level < settings.level)
         return;
     int64_t second = clock_monotonic_us() / 1000000;
-    struct station quiet;
+    struct station quiet = {0};
     while (take_held_back(second, &quiet))
         write_line(LOG_WARN, quiet.name, "lines held back",
                    (const struct log_field[]){LOG_INT("lines", quiet.held_back)}, 1);
