@@ -314,6 +314,32 @@ void handlers_tick(struct handlers *handlers, const char *name)
     }
 }
 
+/* ---- calls */
+
+size_t handlers_calls(struct handlers *handlers, const struct lane *lane, void ***ret_calls)
+{
+    enum { CALLS_MAX = 64 };
+    const struct store_value from[] = {STORE_TEXT(text_of(lane->name)), STORE_INT(0)};
+    handlers_begin(handlers);
+    handlers_read(handlers);
+    return rows_find(handlers->work, &calls_table, "lane = $1 AND created_us > $2 ORDER BY lane, created_us",
+                     from, 2, CALLS_MAX, ret_calls);
+}
+
+enum outcome handlers_answer(struct handlers *handlers, const struct lane *lane, struct call *call,
+                             const struct net_result *result, bool last)
+{
+    struct error error;
+    context_enter(&handlers->context, call->id, call->traceparent);
+    handlers->context.emitted = (int)handlers->items++; /* each attempt speaks for itself here */
+    work_item_begin(handlers->work);
+    call->attempts++;
+    enum outcome outcome = lane->answer(handlers->work, call, result, last, &error);
+    if (outcome == OK)
+        rows_delete(handlers->work, &calls_table, call);
+    return outcome;
+}
+
 /* ---- requests */
 
 static int run_request(struct handlers *handlers, struct request *request, bool own, struct text *ret_body)

@@ -70,6 +70,12 @@ void handlers_in_processes(struct handlers *handlers, int count,
 /* Ticks of that name until there is nothing more. */
 void handlers_tick(struct handlers *handlers, const char *name);
 
+/* The calls that wait in that lane, oldest first, in a work that it begins and leaves open. */
+size_t handlers_calls(struct handlers *handlers, const struct lane *lane, void ***ret_calls);
+/* What the lane makes of the result of one of them, as one more item of that work. OK: the call is gone. */
+enum outcome handlers_answer(struct handlers *handlers, const struct lane *lane, struct call *call,
+                             const struct net_result *result, bool last);
+
 /*
  * A request to the route with this method and path pattern; parameter fills its first {…}. body: NULL for
  * none. Within an open work it is one more item of it, else a work of its own. Returns the status; *ret_body

@@ -152,32 +152,13 @@ static void rejected(struct text reason)
     assert_int_equal(handlers_give(handlers, &event), OK);
 }
 
-/* The calls that wait, in a work that stays open. */
-static size_t open_calls(void ***ret)
-{
-    const struct store_value from[] = {STORE_TEXT(TEXT("smtp")), STORE_INT(0)};
-    handlers_begin(handlers);
-    handlers_read(handlers);
-    return rows_find(handlers->work, &calls_table, "lane = $1 AND created_us > $2 ORDER BY lane, created_us",
-                     from, 2, 64, ret);
-}
-
 /* Puts every call that waits to a mail server that answers so. Returns how many there were. */
 static size_t answer_calls(struct net_result result, bool last, enum outcome expected)
 {
     void **rows;
-    size_t count = open_calls(&rows);
-    for (size_t i = 0; i < count; i++) {
-        struct call *call = rows[i];
-        struct error error;
-        context_enter(&handlers->context, call->id, call->traceparent);
-        handlers->context.emitted = (int)handlers->items++;
-        work_item_begin(handlers->work);
-        call->attempts++;
-        assert_int_equal(smtp_lane.answer(handlers->work, call, &result, last, &error), expected);
-        if (expected == OK)
-            rows_delete(handlers->work, &calls_table, call);
-    }
+    size_t count = handlers_calls(handlers, &smtp_lane, &rows);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(handlers_answer(handlers, &smtp_lane, rows[i], &result, last), expected);
     handlers_commit(handlers);
     return count;
 }
@@ -298,7 +279,7 @@ static void mail_on_the_wire_has_the_same_id_each_time(void **state)
     char first[256] = "";
     for (int i = 0; i < 2; i++) {
         void **rows;
-        assert_int_equal(open_calls(&rows), 1);
+        assert_int_equal(handlers_calls(handlers, &smtp_lane, &rows), 1);
         struct net_http http = {0};
         struct net_mail mail = {0};
         bool is_mail = false;

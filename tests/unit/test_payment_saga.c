@@ -84,12 +84,8 @@ static struct net_result gateway_answer(const struct net_http *http)
 /* Puts one call that waits to the gateway, as the lanes do. False when none waits. */
 static bool answer_one_call(void)
 {
-    const struct store_value from[] = {STORE_TEXT(TEXT("gateway")), STORE_INT(0)};
     void **rows;
-    handlers_begin(handlers);
-    handlers_read(handlers);
-    size_t count = rows_find(handlers->work, &calls_table,
-                             "lane = $1 AND created_us > $2 ORDER BY lane, created_us", from, 2, 16, &rows);
+    size_t count = handlers_calls(handlers, &gateway_lane, &rows);
     if (count) {
         struct call *call = rows[0];
         struct net_http http = {0};
@@ -101,15 +97,9 @@ static bool answer_one_call(void)
                          OK);
         assert_false(is_mail);
         struct net_result result = gateway_answer(&http);
-        context_enter(&handlers->context, call->id, call->traceparent);
-        handlers->context.emitted = (int)handlers->items++; /* each attempt speaks for itself here */
-        work_item_begin(handlers->work);
-        call->attempts++;
-        enum outcome outcome = gateway_lane.answer(handlers->work, call, &result, true, &error);
+        enum outcome outcome = handlers_answer(handlers, &gateway_lane, call, &result, true);
         assert_int_not_equal(outcome, REJECT);
         assert_int_not_equal(outcome, FATAL);
-        if (outcome == OK)
-            rows_delete(handlers->work, &calls_table, call);
     }
     handlers_commit(handlers);
     return count > 0;
@@ -356,21 +346,9 @@ static void second_capture_goes_back(void **state)
 
 static enum outcome answer_with(struct net_result result)
 {
-    const struct store_value from[] = {STORE_TEXT(TEXT("gateway")), STORE_INT(0)};
     void **rows;
-    struct error error;
-    handlers_begin(handlers);
-    handlers_read(handlers);
-    assert_int_equal(rows_find(handlers->work, &calls_table,
-                               "lane = $1 AND created_us > $2 ORDER BY lane, created_us", from, 2, 16, &rows),
-                     1);
-    struct call *call = rows[0];
-    context_enter(&handlers->context, call->id, call->traceparent);
-    handlers->context.emitted = (int)handlers->items++;
-    work_item_begin(handlers->work);
-    enum outcome outcome = gateway_lane.answer(handlers->work, call, &result, true, &error);
-    if (outcome == OK)
-        rows_delete(handlers->work, &calls_table, call);
+    assert_int_equal(handlers_calls(handlers, &gateway_lane, &rows), 1);
+    enum outcome outcome = handlers_answer(handlers, &gateway_lane, rows[0], &result, true);
     handlers_commit(handlers);
     return outcome;
 }
