@@ -13,6 +13,7 @@
 #include "flow/dispatch.h"
 #include "kafka/producer.h"
 #include "kafka/reader.h"
+#include "store/outbox.h"
 #include "support/broker.h"
 
 #include <pthread.h>
@@ -160,6 +161,95 @@ static void kafka_away_changes_nothing_for_who_asks_and_all_is_sent_later(void *
     world_read(world, "orders", 4);
 }
 
+/* The loop is in a handler meanwhile, and takes nothing. */
+static void requests_past_the_bound_are_not_taken_and_all_before_it_are_answered(void **state)
+{
+    enum { CUSTOMERS = 64 };
+    struct world *world = *state;
+    struct asked *asked = calloc(DISPATCH_REQUESTS_MAX, sizeof(*asked)), more = {0};
+    char customers[CUSTOMERS][8];
+    assert_non_null(asked);
+    atomic_store(&world->state.stuck, true);
+    world_place(world, "e1", "stuck", "a");
+    int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    while (atomic_load(&world->state.handled) < 1 && clock_monotonic_us() < until_us)
+        usleep(1000);
+    assert_int_equal(atomic_load(&world->state.handled), 1);
+    for (int i = 0; i < CUSTOMERS; i++)
+        snprintf(customers[i], sizeof(customers[i]), "c%d", i);
+    for (int i = 0; i < DISPATCH_REQUESTS_MAX; i++)
+        world_ask(world, &asked[i], customers[i % CUSTOMERS], "");
+    assert_false(dispatch_request(world->dispatch, &more, &asked[0].request));
+    atomic_store(&world->state.stuck, false);
+    for (int i = 0; i < DISPATCH_REQUESTS_MAX; i++)
+        assert_int_equal(asked_wait(&asked[i]), 202);
+    assert_int_equal(atomic_load(&more.status), 0);
+    for (int i = 0; i < CUSTOMERS; i++)
+        assert_int_equal(world_look(world, customers[i]).orders, DISPATCH_REQUESTS_MAX / CUSTOMERS);
+    world_ask(world, &more, customers[0], ""); /* there is room again */
+    assert_int_equal(asked_wait(&more), 202);
+    free(asked);
+}
+
+/* Rows for a topic that Kafka does not take at the time. While the service is stopped. */
+static void fill_outbox(struct world *world, struct text topic, int count)
+{
+    enum { AT_ONCE = 1000 };
+    struct store *store;
+    struct work *work;
+    assert_int_equal(store_open(world->url, "test", &store, &world->error), OK);
+    assert_int_equal(store_migrate(store, NULL, 0, NULL, 0, &world->error), OK);
+    assert_int_equal(work_new(store, 16 << 20, &work, &world->error), OK);
+    for (int first = 0; first < count; first += AT_ONCE) {
+        assert_int_equal(work_begin(work, &world->error), OK);
+        assert_int_equal(work_read(work, &world->error), OK);
+        work_item_begin(work);
+        for (int i = first; i < count && i < first + AT_ONCE; i++)
+            outbox_add(work, &(struct outbox_row){
+                                 .topic = topic, .partition = -1, .key = TEXT("k"), .value_null = true});
+        assert_int_equal(work_commit(work, &world->error), OK);
+    }
+    assert_int_equal(outbox_rows(store), count);
+    work_destroy(work);
+    store_close(store);
+}
+
+static bool paused_for_backlog(struct world *world)
+{
+    return consumer_paused(dispatch_consumer(world->dispatch)) & PAUSE_BACKLOG;
+}
+
+static void past_the_bound_of_the_outbox_no_record_is_taken_and_requests_go_on(void **state)
+{
+    struct world *world = *state;
+    struct asked asked;
+    world_stop(world);
+    broker_fail_topic(world->broker, "stock", RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
+    fill_outbox(world, TEXT("stock"), DISPATCH_OUTBOX_ROWS_MAX);
+    world_place(world, "e1", "anna", "a");
+    assert_true(producer_flush(world->producer, WAIT_MS_MAX));
+    world_start(world);
+    int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    while (!(paused_for_backlog(world) && consumer_ready(dispatch_consumer(world->dispatch))) &&
+           clock_monotonic_us() < until_us)
+        usleep(10000);
+    assert_true(paused_for_backlog(world));
+    assert_true(consumer_ready(dispatch_consumer(world->dispatch)));
+    for (int i = 1; i <= 10; i++) { /* ten turns of the loop, each past the bound */
+        world_ask(world, &asked, "http", "");
+        assert_int_equal(asked_wait(&asked), 202);
+        assert_int_equal(world_look(world, "http").orders, i);
+    }
+    assert_true(paused_for_backlog(world));
+    assert_int_equal(atomic_load(&world->state.handled), 0);
+    broker_fail_topic(world->broker, "stock", RD_KAFKA_RESP_ERR_NO_ERROR);
+    until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
+    world_wait_for_orders(world, "anna", 1);
+    while (paused_for_backlog(world) && clock_monotonic_us() < until_us) /* its answer is one more row */
+        usleep(10000);
+    assert_false(paused_for_backlog(world));
+}
+
 static bool take_count(void *owner, const struct store_row *row)
 {
     *(int64_t *)owner = store_row_int(row, 0);
@@ -235,6 +325,10 @@ int main(void)
                                         world_teardown),
         cmocka_unit_test_setup_teardown(the_same_key_twice_at_once_is_a_conflict, world_setup,
                                         world_teardown),
+        cmocka_unit_test_setup_teardown(requests_past_the_bound_are_not_taken_and_all_before_it_are_answered,
+                                        world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(past_the_bound_of_the_outbox_no_record_is_taken_and_requests_go_on,
+                                        world_setup, world_teardown),
         cmocka_unit_test_setup_teardown(of_a_batch_that_kafka_refuses_only_what_it_refuses_alone_is_set_aside,
                                         setup_lingering, world_teardown),
         cmocka_unit_test_setup_teardown(kafka_away_changes_nothing_for_who_asks_and_all_is_sent_later,

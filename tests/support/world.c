@@ -64,6 +64,9 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
     atomic_fetch_add(&state->handled, 1);
     if (starts_with(order->customer_id, "slow"))
         usleep((unsigned)atomic_load(&state->slow_ms) * 1000);
+    bool stuck = starts_with(order->customer_id, "stuck");
+    for (int ms = 0; stuck && atomic_load(&state->stuck) && ms < WAIT_MS_MAX; ms++)
+        usleep(1000);
     count_order(work, order->customer_id, order->locale, 1);
     if (starts_with(order->customer_id, "shaky") && atomic_fetch_sub(&state->fail_times, 1) > 0)
         return error_retry(error, "shaky", "not yet");

@@ -3,7 +3,8 @@
  * tests of the flow.
  *
  * Customers: "shaky…" says RETRY while state.fail_times lasts, "bad…" REJECT, "breaks" breaks a constraint,
- * "away" OUTAGE while state.away is set; "slow…" are counted after state.slow_ms, all others at once.
+ * "away" OUTAGE while state.away is set; "slow…" are counted after state.slow_ms, "stuck…" when state.stuck
+ * is no longer set (or after WAIT_MS_MAX), all others at once.
  */
 #ifndef SUPPORT_WORLD_H
 #define SUPPORT_WORLD_H
@@ -23,6 +24,7 @@ struct state {
     atomic_int fail_times; /* "shaky" customers fail so often */
     atomic_int handled;
     atomic_int slow_ms; /* "slow…" take so long */
+    atomic_bool stuck;  /* "stuck…" wait, and the loop with them */
     atomic_bool away;   /* "away…" say OUTAGE */
     atomic_bool mended; /* "bad…" are no longer rejected */
 };
