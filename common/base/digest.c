@@ -6,7 +6,8 @@
 #include <openssl/hmac.h>
 #include <pthread.h>
 
-/* Fetched once: EVP_sha256() would look the algorithm up by name at each use, which costs more than a short hash. */
+/* Fetched once: EVP_sha256() would look the algorithm up by name at each use, which costs more than a short
+ * hash. */
 static pthread_once_t sha256_once = PTHREAD_ONCE_INIT;
 static EVP_MD *sha256;
 
@@ -47,10 +48,11 @@ void digest_to_hex(const void *bytes, size_t count, char *into)
     }
 }
 
-/* Digits of an id are random: a processor guesses every other branch on them wrong. Value + 1; 0: no digit. */
+/* Digits of an id are random: a processor guesses every other branch on them wrong. Value + 1; 0: no digit.
+ */
 static const uint8_t hex_values[256] = {
-    ['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5, ['5'] = 6, ['6'] = 7, ['7'] = 8,
-    ['8'] = 9, ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
+    ['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
     ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
 };
 
@@ -89,17 +91,6 @@ void digest_to_base64(struct buffer *into, const void *bytes, size_t count)
     into->length += length;
 }
 
-static struct text trimmed(struct text text)
-{
-    while (text.length && (text.at[0] == ' ' || text.at[0] == '\t')) {
-        text.at++;
-        text.length--;
-    }
-    while (text.length && (text.at[text.length - 1] == ' ' || text.at[text.length - 1] == '\t'))
-        text.length--;
-    return text;
-}
-
 /* Cuts the next "name=value" off the header's front. */
 static bool next_pair(struct text *rest, struct text *ret_name, struct text *ret_value)
 {
@@ -107,7 +98,7 @@ static bool next_pair(struct text *rest, struct text *ret_name, struct text *ret
         return false;
     const char *comma = memchr(rest->at, ',', rest->length);
     size_t length = comma ? (size_t)(comma - rest->at) : rest->length;
-    struct text pair = trimmed((struct text){rest->at, length});
+    struct text pair = text_trim((struct text){rest->at, length});
     size_t step = comma ? length + 1 : length;
     rest->at += step;
     rest->length -= step;

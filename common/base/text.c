@@ -24,6 +24,15 @@ struct text text_copy(struct arena *arena, struct text text)
     return (struct text){at, text.length};
 }
 
+struct text text_trim(struct text text)
+{
+    while (text.length && (text.at[0] == ' ' || text.at[0] == '\t'))
+        text.at++, text.length--;
+    while (text.length && (text.at[text.length - 1] == ' ' || text.at[text.length - 1] == '\t'))
+        text.length--;
+    return text;
+}
+
 uint64_t text_hash(struct text text)
 {
     uint64_t hash = 0xcbf29ce484222325u;

@@ -43,6 +43,8 @@ static inline bool text_is(struct text a, const char *string)
 int text_compare(struct text a, struct text b);
 /* A copy in the arena, with a NUL after it that is not counted; {NULL, 0} past the arena's bound. */
 struct text text_copy(struct arena *arena, struct text text);
+/* Without spaces and tabs at both ends. */
+struct text text_trim(struct text text);
 /* FNV-1a, for hash tables inside the process; not for anything that is stored. */
 uint64_t text_hash(struct text text);
 /* The whole of text as a decimal int64. */

@@ -114,15 +114,6 @@ static const char *first_of(const struct config *config, const char *specific, c
     return config_is_set(config, specific) ? config_text(config, specific) : config_text(config, general);
 }
 
-static struct text trimmed(struct text text)
-{
-    while (text.length && (*text.at == ' ' || *text.at == '\t'))
-        text.at++, text.length--;
-    while (text.length && (text.at[text.length - 1] == ' ' || text.at[text.length - 1] == '\t'))
-        text.length--;
-    return text;
-}
-
 static int hex_digit(char c)
 {
     return c >= '0' && c <= '9'   ? c - '0'
@@ -158,8 +149,8 @@ static bool next_pair(char **at, struct text *name, struct text *value)
         char *equals = memchr(pair, '=', length);
         if (!equals)
             continue;
-        *name = trimmed((struct text){pair, (size_t)(equals - pair)});
-        *value = trimmed((struct text){equals + 1, (size_t)(pair + length - equals - 1)});
+        *name = text_trim((struct text){pair, (size_t)(equals - pair)});
+        *value = text_trim((struct text){equals + 1, (size_t)(pair + length - equals - 1)});
         *value = decoded((char *)(uintptr_t)value->at, value->length);
         if (name->length)
             return true;

@@ -30,15 +30,6 @@ struct client_address client_address_of(const struct sockaddr *address)
     return found;
 }
 
-static struct text trim(struct text text)
-{
-    while (text.length && (text.at[0] == ' ' || text.at[0] == '\t'))
-        text.at++, text.length--;
-    while (text.length && (text.at[text.length - 1] == ' ' || text.at[text.length - 1] == '\t'))
-        text.length--;
-    return text;
-}
-
 /* The address alone; *ret_v4 is told because a network's bits are counted in its own family. */
 static bool plain_parse(struct text text, struct client_address *ret, bool *ret_v4)
 {
@@ -78,7 +69,7 @@ bool client_address_parse(struct text text, struct client_address *ret)
     enum { PORT_MAX = 65535 };
     int64_t port;
     bool v4;
-    text = trim(text);
+    text = text_trim(text);
     struct text whole = text, behind;
     if (text.length && text.at[0] == '[') {
         if (!cut_behind(&text, ']', &behind))
@@ -121,7 +112,7 @@ bool client_networks_parse(const char *list, struct client_networks *ret, struct
     ret->count = 0;
     for (const char *at = list ? list : ""; *at;) {
         size_t length = strcspn(at, ",");
-        struct text part = trim((struct text){at, length});
+        struct text part = text_trim((struct text){at, length});
         at += length + (at[length] == ',');
         if (ret->count == CLIENT_NETWORKS_MAX || !network_parse(part, &ret->of[ret->count])) {
             *ret_bad = part;

@@ -198,18 +198,9 @@ enum path_match path_find(const struct path_entry *entries, size_t count, const 
     return query_parse(query, room, ret) ? PATH_FOUND : PATH_MALFORMED;
 }
 
-static struct text trim(struct text text)
-{
-    while (text.length && (text.at[0] == ' ' || text.at[0] == '\t'))
-        text.at++, text.length--;
-    while (text.length && (text.at[text.length - 1] == ' ' || text.at[text.length - 1] == '\t'))
-        text.length--;
-    return text;
-}
-
 bool idempotency_key_parse(struct text header, char *room, struct text *ret)
 {
-    struct text raw = trim(header);
+    struct text raw = text_trim(header);
     bool quoted = raw.length >= 2 && raw.at[0] == '"' && raw.at[raw.length - 1] == '"';
     size_t length = 0;
     if (quoted)
@@ -235,7 +226,7 @@ struct text media_type(struct text header, char *room)
 {
     struct text rest = header, type = {NULL, 0};
     (void)cut(&rest, ';', &type);
-    type = trim(type);
+    type = text_trim(type);
     for (size_t i = 0; i < type.length; i++)
         room[i] = (char)(type.at[i] >= 'A' && type.at[i] <= 'Z' ? type.at[i] + 32 : type.at[i]);
     return (struct text){room, type.length};
