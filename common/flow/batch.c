@@ -254,11 +254,10 @@ static void batch_failed(struct dispatch *dispatch, struct item *items, size_t c
     batch_put_back(dispatch, items, count);
 }
 
-/* Another instance was in the way (a deadlock, a key that both added): nobody's fault, and over. */
+/* A batch that lost a race is run again, and not for ever. */
 static bool raced(struct dispatch *dispatch, enum outcome outcome, const struct error *error)
 {
-    bool race =
-        outcome != OK && error->outcome == RETRY && error->cause && strncmp(error->cause, "store-", 6) == 0;
+    bool race = outcome != OK && store_raced(error);
     dispatch->races = race ? dispatch->races + 1 : 0;
     return race && dispatch->races <= BATCH_RACES_MAX;
 }

@@ -51,7 +51,7 @@ static void tick_run(struct dispatch *dispatch, const struct tick *tick, int64_t
         batch_let_go(dispatch, NULL, 0, now_us);
     } else if (outcome == FATAL) {
         give_up(dispatch, &error);
-    } else if (outcome == RETRY && error.cause && strncmp(error.cause, "store-", 6) == 0) {
+    } else if (store_raced(&error)) {
         log_debug("tick", "another instance was in the way of a tick: it comes again",
                   LOG_STRING("tick", tick ? tick->name : "prune"));
     } else if (outcome == OUTAGE) {

@@ -144,6 +144,11 @@ enum outcome store_check(const char *url, const char *service, bool *ret_there, 
     return outcome;
 }
 
+bool store_raced(const struct error *error)
+{
+    return error->outcome == RETRY && error->cause && strncmp(error->cause, "store-", 6) == 0;
+}
+
 enum outcome store_probe(struct store *store, struct error *error)
 {
     return store->backend->ops->probe(store->backend, error);

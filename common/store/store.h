@@ -53,6 +53,9 @@ MUST_CHECK enum outcome store_migrate(struct store *store, const struct rows_tab
                                       size_t table_count, const struct migration *migrations,
                                       size_t migration_count, struct error *error);
 
+/* Was another instance in the way (a deadlock, a row that both added)? Nobody's fault: the same again succeeds. */
+bool store_raced(const struct error *error);
+
 /* Can it be written to? Commits a row of the store's own. Not within a unit of work. For `check` and after an
  * outage. */
 MUST_CHECK enum outcome store_probe(struct store *store, struct error *error);
