@@ -131,6 +131,15 @@ static int topic_index_of(struct consumer *consumer, const char *name)
     return -1;
 }
 
+/* For who does not hold the lock: these stay, whatever is added. */
+static int topic_count_of(struct consumer *consumer)
+{
+    pthread_mutex_lock(&consumer->lock);
+    int count = consumer->topic_count;
+    pthread_mutex_unlock(&consumer->lock);
+    return count;
+}
+
 /* Finds or makes; NULL when out of memory. Lock held. */
 static struct partition *partition_get(struct consumer *consumer, const char *name, int32_t number)
 {
@@ -367,10 +376,11 @@ static void enqueue(struct consumer *consumer, rd_kafka_message_t **messages, si
 }
 
 /* The topic that a refusal is about, where librdkafka says it in the text only. */
-static const char *topic_in(const struct consumer *consumer, const char *reason)
+static const char *topic_in(struct consumer *consumer, const char *reason)
 {
     char quoted[300];
-    for (int i = 0; i < consumer->topic_count; i++) {
+    int count = topic_count_of(consumer);
+    for (int i = 0; i < count; i++) {
         snprintf(quoted, sizeof(quoted), ": %s: ", consumer->topics[i].name);
         if (strstr(reason, quoted))
             return consumer->topics[i].name;
@@ -378,7 +388,7 @@ static const char *topic_in(const struct consumer *consumer, const char *reason)
     return "(unknown)";
 }
 
-static void denial_of(const struct consumer *consumer, rd_kafka_resp_err_t err, const char *reason,
+static void denial_of(struct consumer *consumer, rd_kafka_resp_err_t err, const char *reason,
                       const char *topic, char *into, size_t into_bytes)
 {
     char denial[200];
@@ -709,7 +719,7 @@ static void on_assign(struct consumer *consumer, rd_kafka_topic_partition_list_t
  */
 static void ask_first(struct consumer *consumer)
 {
-    if (!consumer->first_ask_us || now_us() < consumer->first_ask_us || consumer->topic_count == 0)
+    if (!consumer->first_ask_us || now_us() < consumer->first_ask_us || topic_count_of(consumer) == 0)
         return;
     consumer->first_ask_us = now_us() + FIRST_ASK_AGAIN_MS * INT64_C(1000);
     rd_kafka_topic_t *topic = rd_kafka_topic_new(consumer->handle.rk, consumer->topics[0].name, NULL);
