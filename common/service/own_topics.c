@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/stop.h"
+#include "flow/dispatch.h"
 #include "kafka/declared.h"
 #include "wire/event.h"
 
@@ -171,24 +172,52 @@ out:
     return outcome;
 }
 
+/* OUTAGE: ask again. */
+static enum outcome look_old(struct own_topics *own, struct admin *admin, struct error *error)
+{
+    struct admin_topic *topics = NULL;
+    size_t count = 0;
+    enum outcome outcome = admin_topics(admin, OWN_TOPICS_TIMEOUT_MS, &topics, &count, error);
+    for (size_t i = 0; outcome == OK && i < count && !ends(own); i++)
+        if (!dispatch_read_old(own->dispatch, topics[i].name))
+            log_error(
+                "retry",
+                "a retry topic of an earlier RETRY_DELAYS is not read: there are too many; delete the empty "
+                "ones and start again",
+                LOG_STRING("topic", topics[i].name));
+    free(topics);
+    return outcome;
+}
+
+/* Asks until the brokers have answered. */
+static void ask(struct own_topics *own, struct admin *admin, const char *failed,
+                enum outcome (*question)(struct own_topics *, struct admin *, struct error *))
+{
+    struct pollfd stop = {.fd = stop_fd(), .events = POLLIN};
+    struct error error;
+    while (!ends(own)) {
+        enum outcome outcome = question(own, admin, &error);
+        if (outcome != OUTAGE) {
+            if (outcome != OK)
+                log_error("topics", failed, LOG_STRING("error", error.text));
+            return;
+        }
+        if (poll(&stop, 1, OWN_TOPICS_STEP_MS) > 0)
+            return;
+    }
+}
+
 static void *run(void *owner)
 {
     struct own_topics *own = owner;
-    struct pollfd stop = {.fd = stop_fd(), .events = POLLIN};
     struct admin *admin = NULL;
     struct error error;
-    enum outcome outcome = admin_open(own->client, &admin, &error);
-    while (outcome == OK && !ends(own)) {
-        outcome = look(own, admin, &error);
-        if (outcome != OUTAGE)
-            break;
-        outcome = OK;
-        if (poll(&stop, 1, OWN_TOPICS_STEP_MS) > 0)
-            break;
+    if (admin_open(own->client, &admin, &error) != OK) {
+        log_error("topics", "this service's topics are not looked at", LOG_STRING("error", error.text));
+        return NULL;
     }
-    if (outcome != OK)
-        log_error("topics", "cannot make this service's retry and dead letter topics: weir topics create",
-                  LOG_STRING("error", error.text));
+    ask(own, admin, "cannot look for retry topics of an earlier RETRY_DELAYS: they are not read", look_old);
+    ask(own, admin, "cannot make this service's retry and dead letter topics: weir topics create", look);
     admin_close(admin);
     return NULL;
 }

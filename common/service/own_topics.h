@@ -9,6 +9,9 @@
  * And it warns, a line a finding, of what may cost records or order (kafka/declared.h), of topics that are
  * missing, and of those that its principal may not even see.
  *
+ * Before that it has the loop read its retry topics that RETRY_DELAYS does not name any more (dispatch_read_old()):
+ * what lay there when the delays were changed must not be forgotten.
+ *
  * A thread of its own that asks until the brokers have answered, then ends: nothing waits for it.
  */
 #ifndef SERVICE_OWN_TOPICS_H
@@ -22,8 +25,11 @@
 
 enum { OWN_TOPICS_TIMEOUT_MS = 1500, OWN_TOPICS_STEP_MS = 1000, OWN_TOPICS_MAX = 32 };
 
+struct dispatch;
+
 struct own_topics {
     const struct client_settings *client; /* lent, as what it points to */
+    struct dispatch *dispatch;            /* lent */
     const struct service *service;
     const int64_t *delays_ms; /* lent */
     size_t delay_count;
@@ -37,7 +43,7 @@ struct own_topics {
 
 /* Everything but thread, running and what is behind them is the caller's to fill in. */
 MUST_CHECK enum outcome own_topics_open(struct own_topics *own, struct error *error);
-/* Waits for the call that is under way, at most two of OWN_TOPICS_TIMEOUT_MS. */
+/* Before dispatch_close(). Waits for the call that is under way, at most two of OWN_TOPICS_TIMEOUT_MS. */
 void own_topics_close(struct own_topics *own);
 
 /* Does the service read or write this topic of events? */

@@ -30,7 +30,6 @@
 #include "service/flow_http.h"
 #include "service/health.h"
 #include "service/http.h"
-#include "service/old_retries.h"
 #include "service/own_topics.h"
 #include "service/settings.h"
 #include "store/store.h"
@@ -134,7 +133,6 @@ struct running {
     struct dlq_http *dlq_http;
     struct health health;
     struct own_topics own_topics;
-    struct old_retries old_retries;
     pthread_t keeper;
     bool kept;
 };
@@ -388,6 +386,7 @@ static enum outcome topics_prepare(struct running *running, struct error *error)
 {
     running->own_topics = (struct own_topics){
         .client = &running->client,
+        .dispatch = running->dispatch,
         .service = running->service,
         .delays_ms = running->delays_ms,
         .delay_count = running->delay_count,
@@ -410,10 +409,7 @@ static enum outcome start(struct running *running, struct error *error)
         (outcome = store_prepare(running, error)) != OK ||
         (outcome = service_prepare(running, error)) != OK || (outcome = net_prepare(running, error)) != OK ||
         (outcome = dispatch_prepare(running, error)) != OK || (outcome = http_serve(running, error)) != OK ||
-        (outcome = topics_prepare(running, error)) != OK ||
-        (outcome = old_retries_open(&running->old_retries, &running->client, running->dispatch, error)) !=
-            OK ||
-        (outcome = keeper_open(running, error)) != OK)
+        (outcome = topics_prepare(running, error)) != OK || (outcome = keeper_open(running, error)) != OK)
         return outcome;
     log_info("service", "serving", LOG_STRING("service", running->service->name),
              LOG_STRING("version", WEIR_VERSION), LOG_STRING("http", config_text(config, "HTTP_LISTEN")),
@@ -428,7 +424,6 @@ static enum outcome start(struct running *running, struct error *error)
 static void finish(struct running *running)
 {
     own_topics_close(&running->own_topics);
-    old_retries_close(&running->old_retries);
     int64_t dlq_ms = stop_drain_left_ms() / 2;
     dlq_http_close(running->dlq_http, dlq_ms < DLQ_CLOSE_MS_MAX ? (int)dlq_ms : DLQ_CLOSE_MS_MAX);
     http_close(running->http);
