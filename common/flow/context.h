@@ -25,6 +25,7 @@ struct context {
     struct text traceparent; /* of what is being handled: where there are traces, its own span's */
     char trace_bytes[SPAN_TRACEPARENT_BYTES + 1];
     int emitted;
+    bool repeated; /* it said so: work_repeated() */
 };
 
 /* Before each item; traceparent is kept. Lines of the log carry its ids from now on (log_trace). */

@@ -16,6 +16,7 @@ void context_enter(struct context *context, struct id id, struct text traceparen
     context->id = id;
     context->traceparent = traceparent;
     context->emitted = 0;
+    context->repeated = false;
     log_trace(traceparent);
 }
 
@@ -27,6 +28,11 @@ void *work_state(struct work *work)
 int64_t work_now_us(const struct work *work)
 {
     return ((const struct context *)work_owner(work))->now_us;
+}
+
+void work_repeated(struct work *work)
+{
+    ((struct context *)work_owner(work))->repeated = true;
 }
 
 struct registry *work_registry(const struct work *work)

@@ -50,6 +50,9 @@ struct emit_as {
 void work_emit_type(struct work *work, const struct event_type *type, const void *data,
                     const struct emit_as *as);
 
+/* What is handled had taken effect before: it counts as a duplicate. For ONCE_BY_EFFECT. */
+void work_repeated(struct work *work);
+
 /* Adds to a counter once what is handled is committed: a batch that is run again counts once. */
 void work_count(struct work *work, struct metric *metric, int64_t by);
 /*
@@ -70,12 +73,22 @@ enum ordering {
     UNORDERED, /* it does not                                                    */
 };
 
+/* Who knows that an event was handled before. */
+enum once {
+    ONCE_BY_INBOX, /* a row for its id: it is not handled again */
+    /* The rows that handling it writes: it is handled again, finds them, changes nothing and says
+     * work_repeated(). Saves the row where the database is PostgreSQL. Only where those rows are kept longer
+     * than an event may come again. */
+    ONCE_BY_EFFECT,
+};
+
 struct subscription {
     const struct event_type *type; /* &order_placed_type; topic is the type's */
     enum outcome (*handle)(struct work *work, const struct event *event, struct error *error);
     /* Names the rows that handle() will need (rows_want); optional. */
     void (*keys)(struct work *work, const struct event *event);
     enum ordering ordering;
+    enum once once;
 };
 /* The struct that the event carries: const struct order_placed *order = event->data; */
 

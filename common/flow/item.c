@@ -96,6 +96,7 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     note->attempt = item->origin ? item->origin->deliveries + 1 : 1;
     if (outcome == OK) {
         note->id = item->decoded.event.id;
+        note->by_effect = item->decoded.subscription->once == ONCE_BY_EFFECT;
     } else { /* RETRY for want of memory is as good as a record that is too large */
         if (!item->refused)
             item->class = FAILED_REJECT;
@@ -109,8 +110,8 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
 
 void item_want_held(struct dispatch *dispatch, struct item *item)
 {
-    if ((item->door == DOOR_RECORD || item->door == DOOR_WAITING) && item->note && item->decoded.subscription &&
-        item->decoded.subscription->ordering == ORDERED)
+    if ((item->door == DOOR_RECORD || item->door == DOOR_WAITING) && item->note &&
+        item->decoded.subscription && item->decoded.subscription->ordering == ORDERED)
         waiting_want(&dispatch->room, dispatch->work, item->home->topic, item->home->key);
 }
 
@@ -174,7 +175,7 @@ static enum outcome handle_record(struct dispatch *dispatch, struct item *item, 
         route_ok(dispatch, item);
         dispatch->batch_handled++;
         item->state = ITEM_DONE;
-        item->meter = METER_OK;
+        item->meter = dispatch->context.repeated ? METER_DUPLICATE : METER_OK;
         return OK;
     }
     work_item_undo(work);

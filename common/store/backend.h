@@ -44,12 +44,15 @@ enum { INBOX_ABSENT = -1 };
 struct backend_note {
     struct inbox_note *note; /* seen: is set */
     int32_t prior;           /* is set: attempt of the row that was there, or INBOX_ABSENT */
+    int32_t left;            /* is set: attempt of the row as fetch left it: 0, or prior where it wrote nothing */
     int32_t now;             /* what it stands at for this work: 0 handled, n moved, or as prior */
 };
 
 struct backend_fetch {
     struct arena *arena;
-    struct backend_note *notes; /* at attempt 0 from here on where not seen; an id's second place is seen */
+    /* At attempt 0 from here on where not seen, but for those by_effect, which need not be written; an id's
+     * second place is seen. */
+    struct backend_note *notes;
     size_t note_count;
     int64_t noted_us;
     struct backend_wanted *wanted;
@@ -81,8 +84,9 @@ struct backend_refusal {
 struct backend_apply {
     struct backend_table_writes *tables;
     size_t table_count;
-    struct backend_note_write *notes;
+    struct backend_note_write *notes; /* with or without a row now */
     size_t note_count;
+    int64_t noted_us;
     struct outbox_row *added;         /* seq: is set */
     const struct text *added_headers; /* of each, encoded */
     size_t added_count;

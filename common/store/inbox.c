@@ -71,7 +71,7 @@ bool inbox_prepare(struct work *work, struct backend_apply *apply)
     const struct backend_note *notes = work->notes.at;
     size_t count = 0;
     for (size_t i = 0; i < work->notes.count; i++)
-        count += !notes[i].note->seen && notes[i].now != 0;
+        count += !notes[i].note->seen && notes[i].now != notes[i].left;
     if (count == 0)
         return true;
     struct backend_note_write *writes = arena_take(work->arena, count * sizeof(*writes));
@@ -80,8 +80,9 @@ bool inbox_prepare(struct work *work, struct backend_apply *apply)
         return false;
     }
     apply->notes = writes;
+    apply->noted_us = work->begun_us;
     for (size_t i = 0; i < work->notes.count; i++)
-        if (!notes[i].note->seen && notes[i].now != 0)
+        if (!notes[i].note->seen && notes[i].now != notes[i].left)
             writes[apply->note_count++] = (struct backend_note_write){notes[i].note->id, notes[i].now};
     return true;
 }

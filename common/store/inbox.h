@@ -4,6 +4,10 @@
  * A row is (id, attempt, at). attempt 0: handled. n > 0: the record's n-th attempt failed and its copy
  * was moved on (to a retry topic or to the dead letters), so that the n-th attempt delivered again is a
  * duplicate, and the copy, which is attempt n + 1, is not.
+ *
+ * An event whose effect tells by itself that it was there (by_effect: a row by the order's id, say) needs no
+ * row of attempt 0: PostgreSQL then only reads here, for what was moved on, and SQLite, where a row is cheap,
+ * writes one all the same.
  */
 #ifndef STORE_INBOX_H
 #define STORE_INBOX_H
@@ -13,6 +17,7 @@
 struct inbox_note {
     struct id id;
     int32_t attempt; /* of the record in hand: 1 on a main topic, weir_attempt on a retry topic */
+    bool by_effect;  /* may be not seen although it was handled: who handles it finds out */
     bool seen;       /* after work_read(): handled before, or this attempt was moved on before  */
 };
 

@@ -233,7 +233,8 @@ struct notes {
     size_t count;
     size_t id_count;
     struct arena *arena;
-    size_t *old; /* places among the ids of those that were not added: they were there before */
+    size_t looked_count; /* of the ids, those that are only looked for */
+    size_t *old;         /* places among the ids of those that were not added: they were there before */
     size_t old_count;
     int32_t *priors; /* of each id, where not all are new */
 };
@@ -248,6 +249,12 @@ static int note_compare(const void *a, const void *b)
 static bool same_id(const struct notes *notes, size_t i)
 {
     return i > 0 && id_equal(notes->sorted[i]->note->id, notes->sorted[i - 1]->note->id);
+}
+
+/* By the first of an id's places. */
+static bool is_looked(const struct notes *notes, size_t i)
+{
+    return notes->sorted[i]->note->by_effect;
 }
 
 static bool notes_sort(struct arena *arena, struct backend_fetch *fetch, struct notes *notes)
@@ -265,16 +272,19 @@ static bool notes_sort(struct arena *arena, struct backend_fetch *fetch, struct 
     }
     if (!sorted)
         qsort(notes->sorted, notes->count, sizeof(struct backend_note *), note_compare);
-    for (size_t i = 0; i < notes->count; i++)
+    for (size_t i = 0; i < notes->count; i++) {
         notes->id_count += !same_id(notes, i);
+        notes->looked_count += !same_id(notes, i) && is_looked(notes, i);
+    }
     return true;
 }
 
-static void put_ids(struct postgres *postgres, const struct notes *notes)
+static void put_ids(struct postgres *postgres, const struct notes *notes, bool looked)
 {
-    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY, notes->id_count);
+    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY,
+                         looked ? notes->looked_count : notes->id_count - notes->looked_count);
     for (size_t i = 0; i < notes->count; i++)
-        if (!same_id(notes, i))
+        if (!same_id(notes, i) && is_looked(notes, i) == looked)
             postgres_array_bytes(&postgres->parameters, notes->sorted[i]->note->id.bytes, sizeof(struct id));
     postgres_array_end(&postgres->parameters);
 }
@@ -299,7 +309,7 @@ static enum outcome take_inserted(void *owner, const PGresult *result, struct er
     int row = 0, rows = PQntuples(result);
     size_t id = 0;
     notes->old_count = 0;
-    if ((size_t)rows == notes->id_count)
+    if ((size_t)rows == notes->id_count - notes->looked_count)
         return OK;
     notes->old = arena_take(notes->arena, notes->id_count * sizeof(*notes->old));
     if (!notes->old)
@@ -307,6 +317,10 @@ static enum outcome take_inserted(void *owner, const PGresult *result, struct er
     for (size_t i = 0; i < notes->count; i++) {
         if (same_id(notes, i))
             continue;
+        if (is_looked(notes, i)) {
+            id++;
+            continue;
+        }
         struct text added = row < rows ? postgres_text(result, row, 0) : (struct text){NULL, 0};
         if (added.length == sizeof(struct id) &&
             memcmp(added.at, notes->sorted[i]->note->id.bytes, sizeof(struct id)) == 0)
@@ -318,6 +332,37 @@ static enum outcome take_inserted(void *owner, const PGresult *result, struct er
     if (row < rows)
         for (notes->old_count = 0; notes->old_count < notes->id_count; notes->old_count++)
             notes->old[notes->old_count] = notes->old_count;
+    return OK;
+}
+
+static bool priors_want(struct notes *notes)
+{
+    if (notes->priors)
+        return true;
+    notes->priors = arena_take(notes->arena, notes->id_count * sizeof(int32_t));
+    for (size_t i = 0; notes->priors && i < notes->id_count; i++)
+        notes->priors[i] = INBOX_ABSENT;
+    return notes->priors;
+}
+
+/* What was moved on, in the order in which the ids were given. */
+static enum outcome take_looked(void *owner, const PGresult *result, struct error *error)
+{
+    struct notes *notes = owner;
+    int64_t place = 0;
+    int row = 0, rows = PQntuples(result);
+    size_t id = 0;
+    if (rows == 0)
+        return OK;
+    if (!priors_want(notes))
+        return postgres_memory(error);
+    for (size_t i = 0; i < notes->count && row < rows; i++) {
+        if (same_id(notes, i))
+            continue;
+        if (is_looked(notes, i) && postgres_int(result, row, 0) == ++place)
+            notes->priors[id] = (int32_t)postgres_int(result, row++, 1);
+        id++;
+    }
     return OK;
 }
 
@@ -349,14 +394,10 @@ static void put_old_ids(struct postgres *postgres, const struct notes *notes)
 /* Rare, and a flight of its own: some were there before, perhaps committed by another instance after the
  * first statement began, so that only another statement sees them. Those that this transaction has added bear
  * its number. */
-static enum outcome notes_ask(struct postgres *postgres, struct arena *arena, struct notes *notes,
-                              struct error *error)
+static enum outcome notes_ask(struct postgres *postgres, struct notes *notes, struct error *error)
 {
-    notes->priors = arena_take(arena, notes->id_count * sizeof(int32_t));
-    if (!notes->priors)
+    if (!priors_want(notes))
         return postgres_memory(error);
-    for (size_t i = 0; i < notes->id_count; i++)
-        notes->priors[i] = INBOX_ABSENT;
     postgres_parameters_clear(&postgres->parameters);
     put_old_ids(postgres, notes);
     postgres_add(
@@ -381,12 +422,13 @@ static bool notes_settle(struct postgres *postgres, struct arena *arena, const s
         struct inbox_note *note = place->note;
         if (!same_id(notes, i))
             attempt = notes->priors ? notes->priors[id++] : INBOX_ABSENT;
+        bool looked = note->by_effect;
         place->prior = attempt;
-        place->now = 0;
+        place->now = place->left = looked ? attempt : 0;
         note->seen = attempt == 0 || (attempt != INBOX_ABSENT && note->attempt <= attempt);
         if (note->seen)
             continue;
-        if (attempt != INBOX_ABSENT) {
+        if (attempt != INBOX_ABSENT && !looked) {
             if (!postgres->resets || postgres->reset_count == 0)
                 postgres->resets = arena_take(arena, notes->id_count * sizeof(struct id));
             if (!postgres->resets)
@@ -455,10 +497,21 @@ static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *
 {
     struct postgres_parameters *parameters = &postgres->parameters;
     postgres_parameters_clear(parameters);
+    notes->old_count = 0;
+    notes->priors = NULL;
     if (!postgres->xid[0] || postgres->transaction == TRANSACTION_WANTED)
         add_xid(postgres);
-    if (notes->count) {
-        put_ids(postgres, notes);
+    if (notes->looked_count) {
+        put_ids(postgres, notes, true);
+        postgres_add(
+            postgres,
+            postgres_print(postgres,
+                           "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) JOIN "
+                           "@.inbox i ON i.id = ANY (ARRAY[v.id]) ORDER BY v.place"),
+            &(struct postgres_step){.take = take_looked, .owner = notes, .expected = -1, .what = "inbox"});
+    }
+    if (notes->id_count > notes->looked_count) {
+        put_ids(postgres, notes, false);
         postgres_put_int(parameters, fetch->noted_us);
         postgres_add(
             postgres,
@@ -506,7 +559,7 @@ enum outcome postgres_fetch(struct backend *backend, struct backend_fetch *fetch
         outcome = fetch_send(postgres, fetch, &notes, wanting, error);
     while (outcome != OK && postgres_again(postgres, &tried));
     if (outcome == OK && notes.old_count)
-        outcome = notes_ask(postgres, fetch->arena, &notes, error);
+        outcome = notes_ask(postgres, &notes, error);
     if (outcome == OK && !notes_settle(postgres, fetch->arena, &notes))
         outcome = postgres_memory(error);
     for (size_t i = 0; i < fetch->wanted_count && outcome == OK; i++)
@@ -551,10 +604,12 @@ static void add_notes(struct postgres *postgres, const struct backend_apply *app
             if (apply->notes[i].attempt != INBOX_ABSENT)
                 postgres_array_int(parameters, apply->notes[i].attempt);
         postgres_array_end(parameters);
+        postgres_put_int(parameters, apply->noted_us);
         postgres_add(postgres,
-                     postgres_print(postgres,
-                                    "UPDATE @.inbox t SET attempt = v.attempt FROM unnest($1, $2) AS v (id, "
-                                    "attempt) WHERE t.id = ANY (ARRAY[v.id])"),
+                     postgres_print(
+                         postgres, "INSERT INTO @.inbox AS t (id, attempt, at) SELECT v.id, v.attempt, $3 "
+                                   "FROM unnest($1, $2) AS v (id, attempt) ORDER BY v.id ON CONFLICT (id) DO "
+                                   "UPDATE SET attempt = excluded.attempt"),
                      &(struct postgres_step){.expected = -1, .what = "inbox"});
     }
     if (absent) {

@@ -680,7 +680,7 @@ static enum outcome fetch_note(struct sqlite *sqlite, sqlite3_stmt *insert, stru
     enum outcome outcome = run(sqlite, insert, error);
     if (outcome != OK)
         return outcome;
-    place->now = 0;
+    place->now = place->left = 0;
     if (sqlite3_changes(sqlite->db) == 1) {
         place->prior = INBOX_ABSENT;
         note->seen = false;

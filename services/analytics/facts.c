@@ -316,15 +316,15 @@ static void refunded_keys(struct work *work, const struct event *event)
 }
 
 const struct subscription analytics_subscriptions[] = {
-    {&order_placed_type, on_order_placed, placed_keys, UNORDERED},
-    {&order_confirmed_type, on_order_confirmed, fact_keys, UNORDERED},
-    {&order_rejected_type, on_order_rejected, fact_keys, UNORDERED},
-    {&order_cancelled_type, on_order_cancelled, fact_keys, UNORDERED},
-    {&stock_reserved_type, on_stock_reserved, fact_keys, UNORDERED},
-    {&payment_captured_type, on_payment_captured, captured_keys, UNORDERED},
-    {&payment_refunded_type, on_payment_refunded, refunded_keys, UNORDERED},
-    {&email_sent_type, on_email_sent, NULL, UNORDERED},
-    {&email_failed_type, on_email_failed, NULL, UNORDERED},
+    {&order_placed_type, on_order_placed, placed_keys, UNORDERED, ONCE_BY_INBOX},
+    {&order_confirmed_type, on_order_confirmed, fact_keys, UNORDERED, ONCE_BY_INBOX},
+    {&order_rejected_type, on_order_rejected, fact_keys, UNORDERED, ONCE_BY_INBOX},
+    {&order_cancelled_type, on_order_cancelled, fact_keys, UNORDERED, ONCE_BY_INBOX},
+    {&stock_reserved_type, on_stock_reserved, fact_keys, UNORDERED, ONCE_BY_INBOX},
+    {&payment_captured_type, on_payment_captured, captured_keys, UNORDERED, ONCE_BY_INBOX},
+    {&payment_refunded_type, on_payment_refunded, refunded_keys, UNORDERED, ONCE_BY_INBOX},
+    {&email_sent_type, on_email_sent, NULL, UNORDERED, ONCE_BY_INBOX},
+    {&email_failed_type, on_email_failed, NULL, UNORDERED, ONCE_BY_INBOX},
     {0},
 };
 

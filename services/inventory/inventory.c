@@ -40,7 +40,10 @@ static enum outcome inventory_start(void *state, const struct service_start *sta
 {
     struct inventory_state *inventory = state;
     inventory->reservation_ttl_us = config_ms(start->config, "RESERVATION_TTL") * 1000;
-    inventory->prune.age_us = config_ms(start->config, "FINISHED_AGE") * 1000;
+    int64_t finished_ms = config_ms(start->config, "FINISHED_AGE"),
+            inbox_ms = config_ms(start->config, "INBOX_AGE");
+    /* A reservation is what tells that its events were handled (ONCE_BY_EFFECT). */
+    inventory->prune.age_us = (finished_ms && finished_ms < inbox_ms ? inbox_ms : finished_ms) * 1000;
     inventory->hints = calloc(RESERVED_HINTS, sizeof(*inventory->hints));
     inventory->short_total = metrics_get(start->metrics, &inventory_metrics[0], NULL);
     if (!inventory->short_total || !inventory->hints)

@@ -163,8 +163,11 @@ static enum outcome on_order_placed(struct work *work, const struct event *event
     if (!order_placed_valid(order, &faults)) /* order answers it */
         return OK;
     struct reservation_row *row = reservation_row(work, order->order_id);
-    if (row->state != RESERVATION_NONE ||
-        row->final != FINAL_NONE) /* sent again, or decided before it came */
+    if (row->state != RESERVATION_NONE) {
+        work_repeated(work);
+        return OK;
+    }
+    if (row->final != FINAL_NONE) /* decided before it came */
         return OK;
     struct line *lines = lines_find(work, order->items, order->items_count, error);
     row->items = items_pack(work_arena(work), order->items, order->items_count);
@@ -196,6 +199,8 @@ static struct reservation_row *take_final(struct work *work, struct text order_i
                                           enum reservation_final final)
 {
     struct reservation_row *row = reservation_row(work, order_id);
+    if (row->final == final)
+        work_repeated(work);
     if (row->final != FINAL_NONE)
         return NULL;
     row->final = final;
@@ -266,17 +271,20 @@ static enum outcome on_payment_captured(struct work *work, const struct event *e
     (void)error;
     const struct payment_captured *payment = event->data;
     struct reservation_row *row = reservation_row(work, payment->order_id);
+    if (row->paid)
+        work_repeated(work);
     row->paid = 1;
     row->expires_at = 0;
     return OK;
 }
 
+/* Each leaves in the reservation that it was there. */
 const struct subscription inventory_subscriptions[] = {
-    {&order_placed_type, on_order_placed, placed_keys, ORDERED},
-    {&order_confirmed_type, on_order_confirmed, decision_keys, ORDERED},
-    {&order_rejected_type, on_order_rejected, decision_keys, ORDERED},
-    {&order_cancelled_type, on_order_cancelled, decision_keys, ORDERED},
-    {&payment_captured_type, on_payment_captured, reservation_keys, ORDERED},
+    {&order_placed_type, on_order_placed, placed_keys, ORDERED, ONCE_BY_EFFECT},
+    {&order_confirmed_type, on_order_confirmed, decision_keys, ORDERED, ONCE_BY_EFFECT},
+    {&order_rejected_type, on_order_rejected, decision_keys, ORDERED, ONCE_BY_EFFECT},
+    {&order_cancelled_type, on_order_cancelled, decision_keys, ORDERED, ONCE_BY_EFFECT},
+    {&payment_captured_type, on_payment_captured, reservation_keys, ORDERED, ONCE_BY_EFFECT},
     {0},
 };
 

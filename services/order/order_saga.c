@@ -272,16 +272,16 @@ static void event_keys(struct work *work, const struct event *event)
 }
 
 const struct subscription order_subscriptions[] = {
-    {&order_placed_type, on_order_placed, event_keys, ORDERED},
-    {&order_confirmed_type, on_order_confirmed, event_keys, ORDERED},
-    {&order_rejected_type, on_order_rejected, event_keys, ORDERED},
-    {&order_cancelled_type, on_order_cancelled, event_keys, ORDERED},
-    {&stock_reserved_type, on_stock_reserved, event_keys, ORDERED},
-    {&stock_rejected_type, on_stock_rejected, event_keys, ORDERED},
-    {&stock_released_type, on_stock_released, event_keys, ORDERED},
-    {&payment_captured_type, on_payment_captured, event_keys, ORDERED},
-    {&payment_failed_type, on_payment_failed, event_keys, ORDERED},
-    {&payment_refunded_type, on_payment_refunded, event_keys, ORDERED},
+    {&order_placed_type, on_order_placed, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&order_confirmed_type, on_order_confirmed, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&order_rejected_type, on_order_rejected, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&order_cancelled_type, on_order_cancelled, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&stock_reserved_type, on_stock_reserved, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&stock_rejected_type, on_stock_rejected, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&stock_released_type, on_stock_released, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&payment_captured_type, on_payment_captured, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&payment_failed_type, on_payment_failed, event_keys, ORDERED, ONCE_BY_INBOX},
+    {&payment_refunded_type, on_payment_refunded, event_keys, ORDERED, ONCE_BY_INBOX},
     {0},
 };
 

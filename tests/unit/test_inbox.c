@@ -102,7 +102,8 @@ static void a_moved_attempt_is_seen_and_its_copy_is_not(void **state)
     assert_true(seen(fixture, one.id, 1));
     assert_false(seen(fixture, one.id, 2));
 
-    struct inbox_note copies[3] = {{one.id, 1, false}, {one.id, 2, false}, {one.id, 2, false}};
+    struct inbox_note copies[3] = {
+        {.id = one.id, .attempt = 1}, {.id = one.id, .attempt = 2}, {.id = one.id, .attempt = 2}};
     note(fixture, copies, 3);
     assert_true(copies[0].seen);
     assert_false(copies[1].seen);
@@ -112,7 +113,7 @@ static void a_moved_attempt_is_seen_and_its_copy_is_not(void **state)
     assert_true(seen(fixture, one.id, 2));
     assert_false(seen(fixture, one.id, 3));
 
-    struct inbox_note last = {one.id, 3, false};
+    struct inbox_note last = {.id = one.id, .attempt = 3};
     note(fixture, &last, 1);
     commit(fixture);
     assert_true(seen(fixture, one.id, 3));
@@ -139,12 +140,54 @@ static void a_forgotten_one_is_as_never_noted(void **state)
     note(fixture, &fresh, 1); /* one that was moved before goes back to that */
     inbox_moved(fixture->work, &fresh);
     commit(fixture);
-    struct inbox_note copies[2] = {{fresh.id, 2, false}, {id_new(), 1, false}};
+    struct inbox_note copies[2] = {{.id = fresh.id, .attempt = 2}, {.id = id_new(), .attempt = 1}};
     note(fixture, copies, 2);
     inbox_forget(fixture->work, &copies[0]);
     commit(fixture);
     assert_true(seen(fixture, fresh.id, 1));
     assert_false(seen(fixture, fresh.id, 2));
+}
+
+static void what_its_effect_tells_of_is_seen_once_it_was_moved(void **state)
+{
+    struct fixture *fixture = *state;
+    struct inbox_note one = {.id = id_new(), .attempt = 1, .by_effect = true},
+                      plain = {.id = id_new(), .attempt = 1};
+    note(fixture, &one, 1);
+    assert_false(one.seen);
+    work_rollback(fixture->work);
+
+    struct inbox_note mixed[4] = {plain, one, plain, one}; /* both kinds in one work, each twice */
+    note(fixture, mixed, 4);
+    assert_false(mixed[0].seen);
+    assert_false(mixed[1].seen);
+    assert_true(mixed[2].seen);
+    assert_true(mixed[3].seen);
+    inbox_moved(fixture->work, &mixed[1]);
+    commit(fixture);
+    assert_true(seen(fixture, plain.id, 1));
+
+    struct inbox_note again[3] = {one, {.id = id_new(), .attempt = 1, .by_effect = true}, one};
+    again[2].attempt = 2;
+    note(fixture, again, 3);
+    assert_true(again[0].seen);
+    assert_false(again[1].seen);
+    assert_false(again[2].seen);
+    inbox_moved(fixture->work, &again[2]);
+    commit(fixture);
+
+    again[0].attempt = 2;
+    note(fixture, again, 1);
+    assert_true(again[0].seen);
+    work_rollback(fixture->work);
+    again[0].attempt = 3;
+    note(fixture, again, 1);
+    assert_false(again[0].seen);
+    inbox_forget(fixture->work, &again[0]);
+    commit(fixture);
+    note(fixture, again, 1);
+    assert_false(again[0].seen);
+    work_rollback(fixture->work);
 }
 
 static void undo_takes_back_the_move_of_an_item(void **state)
@@ -205,6 +248,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(an_id_that_stands_twice_is_seen_at_its_second_place, setup, teardown),
         cmocka_unit_test_setup_teardown(a_moved_attempt_is_seen_and_its_copy_is_not, setup, teardown),
         cmocka_unit_test_setup_teardown(a_forgotten_one_is_as_never_noted, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_its_effect_tells_of_is_seen_once_it_was_moved, setup, teardown),
         cmocka_unit_test_setup_teardown(undo_takes_back_the_move_of_an_item, setup, teardown),
         cmocka_unit_test_setup_teardown(prune_takes_the_old_ones_only_and_goes_on_where_it_stopped, setup,
                                         teardown),

@@ -503,8 +503,9 @@ static void plans_check(const char *log_from)
             rows_want(one.work, &THINGS,
                       &(struct thing){.name = text_copy(work_arena(one.work), text_of(name))});
             rows_want(one.work, &PAIRS, &(struct pair){.side = TEXT("l"), .item = items[i]});
-            notes[i] =
-                (struct inbox_note){.id = i % 10 || !round ? id_new() : notes[i].id, .attempt = round + 1};
+            notes[i] = (struct inbox_note){.id = i % 10 || !round ? id_new() : notes[i].id,
+                                           .attempt = round + 1,
+                                           .by_effect = i % 3 == 0};
         }
         inbox_note(one.work, notes, ROWS);
         assert_int_equal(work_read(one.work, &error), OK);
