@@ -35,7 +35,7 @@ class Counted:
 
     def compare(self, ask):
         for what, sql, expected in (("reservations", "SELECT count(*) FROM reservations WHERE state = 1", len(self.ids)),
-                                    ("rows of the outbox", "SELECT count(*) FROM outbox", 0),
+                                    ("rows of the outbox", "SELECT count(*) FROM outbox_pack", 0),
                                     ("units that are reserved", "SELECT sum(reserved) FROM stock", len(self.ids))):
             found = ask(sql)
             if found != expected:

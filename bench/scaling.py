@@ -37,7 +37,7 @@ def one(suite, instances, partitions, number, ids, log):
             if service.process.poll() is None:
                 service.stop()
     found = suite.postgres.sql("SET search_path TO weir_inventory; SELECT (SELECT count(*) FROM reservations WHERE state = 1), "
-                               "(SELECT count(*) FROM outbox), (SELECT sum(reserved) FROM stock)", "bench_scaling")[0]
+                               "(SELECT count(*) FROM outbox_pack), (SELECT sum(reserved) FROM stock)", "bench_scaling")[0]
     if suite.plant("scaling") or [int(each) for each in found] != [suite.events, 0, suite.events]:
         raise measure.Wrong(f"{found} reservations, outbox rows and units, not {suite.events}, 0, {suite.events}")
     orders.answered_once(tail, ids)

@@ -346,7 +346,7 @@ class Peer:
 
     def settled(self):
         """Acknowledged answers have left the outbox."""
-        table = "weir_inventory.outbox" if self.weir else "outbox"
+        table = "weir_inventory.outbox_pack" if self.weir else "outbox"
         until = time.monotonic() + SETTLE_SECONDS_MAX
         while int(self.parts.sql(f"SELECT count(*) FROM {table}", self.database)):
             if time.monotonic() > until:
@@ -416,9 +416,10 @@ class Peer:
         same("StockReserved", sum(schema == TTL_RESERVED for _, schema, *_ in answers), held)
         same("StockRejected", sum(schema == REJECTED for _, schema, *_ in answers), rejected)
         prefix = "weir_inventory." if self.weir else ""
+        outbox = "weir_inventory.outbox_pack" if self.weir else "outbox"
         got = [int(each) for each in self.parts.sql(
             f"SELECT (SELECT count(*) FROM {prefix}reservations WHERE state = 1), (SELECT count(*) FROM {prefix}reservations),"
-            f" sum(reserved), sum(available), min(available), (SELECT count(*) FROM {prefix}outbox) FROM {prefix}stock",
+            f" sum(reserved), sum(available), min(available), (SELECT count(*) FROM {outbox}) FROM {prefix}stock",
             self.database).split("|")]
         same("reservations held", got[0], held)
         same("reservations", got[1], len(wanted))

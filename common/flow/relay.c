@@ -284,8 +284,9 @@ static void turn_in_step(struct relay *relay, struct work *work)
 {
     const struct outbox_row *rows;
     if (relay_poll_ms(relay, clock_monotonic_us()) == 0) {
-        size_t count = outbox_read_elsewhere(work, RELAY_READ_MAX, &rows);
-        if (work_failed(work, NULL) != OK || !send_elsewhere(relay, rows, count, count == RELAY_READ_MAX))
+        bool more;
+        size_t count = outbox_read_elsewhere(work, RELAY_READ_MAX, &rows, &more);
+        if (work_failed(work, NULL) != OK || !send_elsewhere(relay, rows, count, more))
             return;
     }
     /* Also while it is alone: one that came since the last beat may write for its parts already. */
@@ -304,8 +305,8 @@ void relay_turn(struct relay *relay, struct work *work)
     }
     const struct outbox_row *rows;
     int64_t from_seq = relay->sent_seq;
-    size_t count = outbox_read(work, from_seq, RELAY_READ_MAX, &rows), before = relay->sent.count;
-    bool all = true;
+    bool all = true, more;
+    size_t count = outbox_read(work, from_seq, RELAY_READ_MAX, &rows, &more), before = relay->sent.count;
     for (size_t i = 0; i < count && all; i++) {
         all = send(relay, &rows[i]);
         if (all)
@@ -316,7 +317,7 @@ void relay_turn(struct relay *relay, struct work *work)
     relay->nothing_new = shared(relay) && all && relay->sent.count == before && relay->sent_seq == from_seq;
     if (!all)
         return;
-    if (count < RELAY_READ_MAX && work_failed(work, NULL) == OK) {
+    if (!more && work_failed(work, NULL) == OK) {
         relay->behind = false;
         if (shared(relay))
             outbox_want_elsewhere(work, RELAY_READ_MAX);

@@ -310,6 +310,12 @@ void trace_sends_destroy(struct trace_sends *sends)
     free(sends);
 }
 
+/* Numbers have gaps, and those of packs of one are far apart: all of their bits count. */
+static struct sending *place_of(struct trace_sends *sends, int64_t seq)
+{
+    return &sends->sending[((uint64_t)seq * UINT64_C(0x9e3779b97f4a7c15) >> 40) % TRACE_SENDS_MAX];
+}
+
 static uint8_t kept(char *into, size_t room, struct text text)
 {
     size_t length = text.length < room ? text.length : room;
@@ -328,7 +334,7 @@ void trace_send(struct trace_sends *sends, const struct outbox_row *row)
         !span_sampled(&parent))
         return;
     pthread_mutex_lock(&sends->lock);
-    struct sending *sending = &sends->sending[(uint64_t)row->seq % TRACE_SENDS_MAX];
+    struct sending *sending = place_of(sends, row->seq);
     bool lost = sending->seq != 0 && sending->seq != row->seq;
     sending->seq = row->seq;
     sending->start_us = clock_wall_us();
@@ -346,7 +352,7 @@ void trace_sent(struct trace_sends *sends, int64_t seq, enum outcome outcome, in
     if (!sends)
         return;
     pthread_mutex_lock(&sends->lock);
-    struct sending *found = &sends->sending[(uint64_t)seq % TRACE_SENDS_MAX];
+    struct sending *found = place_of(sends, seq);
     struct sending sending = *found;
     if (sending.seq == seq)
         found->seq = 0;

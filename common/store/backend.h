@@ -44,8 +44,8 @@ enum { INBOX_ABSENT = -1 };
 struct backend_note {
     struct inbox_note *note; /* seen: is set */
     int32_t prior;           /* is set: attempt of the row that was there, or INBOX_ABSENT */
-    int32_t left;            /* is set: attempt of the row as fetch left it: 0, or prior where it wrote nothing */
-    int32_t now;             /* what it stands at for this work: 0 handled, n moved, or as prior */
+    int32_t left; /* is set: attempt of the row as fetch left it: 0, or prior where it wrote nothing */
+    int32_t now;  /* what it stands at for this work: 0 handled, n moved, or as prior */
 };
 
 struct backend_fetch {
@@ -77,8 +77,20 @@ struct backend_range {
 };
 
 struct backend_refusal {
-    int64_t seq;
+    int64_t seq;           /* of the event */
+    struct outbox_row row; /* as it was read again */
+    struct text headers;   /* encoded */
     struct text reason;
+};
+
+/* A row of the table: events of one part (store/pack.h). */
+struct backend_pack {
+    int64_t seq;
+    int32_t part;
+    bool elsewhere;
+    int64_t created_us; /* of the oldest */
+    int64_t events;
+    struct text body;
 };
 
 struct backend_apply {
@@ -87,22 +99,21 @@ struct backend_apply {
     struct backend_note_write *notes; /* with or without a row now */
     size_t note_count;
     int64_t noted_us;
-    struct outbox_row *added;         /* seq: is set */
-    const struct text *added_headers; /* of each, encoded */
-    size_t added_count;
-    const struct backend_range *done; /* ascending, apart */
+    struct backend_pack *packs; /* seq: is set, ascending */
+    size_t pack_count;
+    int64_t events;                   /* in them */
+    const struct backend_range *done; /* of packs; ascending, apart */
     size_t done_count;
     const struct backend_refusal *refused;
     size_t refused_count;
-    /* Just before the commit, under all its locks: rows that other instances wrote for parts of this one, at
-     * most so many. start: a new reading begins. */
+    /* Just before the commit, under all its locks: packs that other instances wrote for parts of this one, at
+     * most so many; 0: none. start: a new reading begins. */
     size_t elsewhere_limit;
     void (*elsewhere_start)(void *owner);
-    bool (*elsewhere_each)(void *owner, const struct outbox_row *row, struct text headers);
+    bool (*elsewhere_each)(void *owner, const struct backend_pack *pack);
     void *elsewhere_owner;
     /* Set on OK, where outbox rows were added, done or refused. */
-    int64_t outbox_added;     /* rows that are this instance's to send */
-    int64_t outbox_gone;      /* rows that left it */
+    int64_t outbox_gone;      /* events of the packs that left it */
     int64_t outbox_oldest_us; /* of what is in it now; 0: none; -1: not looked at */
 };
 
@@ -113,7 +124,7 @@ struct backend_beat {
     int32_t part_count; /* rows of the table, from 0 on */
     bool owned[INSTANCE_PARTS_MAX];
     int32_t others;
-    int64_t outbox_rows, outbox_oldest_us; /* of what is owned */
+    int64_t outbox_rows, outbox_oldest_us; /* of what is owned: events */
 };
 
 struct backend;
@@ -126,7 +137,8 @@ struct store_row {
 
 struct backend_ops {
     void (*close)(struct backend *backend);
-    bool shared; /* other processes can open it as well: store/instances.h */
+    bool shared;           /* other processes can open it as well: store/instances.h */
+    size_t pack_bytes_max; /* what a page has room for */
 
     /* For DDL: types by enum rows_type, and what follows a table's ")". */
     const char *type_names[4];
@@ -162,11 +174,17 @@ struct backend_ops {
     enum outcome (*count)(struct backend *backend, const struct rows_table *table, const char *condition,
                           const struct store_value *parameters, size_t parameter_count, int64_t *ret,
                           struct error *error);
-    /* Of parts that are owned, once the instance has beaten: those above after_seq, and all that other
-     * instances wrote; elsewhere: these alone. */
-    enum outcome (*outbox_read)(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
-                                bool (*each)(void *owner, const struct outbox_row *row, struct text headers),
-                                void *owner, struct error *error);
+    /* part and elsewhere of rows that are to be written; NULL: one part, and all is its own. */
+    void (*outbox_parts)(struct backend *backend, struct outbox_row *rows, size_t count);
+    /* Packs of parts that are owned, once the instance has beaten: those from from_seq on, and all that other
+     * instances wrote; elsewhere: these alone. In order; each: valid during the call; false stops. */
+    enum outcome (*outbox_read)(struct backend *backend, bool elsewhere, int64_t from_seq, size_t limit,
+                                bool (*each)(void *owner, const struct backend_pack *pack), void *owner,
+                                struct error *error);
+    /* One, whoever's; each is not called where it is not there. */
+    enum outcome (*outbox_read_one)(struct backend *backend, int64_t seq,
+                                    bool (*each)(void *owner, const struct backend_pack *pack), void *owner,
+                                    struct error *error);
     enum outcome (*inbox_prune)(struct backend *backend, int64_t before_us, size_t limit, size_t *ret_count,
                                 struct error *error);
     enum outcome (*apply)(struct backend *backend, struct backend_apply *apply, struct error *error);
@@ -181,6 +199,10 @@ struct backend_ops {
 struct backend {
     const struct backend_ops *ops;
 };
+
+/* outbox.c, for own_tables(), within its transaction: rows of the versions before packs are written as packs.
+ */
+MUST_CHECK enum outcome outbox_upgrade(struct backend *backend, struct error *error);
 
 /* path: without "sqlite:". */
 MUST_CHECK enum outcome sqlite_open(const char *path, bool read_only, struct backend **ret,

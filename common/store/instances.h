@@ -28,7 +28,7 @@ enum {
     INSTANCE_STEADY_MS =
         5000, /* a longer gap between two own beats: the database, or this process, was away */
     INSTANCE_PARTS_MAX = 1024,    /* partitions of the first topic; more share parts                      */
-    INSTANCE_OUTBOX_MAX = 300000, /* rows of the outbox that a beat looks at, to count its own              */
+    INSTANCE_OUTBOX_MAX = 300000, /* packs of the outbox that a beat looks at, to count its own             */
 };
 
 struct instances {

@@ -1,9 +1,11 @@
 #include "store/outbox.h"
 
 #include "store/header_blob.h"
+#include "store/pack.h"
 #include "store/work.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- in a unit of work ---- */
@@ -52,8 +54,12 @@ void outbox_refused(struct work *work, int64_t seq, struct text reason)
     }
     struct backend_refusal *place = work_list_add(work, &work->refused, sizeof(*place));
     if (place)
-        *place = (struct backend_refusal){seq, copy};
+        *place = (struct backend_refusal){.seq = seq, .reason = copy};
+    if (place)
+        outbox_done(work, &seq, 1);
 }
+
+/* ---- what is acknowledged ---- */
 
 static int seq_compare(const void *a, const void *b)
 {
@@ -61,142 +67,363 @@ static int seq_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static bool ranges_prepare(struct work *work, struct backend_apply *apply)
+static void done_sort(struct work *work)
 {
     int64_t *seqs = work->done.at;
-    size_t count = work->done.count;
-    if (count == 0)
-        return true;
-    bool ascending = true;
-    for (size_t i = 1; i < count && ascending; i++)
-        ascending = seqs[i - 1] <= seqs[i];
-    if (!ascending)
-        qsort(seqs, count, sizeof(*seqs), seq_compare);
-    struct backend_range *ranges = arena_take(work->arena, count * sizeof(*ranges));
-    if (!ranges) {
-        work_fail_memory(work);
+    for (size_t i = 1; i < work->done.count; i++)
+        if (seqs[i - 1] > seqs[i]) {
+            qsort(seqs, work->done.count, sizeof(*seqs), seq_compare);
+            return;
+        }
+}
+
+/* By this work, whose list is sorted, or before it. */
+static bool is_done(const struct work *work, int64_t seq)
+{
+    return (work->done.count &&
+            bsearch(&seq, work->done.at, work->done.count, sizeof(seq), seq_compare) != NULL) ||
+           acks_has(&work->store->acks, seq);
+}
+
+/* The next pack of the sorted list, with what was acknowledged of it before. */
+struct done_pack {
+    int64_t seq;
+    uint64_t bits[4];
+    bool known; /* in part, before this work */
+    bool all;
+};
+
+static bool done_next(const struct work *work, size_t *at, struct done_pack *ret)
+{
+    const int64_t *seqs = work->done.at;
+    while (*at < work->done.count && (seqs[*at] < 1 || pack_index_of(seqs[*at]) >= pack_events_of(seqs[*at])))
+        ++*at; /* no number of an event */
+    if (*at == work->done.count)
         return false;
+    int64_t first = seqs[*at];
+    *ret = (struct done_pack){.seq = pack_seq_of(first)};
+    for (; *at < work->done.count && seqs[*at] >> 8 == first >> 8; ++*at) {
+        size_t index = pack_index_of(seqs[*at]);
+        if (index < pack_events_of(first))
+            ret->bits[index / 64] |= UINT64_C(1) << index % 64;
     }
-    for (size_t i = 0; i < count; i++) {
-        if (apply->done_count && seqs[i] <= ranges[apply->done_count - 1].last + 1)
-            ranges[apply->done_count - 1].last = seqs[i];
-        else
-            ranges[apply->done_count++] = (struct backend_range){seqs[i], seqs[i]};
+    const struct acks_pack *before = acks_find(&work->store->acks, ret->seq);
+    size_t count = 0;
+    ret->known = before;
+    for (int i = 0; i < 4; i++) {
+        ret->bits[i] |= before ? before->bits[i] : 0;
+        count += (size_t)__builtin_popcountll(ret->bits[i]);
     }
-    apply->done = ranges;
+    ret->all = count == pack_events_of(first);
     return true;
 }
 
-bool outbox_prepare(struct work *work, struct backend_apply *apply)
+static bool done_prepare(struct work *work, struct backend_apply *apply)
 {
-    apply->added = work->added.at;
-    apply->added_count = work->added.count;
-    apply->refused = work->refused.at;
-    apply->refused_count = work->refused.count;
-#ifdef WEIR_MUTANT_RETRY_WITHOUT_OUTBOX
-    /* Copies for retry topics are sent from memory, and stand nowhere. */
-    struct outbox_row *rows = work->added.at;
-    apply->added_count = 0;
-    for (size_t i = 0; i < work->added.count; i++)
-        if (rows[i].topic.length < 6 || memcmp(rows[i].topic.at, "retry.", 6) != 0) {
-            struct outbox_row row = rows[apply->added_count];
-            rows[apply->added_count++] = rows[i];
-            rows[i] = row;
-        }
-#endif
-    if (!ranges_prepare(work, apply))
-        return false;
-    if (apply->added_count == 0)
+    if (work->done.count == 0)
         return true;
-    struct text *headers = arena_take(work->arena, apply->added_count * sizeof(*headers));
-    apply->added_headers = headers;
-    for (size_t i = 0; headers && i < apply->added_count; i++)
-        if (!header_blob_encode(work->arena, apply->added[i].headers, apply->added[i].header_count,
-                                &headers[i]))
-            headers = NULL;
-    if (!headers)
-        work_fail_memory(work);
-    return headers;
+    done_sort(work);
+    struct backend_range *ranges = arena_take(work->arena, work->done.count * sizeof(*ranges));
+    struct done_pack pack;
+    size_t at = 0, fresh = 0;
+    while (ranges && done_next(work, &at, &pack)) {
+        if (!pack.all)
+            fresh += !pack.known;
+        else if (apply->done_count && pack.seq <= ranges[apply->done_count - 1].last + 1)
+            ranges[apply->done_count - 1].last = pack.seq;
+        else
+            ranges[apply->done_count++] = (struct backend_range){pack.seq, pack.seq};
+    }
+    apply->done = ranges;
+    if (ranges && acks_reserve(&work->store->acks, fresh))
+        return true;
+    work_fail_memory(work);
+    return false;
 }
+
+static void done_committed(struct work *work)
+{
+    struct acks *acks = &work->store->acks;
+    struct done_pack pack;
+    size_t at = 0;
+    while (done_next(work, &at, &pack))
+        if (pack.all)
+            acks_remove(acks, pack.seq);
+        else
+            acks_note(acks, pack.seq, pack.bits);
+}
+
+/* ---- reading ---- */
 
 struct reading {
     struct work *work;
+    int64_t after_seq;
+    size_t limit;
+    size_t packs;
     struct outbox_row *rows;
     size_t count;
     size_t capacity;
+    bool more;
 };
 
-/* Copies: what the database gave is valid during the call. */
-static bool text_keep(struct arena *arena, struct text *text)
+enum opened { OPENED, OPENED_NO_ROOM, OPENED_DAMAGED };
+
+/* All of a pack; its body is kept, as what the database gave is valid during the call. */
+static enum opened pack_open(struct arena *arena, const struct backend_pack *pack, struct outbox_row **ret)
 {
-    *text = text_copy(arena, *text);
-    return text->at;
+    bool damaged = pack->events < 1 || pack->events > PACK_EVENTS_MAX || pack->seq < 1;
+    struct text body = damaged ? pack->body : text_copy(arena, pack->body);
+    if (damaged)
+        return OPENED_DAMAGED;
+    if (!body.at)
+        return OPENED_NO_ROOM;
+    if (!pack_decode(arena, body, (size_t)pack->events, ret, &damaged))
+        return damaged ? OPENED_DAMAGED : OPENED_NO_ROOM;
+    for (size_t i = 0; i < (size_t)pack->events; i++) {
+        (*ret)[i].seq = pack_event_seq(pack->seq, (size_t)pack->events, i);
+        (*ret)[i].part = pack->part;
+        (*ret)[i].elsewhere = pack->elsewhere;
+    }
+    return OPENED;
 }
 
-static bool reading_row(void *owner, const struct outbox_row *row, struct text headers)
+static void fail_damaged(struct work *work, int64_t pack_seq)
+{
+    struct error error;
+    error_set(&error, FATAL, "store-damaged", "outbox: the events of row %lld are damaged",
+              (long long)pack_seq);
+    work_fail(work, &error);
+}
+
+static bool reading_room(struct reading *reading, size_t more)
+{
+    if (reading->capacity - reading->count >= more)
+        return true;
+    size_t capacity = reading->capacity * 2 + more;
+    struct outbox_row *rows = arena_take(reading->work->arena, capacity * sizeof(*rows));
+    if (!rows)
+        return false;
+    if (reading->count)
+        memcpy(rows, reading->rows, reading->count * sizeof(*rows));
+    reading->rows = rows;
+    reading->capacity = capacity;
+    return true;
+}
+
+static bool reading_pack(void *owner, const struct backend_pack *pack)
 {
     struct reading *reading = owner;
-    struct arena *arena = reading->work->arena;
-    if (reading->count == reading->capacity) {
-        size_t capacity = reading->capacity ? reading->capacity * 2 : 64;
-        struct outbox_row *rows = arena_take(arena, capacity * sizeof(*rows));
-        if (!rows)
-            goto full;
-        if (reading->count)
-            memcpy(rows, reading->rows, reading->count * sizeof(*rows));
-        reading->rows = rows;
-        reading->capacity = capacity;
+    struct work *work = reading->work;
+    struct outbox_row *rows;
+    enum opened opened = pack_open(work->arena, pack, &rows);
+    if (opened == OPENED && !reading_room(reading, (size_t)pack->events))
+        opened = OPENED_NO_ROOM;
+    if (opened != OPENED) {
+        if (opened == OPENED_DAMAGED)
+            fail_damaged(work, pack->seq);
+        else
+            work_fail_memory(work);
+        return false;
     }
-    struct outbox_row *place = &reading->rows[reading->count];
-    *place = *row;
-    if (!text_keep(arena, &place->topic) || !text_keep(arena, &place->key) ||
-        !text_keep(arena, &place->value) || !text_keep(arena, &headers))
-        goto full;
-    bool damaged;
-    if (!header_blob_decode(arena, headers, &place->headers, &place->header_count, &damaged)) {
-        if (damaged)
-            goto damaged;
-        goto full;
+    reading->more = ++reading->packs == OUTBOX_READ_PACKS_MAX;
+    for (size_t i = 0; i < (size_t)pack->events; i++) {
+        bool passed = pack->seq == pack_seq_of(reading->after_seq) && rows[i].seq <= reading->after_seq;
+        if (passed || is_done(work, rows[i].seq))
+            continue;
+        if (reading->count == reading->limit) {
+            reading->more = true;
+            return false;
+        }
+        reading->rows[reading->count++] = rows[i];
     }
-    reading->count++;
     return true;
-
-    struct error error;
-full:
-    work_fail_memory(reading->work);
-    return false;
-damaged:
-    error_set(&error, FATAL, "store-damaged", "outbox: headers of row %lld are damaged", (long long)row->seq);
-    work_fail(reading->work, &error);
-    return false;
 }
 
 static size_t read_rows(struct work *work, bool elsewhere, int64_t after_seq, size_t limit,
-                        const struct outbox_row **ret_rows)
+                        const struct outbox_row **ret_rows, bool *ret_more)
 {
     assert(work->open);
     *ret_rows = NULL;
-    if (work->failure.outcome != OK || limit == 0)
+    *ret_more = true;
+    if (work->failure.outcome != OK)
         return 0;
-    struct reading reading = {.work = work};
+    struct reading reading = {.work = work, .after_seq = after_seq, .limit = limit};
     struct backend *backend = work->store->backend;
     struct error error;
-    if (backend->ops->outbox_read(backend, elsewhere, after_seq, limit, reading_row, &reading, &error) != OK)
+    bool whole = pack_index_of(after_seq) + 1 >= pack_events_of(after_seq);
+    done_sort(work);
+    if (backend->ops->outbox_read(backend, elsewhere, pack_seq_of(after_seq) + whole, OUTBOX_READ_PACKS_MAX,
+                                  reading_pack, &reading, &error) != OK)
         work_fail(work, &error);
     if (work->failure.outcome != OK)
         return 0;
     *ret_rows = reading.rows;
+    *ret_more = reading.more;
     return reading.count;
 }
 
-size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const struct outbox_row **ret_rows)
+size_t outbox_read(struct work *work, int64_t after_seq, size_t limit, const struct outbox_row **ret_rows,
+                   bool *ret_more)
 {
-    return read_rows(work, false, after_seq, limit, ret_rows);
+    return read_rows(work, false, after_seq, limit, ret_rows, ret_more);
 }
 
-size_t outbox_read_elsewhere(struct work *work, size_t limit, const struct outbox_row **ret_rows)
+size_t outbox_read_elsewhere(struct work *work, size_t limit, const struct outbox_row **ret_rows,
+                             bool *ret_more)
 {
-    return read_rows(work, true, 0, limit, ret_rows);
+    return read_rows(work, true, 0, limit, ret_rows, ret_more);
+}
+
+/* ---- what is refused ---- */
+
+struct refusing {
+    struct work *work;
+    struct backend_refusal *refusal;
+    bool found;
+};
+
+static bool refusing_pack(void *owner, const struct backend_pack *pack)
+{
+    struct refusing *refusing = owner;
+    struct backend_refusal *refusal = refusing->refusal;
+    struct work *work = refusing->work;
+    struct outbox_row *rows;
+    enum opened opened = pack_open(work->arena, pack, &rows);
+    size_t index = pack_index_of(refusal->seq);
+    if (opened == OPENED_DAMAGED) {
+        fail_damaged(work, pack->seq);
+        return false;
+    }
+    if (opened == OPENED && index < (size_t)pack->events) {
+        refusal->row = rows[index];
+        refusing->found = true;
+    }
+    if (opened != OPENED ||
+        (refusing->found && !header_blob_encode(work->arena, refusal->row.headers, refusal->row.header_count,
+                                                &refusal->headers)))
+        work_fail_memory(work);
+    return false;
+}
+
+/* Each is written as a row of its own; rare, and read again for it. */
+static bool refused_prepare(struct work *work, struct backend_apply *apply)
+{
+    struct backend *backend = work->store->backend;
+    struct backend_refusal *refused = work->refused.at;
+    struct error error;
+    apply->refused = refused;
+    for (size_t i = 0; i < work->refused.count && work->failure.outcome == OK; i++) {
+        struct refusing refusing = {work, &refused[i], false};
+        if (backend->ops->outbox_read_one(backend, pack_seq_of(refused[i].seq), refusing_pack, &refusing,
+                                          &error) != OK)
+            work_fail(work, &error);
+        if (refusing.found)
+            refused[apply->refused_count++] = refused[i];
+    }
+    return work->failure.outcome == OK;
+}
+
+/* ---- what is added ---- */
+
+/* Packs are of one part each: the rows by part, each part's as they were added. */
+static bool added_sort(struct work *work, struct outbox_row *rows, size_t count)
+{
+    size_t places[INSTANCE_PARTS_MAX + 1] = {0};
+    bool sorted = true;
+    for (size_t i = 0; i < count; i++) {
+        assert(rows[i].part >= 0 && rows[i].part < INSTANCE_PARTS_MAX);
+        places[rows[i].part + 1]++;
+        sorted = sorted && (i == 0 || rows[i - 1].part <= rows[i].part);
+    }
+    if (sorted)
+        return true;
+    struct outbox_row *copy = arena_copy(work->arena, rows, count * sizeof(*rows));
+    if (!copy) {
+        work_fail_memory(work);
+        return false;
+    }
+    for (size_t part = 1; part < INSTANCE_PARTS_MAX; part++)
+        places[part] += places[part - 1];
+    for (size_t i = 0; i < count; i++)
+        rows[places[copy[i].part]++] = copy[i];
+    return true;
+}
+
+static bool added_pack(struct work *work, struct backend_apply *apply, const struct outbox_row *rows,
+                       size_t count)
+{
+    struct backend *backend = work->store->backend;
+    struct text *headers = arena_take(work->arena, count * sizeof(*headers));
+    apply->packs = arena_take(work->arena, count * sizeof(*apply->packs));
+    bool room = headers && apply->packs;
+    for (size_t i = 0; room && i < count; i++)
+        room = header_blob_encode(work->arena, rows[i].headers, rows[i].header_count, &headers[i]);
+    for (size_t at = 0; room && at < count;) {
+        struct backend_pack *pack = &apply->packs[apply->pack_count++];
+        size_t events = pack_count(&rows[at], &headers[at], count - at, backend->ops->pack_bytes_max);
+        *pack = (struct backend_pack){
+            .part = rows[at].part,
+            .elsewhere = rows[at].elsewhere,
+            .created_us = rows[at].created_us,
+            .events = (int64_t)events,
+        };
+        for (size_t i = at; i < at + events; i++)
+            if (rows[i].created_us < pack->created_us)
+                pack->created_us = rows[i].created_us;
+        room = pack_encode(work->arena, &rows[at], &headers[at], events, &pack->body);
+        at += events;
+    }
+    apply->events = (int64_t)count;
+    if (!room)
+        work_fail_memory(work);
+    return room;
+}
+
+static bool added_prepare(struct work *work, struct backend_apply *apply)
+{
+    struct backend *backend = work->store->backend;
+    struct outbox_row *rows = work->added.at;
+    size_t count = work->added.count;
+#ifdef WEIR_MUTANT_RETRY_WITHOUT_OUTBOX
+    /* Copies for retry topics are sent from memory, and stand nowhere. */
+    count = 0;
+    for (size_t i = 0; i < work->added.count; i++)
+        if (rows[i].topic.length < 6 || memcmp(rows[i].topic.at, "retry.", 6) != 0) {
+            struct outbox_row row = rows[count];
+            rows[count++] = rows[i];
+            rows[i] = row;
+        }
+#endif
+    if (count == 0)
+        return true;
+    if (backend->ops->outbox_parts)
+        backend->ops->outbox_parts(backend, rows, count);
+    return added_sort(work, rows, count) && added_pack(work, apply, rows, count);
+}
+
+bool outbox_prepare(struct work *work, struct backend_apply *apply)
+{
+    return done_prepare(work, apply) && refused_prepare(work, apply) && added_prepare(work, apply);
+}
+
+void outbox_committed(struct work *work, const struct backend_apply *apply)
+{
+    struct store *store = work->store;
+    struct outbox_row *row = work->added.at;
+    int64_t own = 0;
+    done_committed(work);
+    if (!apply->pack_count && !apply->done_count && !apply->refused_count)
+        return;
+    for (size_t i = 0; i < apply->pack_count; i++) {
+        const struct backend_pack *pack = &apply->packs[i];
+        own += pack->elsewhere ? 0 : pack->events;
+        for (size_t at = 0; at < (size_t)pack->events; at++)
+            row++->seq = pack_event_seq(pack->seq, (size_t)pack->events, at);
+    }
+    int64_t rows = atomic_load(&store->outbox_rows) + own - apply->outbox_gone;
+    atomic_store(&store->outbox_rows, rows > 0 ? rows : 0);
+    if (apply->outbox_oldest_us >= 0)
+        atomic_store(&store->outbox_oldest_us, apply->outbox_oldest_us);
 }
 
 /* ---- with the commit ---- */
@@ -221,38 +448,35 @@ static void elsewhere_start(void *owner)
     struct work *work = owner;
     work->elsewhere_read = true;
     work->elsewhere_more = false;
-    work->elsewhere_count = 0;
+    work->elsewhere_count = work->elsewhere_packs = 0;
 }
 
 /* The commit is on its way: what cannot be taken now is left where it is, and read again. */
-static bool elsewhere_row(void *owner, const struct outbox_row *row, struct text headers)
+static bool elsewhere_pack(void *owner, const struct backend_pack *pack)
 {
     struct work *work = owner;
-    struct arena *arena = work->arena;
-    bool damaged;
+    struct outbox_row *rows;
     if (!work->elsewhere)
-        work->elsewhere = arena_take(arena, work->elsewhere_limit * sizeof(*work->elsewhere));
-    struct outbox_row *place = work->elsewhere ? &work->elsewhere[work->elsewhere_count] : NULL;
-    if (!place)
-        goto more;
-    *place = *row;
-    if (!text_keep(arena, &place->topic) || !text_keep(arena, &place->key) ||
-        !text_keep(arena, &place->value) || !text_keep(arena, &headers) ||
-        !header_blob_decode(arena, headers, &place->headers, &place->header_count, &damaged))
-        goto more;
-    work->elsewhere_more = ++work->elsewhere_count == work->elsewhere_limit;
-    return !work->elsewhere_more;
-
-more:
+        work->elsewhere = arena_take(work->arena, work->elsewhere_limit * sizeof(*work->elsewhere));
     work->elsewhere_more = true;
-    return false;
+    if (!work->elsewhere || pack_open(work->arena, pack, &rows) != OPENED)
+        return false;
+    for (size_t i = 0; i < (size_t)pack->events; i++) {
+        if (is_done(work, rows[i].seq))
+            continue;
+        if (work->elsewhere_count == work->elsewhere_limit)
+            return false;
+        work->elsewhere[work->elsewhere_count++] = rows[i];
+    }
+    work->elsewhere_more = ++work->elsewhere_packs == OUTBOX_READ_PACKS_MAX;
+    return true;
 }
 
 void outbox_elsewhere_prepare(struct work *work, struct backend_apply *apply)
 {
-    apply->elsewhere_limit = work->elsewhere_limit;
+    apply->elsewhere_limit = work->elsewhere_limit ? OUTBOX_READ_PACKS_MAX : 0;
     apply->elsewhere_start = elsewhere_start;
-    apply->elsewhere_each = elsewhere_row;
+    apply->elsewhere_each = elsewhere_pack;
     apply->elsewhere_owner = work;
 }
 
@@ -264,4 +488,116 @@ int64_t outbox_rows(const struct store *store)
 int64_t outbox_oldest_us(const struct store *store)
 {
     return atomic_load(&store->outbox_oldest_us);
+}
+
+/* ---- tables of the versions before packs ---- */
+
+enum { UPGRADE_ROWS = 200 };
+
+struct upgrade {
+    struct arena *arena;
+    struct upgrade_row {
+        struct outbox_row row;
+        struct text headers; /* encoded */
+    } rows[UPGRADE_ROWS];
+    size_t count;
+    bool there, parts, failed;
+};
+
+static bool upgrade_column(void *owner, const struct store_row *row)
+{
+    struct upgrade *upgrade = owner;
+    upgrade->there = true;
+    upgrade->parts = upgrade->parts || text_is(store_row_text(row, 0), "part");
+    return true;
+}
+
+static bool upgrade_take(void *owner, const struct store_row *row)
+{
+    struct upgrade *upgrade = owner;
+    struct upgrade_row *place = &upgrade->rows[upgrade->count];
+    *place = (struct upgrade_row){
+        .row = {.seq = store_row_int(row, 0),
+                .partition = (int32_t)store_row_int(row, 1),
+                .created_us = store_row_int(row, 2),
+                .key_null = store_row_int(row, 3) != 0,
+                .value_null = store_row_int(row, 4) != 0,
+                .part = (int32_t)store_row_int(row, 5),
+                .elsewhere = store_row_int(row, 6) != 0,
+                .topic = text_copy(upgrade->arena, store_row_text(row, 7)),
+                .key = text_copy(upgrade->arena, store_row_text(row, 8)),
+                .value = text_copy(upgrade->arena, store_row_text(row, 9))},
+        .headers = text_copy(upgrade->arena, store_row_text(row, 10)),
+    };
+    upgrade->failed =
+        !place->row.topic.at || !place->row.key.at || !place->row.value.at || !place->headers.at;
+    upgrade->count += !upgrade->failed;
+    return !upgrade->failed && upgrade->count < UPGRADE_ROWS;
+}
+
+/* As packs of one, with the rows' own numbers: those of packs go on from there. */
+static enum outcome upgrade_write(struct backend *backend, const struct upgrade *upgrade, struct error *error)
+{
+    enum outcome outcome = OK;
+    for (size_t i = 0; i < upgrade->count && outcome == OK; i++) {
+        const struct outbox_row *row = &upgrade->rows[i].row;
+        struct text body;
+        if (!pack_encode(upgrade->arena, row, &upgrade->rows[i].headers, 1, &body))
+            return error_retry(error, "memory", "out of memory");
+        const struct store_value values[] = {STORE_INT(row->seq), STORE_INT(row->part),
+                                             STORE_INT(row->elsewhere), STORE_INT(row->created_us),
+                                             STORE_BYTES(body)};
+        outcome = backend->ops->query(backend,
+                                      "INSERT INTO outbox_pack (seq, part, elsewhere, created_us, events, "
+                                      "body) VALUES ($1, $2, $3 <> 0, "
+                                      "$4, 1, $5)",
+                                      values, 5, NULL, NULL, error);
+    }
+    return outcome;
+}
+
+static enum outcome upgrade_rows(struct backend *backend, struct upgrade *upgrade, struct error *error)
+{
+    static const char columns[] =
+        "SELECT seq, partition, created_us, CASE WHEN key IS NULL THEN 1 ELSE 0 END, "
+        "CASE WHEN value IS NULL THEN 1 ELSE 0 END, %s, topic, key, value, headers FROM outbox "
+        "WHERE seq > $1 ORDER BY seq LIMIT %d";
+    char sql[400];
+    int64_t after_seq = 0;
+    enum outcome outcome;
+    snprintf(sql, sizeof(sql), columns,
+             upgrade->parts ? "part, CASE WHEN elsewhere THEN 1 ELSE 0 END" : "0, 0", UPGRADE_ROWS);
+    do {
+        upgrade->count = 0;
+        arena_reset(upgrade->arena);
+        outcome = backend->ops->query(backend, sql, &STORE_INT(after_seq), 1, upgrade_take, upgrade, error);
+        if (outcome == OK && upgrade->failed)
+            outcome = error_retry(error, "memory", "out of memory");
+        if (outcome == OK)
+            outcome = upgrade_write(backend, upgrade, error);
+        if (outcome == OK && upgrade->count)
+            after_seq = upgrade->rows[upgrade->count - 1].row.seq;
+    } while (outcome == OK && upgrade->count);
+    return outcome == OK ? backend->ops->script(backend, "DROP TABLE outbox", error) : outcome;
+}
+
+enum outcome outbox_upgrade(struct backend *backend, struct error *error)
+{
+    enum { UPGRADE_BYTES_MAX = 1 << 30 };
+    const struct store_value table = STORE_TEXT(TEXT("outbox"));
+    struct upgrade *upgrade = calloc(1, sizeof(*upgrade));
+    if (!upgrade)
+        return error_retry(error, "memory", "out of memory");
+    enum outcome outcome =
+        backend->ops->query(backend, backend->ops->columns_sql, &table, 1, upgrade_column, upgrade, error);
+    if (outcome == OK && upgrade->there) {
+        upgrade->arena = arena_new(UPGRADE_BYTES_MAX);
+        if (upgrade->arena)
+            outcome = upgrade_rows(backend, upgrade, error);
+        else
+            outcome = error_retry(error, "memory", "out of memory");
+    }
+    arena_destroy(upgrade->arena);
+    free(upgrade);
+    return outcome;
 }

@@ -22,11 +22,6 @@ static const char OWN_TABLES[] =
     "CREATE TABLE IF NOT EXISTS inbox (id UUID PRIMARY KEY, attempt BIGINT NOT NULL, at BIGINT NOT NULL)"
     " WITH (autovacuum_vacuum_scale_factor = 0.05);"
     "CREATE SEQUENCE IF NOT EXISTS outbox_seq;"
-    "CREATE TABLE IF NOT EXISTS outbox (seq BIGINT PRIMARY KEY DEFAULT nextval('outbox_seq'),"
-    " topic TEXT COLLATE \"C\" NOT NULL, partition BIGINT NOT NULL, key BYTEA, value BYTEA,"
-    " headers BYTEA NOT NULL, created_us BIGINT NOT NULL)"
-    " WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,"
-    " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 200000);"
     "CREATE TABLE IF NOT EXISTS outbox_refused (seq BIGINT PRIMARY KEY, topic TEXT COLLATE \"C\" NOT NULL,"
     " partition BIGINT NOT NULL, key BYTEA, value BYTEA, headers BYTEA NOT NULL, created_us BIGINT NOT NULL,"
     " reason TEXT NOT NULL);"
@@ -34,12 +29,17 @@ static const char OWN_TABLES[] =
     "50);"
     "CREATE TABLE IF NOT EXISTS part (number BIGINT PRIMARY KEY, owner UUID) WITH (fillfactor = 50);";
 
-/* Of the versions before: said only where it is missing, as even where nothing is to be done it waits for all
- * that is under way. A part without rows of other instances costs a look at its place in the index. */
-static const char OUTBOX_PARTS[] =
-    "ALTER TABLE outbox ADD COLUMN IF NOT EXISTS part BIGINT NOT NULL DEFAULT 0,"
-    " ADD COLUMN IF NOT EXISTS elsewhere BOOLEAN NOT NULL DEFAULT false;"
-    "CREATE INDEX IF NOT EXISTS outbox_elsewhere ON outbox (part, seq) WHERE elsewhere;";
+/* Said only where it is missing, as ALTER TABLE waits for all that is under way. A pack stays in its page as
+ * it is: out of line, and never compressed, is only what is larger than a page. It is vacuumed often, as each
+ * row is a page. A part without rows of other instances costs a look at its place in the index. */
+static const char OUTBOX_PACKS[] =
+    "CREATE TABLE outbox_pack (seq BIGINT PRIMARY KEY DEFAULT nextval('outbox_seq'), part BIGINT NOT NULL,"
+    " elsewhere BOOLEAN NOT NULL, created_us BIGINT NOT NULL, events BIGINT NOT NULL, body BYTEA NOT NULL)"
+    " WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = "
+    "2000,"
+    " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);"
+    "ALTER TABLE outbox_pack ALTER COLUMN body SET STORAGE EXTERNAL;"
+    "CREATE INDEX outbox_pack_elsewhere ON outbox_pack (part, seq) WHERE elsewhere;";
 
 static const struct postgres_step PLAIN = {.expected = -1};
 
@@ -190,7 +190,7 @@ static enum outcome own_tables_make(struct postgres *postgres, struct error *err
 {
     struct backend *backend = &postgres->backend;
     const struct store_value schema = STORE_TEXT(text_of(postgres->schema));
-    int64_t there = 0, parts = 0;
+    int64_t there = 0, packs = 0;
     char create[POSTGRES_NAME_BYTES_MAX + 32];
     enum outcome outcome = postgres_begin_ddl(backend, error);
     if (outcome == OK)
@@ -205,10 +205,12 @@ static enum outcome own_tables_make(struct postgres *postgres, struct error *err
         outcome =
             postgres_query(backend,
                            "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON "
-                           "n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'outbox_elsewhere'",
-                           &schema, 1, keep_int, &parts, error);
-    if (outcome == OK && parts == 0)
-        outcome = postgres_script(backend, OUTBOX_PARTS, error);
+                           "n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'outbox_pack'",
+                           &schema, 1, keep_int, &packs, error);
+    if (outcome == OK && packs == 0)
+        outcome = postgres_script(backend, OUTBOX_PACKS, error);
+    if (outcome == OK)
+        outcome = outbox_upgrade(backend, error);
     return outcome == OK ? postgres_script(backend, "COMMIT", error) : outcome;
 }
 
@@ -357,39 +359,36 @@ enum outcome postgres_take_outbox(void *owner, const PGresult *result, struct er
     if (reading->start)
         reading->start(reading->owner);
     for (int i = 0; i < PQntuples(result); i++) {
-        const struct outbox_row row = {
+        const struct backend_pack pack = {
             .seq = postgres_int(result, i, 0),
-            .topic = postgres_text(result, i, 1),
-            .partition = (int32_t)postgres_int(result, i, 2),
-            .key = postgres_text(result, i, 3),
-            .value = postgres_text(result, i, 4),
-            .key_null = PQgetisnull(result, i, 3),
-            .value_null = PQgetisnull(result, i, 4),
-            .created_us = postgres_int(result, i, 6),
-            .part = (int32_t)postgres_int(result, i, 7),
-            .elsewhere = postgres_int(result, i, 8) != 0,
+            .part = (int32_t)postgres_int(result, i, 1),
+            .elsewhere = postgres_int(result, i, 2) != 0,
+            .created_us = postgres_int(result, i, 3),
+            .events = postgres_int(result, i, 4),
+            .body = postgres_text(result, i, 5),
         };
-        if (!reading->each(reading->owner, &row, postgres_text(result, i, 5)))
+        if (!reading->each(reading->owner, &pack))
             break;
     }
     return OK;
 }
 
-/* What this instance left in the table is read on from after_seq. What others wrote may come late, with a
+/* What this instance left in the table is read on from from_seq. What others wrote may come late, with a
  * lower number, and is looked for again each time: both in one statement, so that what is seen is of one
  * moment. */
-static enum outcome
-postgres_outbox_read(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
-                     bool (*each)(void *owner, const struct outbox_row *row, struct text headers),
-                     void *owner, struct error *error)
+static enum outcome postgres_outbox_read(struct backend *backend, bool elsewhere, int64_t from_seq,
+                                         size_t limit,
+                                         bool (*each)(void *owner, const struct backend_pack *pack),
+                                         void *owner, struct error *error)
 {
-    static const char all[] = "SELECT " OUTBOX_COLUMNS " FROM @.outbox WHERE seq > $1 ORDER BY seq LIMIT $2";
+    static const char all[] =
+        "SELECT " PACK_COLUMNS " FROM @.outbox_pack WHERE seq >= $1 ORDER BY seq LIMIT $2";
     static const char owned[] =
-        "SELECT * FROM ((SELECT " OUTBOX_COLUMNS
-        " FROM @.outbox WHERE seq > $2 AND part = ANY ($1) ORDER BY seq "
+        "SELECT * FROM ((SELECT " PACK_COLUMNS
+        " FROM @.outbox_pack WHERE seq >= $2 AND part = ANY ($1) ORDER BY seq "
         "LIMIT $3) UNION ALL (SELECT o.* FROM unnest($1) AS v (part) CROSS JOIN LATERAL "
-        "(SELECT " OUTBOX_COLUMNS
-        " FROM @.outbox t WHERE t.elsewhere AND t.part = v.part AND t.seq <= $2 ORDER BY t.seq LIMIT $3) o "
+        "(SELECT " PACK_COLUMNS " FROM @.outbox_pack t WHERE t.elsewhere AND t.part = v.part AND t.seq < $2 "
+                                "ORDER BY t.seq LIMIT $3) o "
         "ORDER BY o.seq LIMIT $3)) x ORDER BY seq LIMIT $3";
     struct postgres *postgres = (struct postgres *)backend;
     struct postgres_outbox reading = {NULL, each, owner};
@@ -406,12 +405,34 @@ postgres_outbox_read(struct backend *backend, bool elsewhere, int64_t after_seq,
         if (some)
             postgres_put_parts(&postgres->parameters, postgres->instances);
         if (!elsewhere)
-            postgres_put_int(&postgres->parameters, after_seq);
+            postgres_put_int(&postgres->parameters, from_seq);
         postgres_put_int(&postgres->parameters, rows);
         postgres_add(postgres, sql, &step);
         outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
     } while (outcome != OK && postgres_again(postgres, &tried));
     return outcome;
+}
+
+static enum outcome postgres_outbox_read_one(struct backend *backend, int64_t seq,
+                                             bool (*each)(void *owner, const struct backend_pack *pack),
+                                             void *owner, struct error *error)
+{
+    struct postgres *postgres = (struct postgres *)backend;
+    struct postgres_outbox reading = {NULL, each, owner};
+    const struct postgres_step step = {
+        .take = postgres_take_outbox, .owner = &reading, .expected = -1, .what = "outbox"};
+    postgres_print(postgres, "SELECT " PACK_COLUMNS " FROM @.outbox_pack WHERE seq = $1");
+    return run_one(postgres, &STORE_INT(seq), 1, NULL, &step, error);
+}
+
+/* Whose to send is what is added? */
+static void postgres_outbox_parts(struct backend *backend, struct outbox_row *rows, size_t count)
+{
+    const struct instances *instances = ((struct postgres *)backend)->instances;
+    for (size_t i = 0; instances && i < count; i++) {
+        rows[i].part = instances_part(instances, rows[i].key, rows[i].key_null);
+        rows[i].elsewhere = !instances_own(instances, rows[i].part);
+    }
 }
 
 /* ---- pruning */
@@ -523,7 +544,10 @@ static const struct backend_ops POSTGRES_OPS = {
     .fetch = postgres_fetch,
     .find = postgres_find,
     .count = postgres_count,
+    .pack_bytes_max = POSTGRES_PACK_BYTES_MAX,
+    .outbox_parts = postgres_outbox_parts,
     .outbox_read = postgres_outbox_read,
+    .outbox_read_one = postgres_outbox_read_one,
     .inbox_prune = postgres_inbox_prune,
     .apply = postgres_apply,
     .rollback = postgres_rollback,

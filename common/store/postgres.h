@@ -41,6 +41,7 @@ enum {
     POSTGRES_SQL_BYTES_MAX = 16 << 10,
     POSTGRES_PARAMETER_BYTES_MAX = 512 << 20, /* of a statement */
     POSTGRES_NAME_BYTES_MAX = 128,
+    POSTGRES_PACK_BYTES_MAX = 7900, /* with the row's head it fills a page of 8 KiB */
 };
 
 /* Types as PostgreSQL numbers them, for ever. */
@@ -120,10 +121,10 @@ struct postgres_step {
     bool fence;       /* divides by zero where this instance was taken for dead */
 };
 
-/* Rows of the outbox, as they come. */
+/* Packs of the outbox, as they come. */
 struct postgres_outbox {
     void (*start)(void *owner); /* may be NULL */
-    bool (*each)(void *owner, const struct outbox_row *row, struct text headers);
+    bool (*each)(void *owner, const struct backend_pack *pack);
     void *owner;
 };
 
@@ -173,9 +174,9 @@ struct postgres {
     struct id
         *resets; /* ids of the inbox whose earlier attempt was moved, and that are handled now; arena's */
     size_t reset_count;
-    int64_t outbox_rows;
-    int64_t outbox_floor; /* nothing below it is there */
-    int64_t outbox_last;  /* the highest number seen */
+    int64_t outbox_rows;  /* events, whoever's */
+    int64_t outbox_floor; /* no pack below it is there */
+    int64_t outbox_last;  /* the highest number of a pack seen */
     int64_t prune_page;
     struct postgres_outbox elsewhere;
     const struct instances
@@ -229,7 +230,7 @@ enum outcome postgres_take_outbox(void *owner, const PGresult *result, struct er
 const char *postgres_print(struct postgres *postgres, const char *format);
 /* $1: parts; $2: how many. Each part by its own place in the index. */
 extern const char POSTGRES_ELSEWHERE[];
-#define OUTBOX_COLUMNS "seq, topic, partition, key, value, headers, created_us, part, elsewhere"
+#define PACK_COLUMNS "seq, part, elsewhere, created_us, events, body"
 
 /* Rows in the outbox, and its oldest, as they stand in the database. */
 enum outcome postgres_start(struct backend *backend, int64_t *ret_outbox_rows, int64_t *ret_outbox_oldest_us,

@@ -675,7 +675,8 @@ static enum outcome take_gone(void *owner, const PGresult *result, struct error 
 {
     struct outbox_numbers *numbers = owner;
     (void)error;
-    numbers->gone += strtoll(PQcmdTuples((PGresult *)(uintptr_t)result), NULL, 10);
+    for (int i = 0; i < PQntuples(result); i++)
+        numbers->gone += postgres_int(result, i, 0);
     return OK;
 }
 
@@ -683,14 +684,14 @@ static enum outcome take_numbers(void *owner, const PGresult *result, struct err
 {
     struct outbox_numbers *numbers = owner;
     struct backend_apply *apply = numbers->apply;
-    if (PQntuples(result) != (int)apply->added_count)
+    if (PQntuples(result) != (int)apply->pack_count)
         return error_fatal(error, "store", "outbox: %d rows were added, not %zu", PQntuples(result),
-                           apply->added_count);
-    for (size_t i = 0; i < apply->added_count; i++) {
-        apply->added[i].seq = postgres_int(result, (int)i, 0);
-        if (i > 0 && apply->added[i].seq <= apply->added[i - 1].seq)
+                           apply->pack_count);
+    for (size_t i = 0; i < apply->pack_count; i++) {
+        apply->packs[i].seq = postgres_int(result, (int)i, 0);
+        if (i > 0 && apply->packs[i].seq <= apply->packs[i - 1].seq)
             return error_fatal(error, "store", "outbox: its numbers are not in the order of its rows");
-        numbers->last = apply->added[i].seq;
+        numbers->last = apply->packs[i].seq;
     }
     return OK;
 }
@@ -714,49 +715,85 @@ static void add_added(struct postgres *postgres, const struct backend_apply *app
                       struct outbox_numbers *numbers)
 {
     struct postgres_parameters *parameters = &postgres->parameters;
-    const struct outbox_row *rows = apply->added;
-    size_t count = apply->added_count;
-    postgres_array_begin(parameters, OID_TEXT_ARRAY, count);
-    for (size_t i = 0; i < count; i++)
-        postgres_array_bytes(parameters, rows[i].topic.at, rows[i].topic.length);
-    postgres_array_end(parameters);
-    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
-    for (size_t i = 0; i < count; i++)
-        postgres_array_int(parameters, rows[i].partition);
-    postgres_array_end(parameters);
-    for (int which = 0; which < 3; which++) {
-        postgres_array_begin(parameters, OID_BYTEA_ARRAY, count);
-        for (size_t i = 0; i < count; i++) {
-            struct text text = which == 0   ? rows[i].key
-                               : which == 1 ? rows[i].value
-                                            : apply->added_headers[i];
-            if ((which == 0 && rows[i].key_null) || (which == 1 && rows[i].value_null))
-                postgres_array_null(parameters);
-            else
-                postgres_array_bytes(parameters, text.at, text.length);
-        }
+    const struct backend_pack *packs = apply->packs;
+    size_t count = apply->pack_count;
+    for (int which = 0; which < 4; which++) {
+        postgres_array_begin(parameters, OID_INT8_ARRAY, count);
+        for (size_t i = 0; i < count; i++)
+            postgres_array_int(parameters, which == 0   ? packs[i].part
+                                           : which == 1 ? packs[i].elsewhere
+                                           : which == 2 ? packs[i].created_us
+                                                        : packs[i].events);
         postgres_array_end(parameters);
     }
-    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
+    postgres_array_begin(parameters, OID_BYTEA_ARRAY, count);
     for (size_t i = 0; i < count; i++)
-        postgres_array_int(parameters, rows[i].created_us);
-    postgres_array_end(parameters);
-    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
-    for (size_t i = 0; i < count; i++)
-        postgres_array_int(parameters, rows[i].part);
-    postgres_array_end(parameters);
-    postgres_array_begin(parameters, OID_INT8_ARRAY, count);
-    for (size_t i = 0; i < count; i++)
-        postgres_array_int(parameters, rows[i].elsewhere);
+        postgres_array_bytes(parameters, packs[i].body.at, packs[i].body.length);
     postgres_array_end(parameters);
     postgres_add(
         postgres,
         postgres_print(
             postgres,
-            "INSERT INTO @.outbox (topic, partition, key, value, headers, created_us, part, elsewhere) "
-            "SELECT v.a, v.b, v.c, v.d, v.e, v.f, v.g, v.h <> 0 FROM unnest($1, $2, $3, $4, $5, $6, "
-            "$7, $8) AS v (a, b, c, d, e, f, g, h) RETURNING seq"),
+            "INSERT INTO @.outbox_pack (part, elsewhere, created_us, events, body) "
+            "SELECT v.a, v.b <> 0, v.c, v.d, v.e FROM unnest($1, $2, $3, $4, $5) AS v (a, b, c, d, e) "
+            "RETURNING seq"),
         &(struct postgres_step){.take = take_numbers, .owner = numbers, .expected = -1, .what = "outbox"});
+}
+
+static void put_refused_bytes(struct postgres_parameters *parameters, const struct backend_apply *apply,
+                              int which)
+{
+    postgres_array_begin(parameters, OID_BYTEA_ARRAY, apply->refused_count);
+    for (size_t i = 0; i < apply->refused_count; i++) {
+        const struct outbox_row *row = &apply->refused[i].row;
+        struct text text = which == 0 ? row->key : which == 1 ? row->value : apply->refused[i].headers;
+        if ((which == 0 && row->key_null) || (which == 1 && row->value_null))
+            postgres_array_null(parameters);
+        else
+            postgres_array_bytes(parameters, text.at, text.length);
+    }
+    postgres_array_end(parameters);
+}
+
+static void put_refused_ints(struct postgres_parameters *parameters, const struct backend_apply *apply,
+                             int which)
+{
+    postgres_array_begin(parameters, OID_INT8_ARRAY, apply->refused_count);
+    for (size_t i = 0; i < apply->refused_count; i++) {
+        const struct backend_refusal *refusal = &apply->refused[i];
+        postgres_array_int(parameters, which == 0   ? refusal->seq
+                                       : which == 1 ? refusal->row.partition
+                                                    : refusal->row.created_us);
+    }
+    postgres_array_end(parameters);
+}
+
+static void put_refused_texts(struct postgres_parameters *parameters, const struct backend_apply *apply,
+                              bool reason)
+{
+    postgres_array_begin(parameters, OID_TEXT_ARRAY, apply->refused_count);
+    for (size_t i = 0; i < apply->refused_count; i++)
+        postgres_array_text(parameters, reason ? apply->refused[i].reason : apply->refused[i].row.topic);
+    postgres_array_end(parameters);
+}
+
+/* One that was refused before a crash may be refused again. */
+static void add_refused(struct postgres *postgres, const struct backend_apply *apply)
+{
+    struct postgres_parameters *parameters = &postgres->parameters;
+    for (int which = 0; which < 3; which++)
+        put_refused_ints(parameters, apply, which);
+    for (int which = 0; which < 3; which++)
+        put_refused_bytes(parameters, apply, which);
+    put_refused_texts(parameters, apply, false);
+    put_refused_texts(parameters, apply, true);
+    postgres_add(
+        postgres,
+        postgres_print(postgres,
+                       "INSERT INTO @.outbox_refused (seq, partition, created_us, key, value, headers, "
+                       "topic, reason) SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) "
+                       "ON CONFLICT DO NOTHING"),
+        &(struct postgres_step){.expected = -1, .what = "outbox_refused"});
 }
 
 static void add_outbox(struct postgres *postgres, const struct backend_apply *apply,
@@ -773,50 +810,21 @@ static void add_outbox(struct postgres *postgres, const struct backend_apply *ap
         }
         postgres_add(postgres,
                      postgres_print(postgres,
-                                    "DELETE FROM @.outbox t USING unnest($1, $2) AS v (first, last) "
-                                    "WHERE t.seq BETWEEN v.first AND v.last"),
+                                    "DELETE FROM @.outbox_pack t USING unnest($1, $2) AS v (first, last) "
+                                    "WHERE t.seq BETWEEN v.first AND v.last RETURNING t.events"),
                      &gone);
     }
-    if (apply->refused_count) {
-        postgres_array_begin(parameters, OID_INT8_ARRAY, apply->refused_count);
-        for (size_t i = 0; i < apply->refused_count; i++)
-            postgres_array_int(parameters, apply->refused[i].seq);
-        postgres_array_end(parameters);
-        postgres_array_begin(parameters, OID_TEXT_ARRAY, apply->refused_count);
-        for (size_t i = 0; i < apply->refused_count; i++)
-            postgres_array_text(parameters, apply->refused[i].reason);
-        postgres_array_end(parameters);
-        postgres_add(
-            postgres,
-            postgres_print(
-                postgres,
-                "WITH gone AS (DELETE FROM @.outbox t USING unnest($1, $2) AS v (seq, reason) "
-                "WHERE t.seq = ANY (ARRAY[v.seq]) RETURNING t.*, v.reason) INSERT INTO @.outbox_refused "
-                "(seq, topic, partition, key, value, headers, created_us, reason) "
-                "SELECT seq, topic, partition, key, value, headers, created_us, reason FROM gone"),
-            &gone);
-    }
-    if (apply->added_count)
+    if (apply->refused_count)
+        add_refused(postgres, apply);
+    if (apply->pack_count)
         add_added(postgres, apply, numbers);
     /* From the last oldest on: what was deleted since may be dead in the index and not yet vacuumed away. */
     postgres_put_int(parameters, postgres->outbox_floor);
     postgres_add(
         postgres,
-        postgres_print(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
+        postgres_print(postgres,
+                       "SELECT seq, created_us FROM @.outbox_pack WHERE seq >= $1 ORDER BY seq LIMIT 1"),
         &(struct postgres_step){.take = take_oldest, .owner = numbers, .expected = -1, .what = "outbox"});
-}
-
-/* Whose to send is what was added? */
-static void parts_of(const struct postgres *postgres, struct backend_apply *apply)
-{
-    const struct instances *instances = postgres->instances;
-    apply->outbox_added = 0;
-    for (size_t i = 0; i < apply->added_count; i++) {
-        struct outbox_row *row = &apply->added[i];
-        row->part = instances ? instances_part(instances, row->key, row->key_null) : 0;
-        row->elsewhere = instances && !instances_own(instances, row->part);
-        apply->outbox_added += !row->elsewhere;
-    }
 }
 
 /* As late as can be: all locks are held. */
@@ -860,7 +868,7 @@ static enum outcome apply_send(struct postgres *postgres, struct backend_apply *
     for (size_t i = 0; i < apply->table_count; i++)
         if (!add_table(postgres, &apply->tables[i]))
             return postgres_memory(error);
-    if (apply->added_count || apply->done_count || apply->refused_count)
+    if (apply->pack_count || apply->done_count || apply->refused_count)
         add_outbox(postgres, apply, numbers);
     add_elsewhere(postgres, apply);
     /* A commit is only sent when it could be asked for later on: ticks and the like come without a fetch. */
@@ -874,13 +882,13 @@ static enum outcome apply_send(struct postgres *postgres, struct backend_apply *
 static enum outcome take_lost_numbers(void *owner, const PGresult *result, struct error *error)
 {
     struct outbox_numbers *numbers = owner;
-    if (numbers->apply->added_count && PQntuples(result) != (int)numbers->apply->added_count) {
+    if (numbers->apply->pack_count && PQntuples(result) != (int)numbers->apply->pack_count) {
         error_set(error, FATAL, "store-doubt",
                   "a batch was committed and cannot be told apart; starting anew takes it up");
         error->exit_code = EXIT_TRY_AGAIN;
         return FATAL;
     }
-    return numbers->apply->added_count ? take_numbers(owner, result, error) : OK;
+    return numbers->apply->pack_count ? take_numbers(owner, result, error) : OK;
 }
 
 static enum outcome take_state(void *owner, const PGresult *result, struct error *error)
@@ -888,7 +896,7 @@ static enum outcome take_state(void *owner, const PGresult *result, struct error
     struct outbox_numbers *numbers = owner;
     (void)error;
     int64_t rows = postgres_int(result, 0, 0);
-    numbers->gone = numbers->postgres->outbox_rows + (int64_t)numbers->apply->added_count - rows;
+    numbers->gone = numbers->postgres->outbox_rows + numbers->apply->events - rows;
     return OK;
 }
 
@@ -901,17 +909,21 @@ static enum outcome committed_read(struct postgres *postgres, const char *xid, s
     postgres_parameters_clear(parameters);
     postgres_put_int(parameters, postgres->outbox_last);
     postgres_put_text(parameters, text_of(xid));
-    postgres_add(postgres,
-                 postgres_print(postgres,
-                                "SELECT seq FROM @.outbox WHERE seq > $1 AND xmin = CAST(CAST($2 AS xid8) AS "
-                                "xid) ORDER BY seq"),
-                 &(struct postgres_step){.take = take_lost_numbers, .owner = numbers, .expected = -1});
-    postgres_add(postgres, postgres_print(postgres, "SELECT count(*) FROM @.outbox"),
-                 &(struct postgres_step){.take = take_state, .owner = numbers, .expected = -1});
+    postgres_add(
+        postgres,
+        postgres_print(postgres,
+                       "SELECT seq FROM @.outbox_pack WHERE seq > $1 AND xmin = CAST(CAST($2 AS xid8) AS "
+                       "xid) ORDER BY seq"),
+        &(struct postgres_step){.take = take_lost_numbers, .owner = numbers, .expected = -1});
+    postgres_add(
+        postgres,
+        postgres_print(postgres, "SELECT CAST(coalesce(sum(events), 0) AS bigint) FROM @.outbox_pack"),
+        &(struct postgres_step){.take = take_state, .owner = numbers, .expected = -1});
     postgres_put_int(parameters, 0);
     postgres_add(
         postgres,
-        postgres_print(postgres, "SELECT seq, created_us FROM @.outbox WHERE seq >= $1 ORDER BY seq LIMIT 1"),
+        postgres_print(postgres,
+                       "SELECT seq, created_us FROM @.outbox_pack WHERE seq >= $1 ORDER BY seq LIMIT 1"),
         &(struct postgres_step){.take = take_oldest, .owner = numbers, .expected = -1});
     enum outcome outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
     postgres_rollback(&postgres->backend);
@@ -955,7 +967,6 @@ enum outcome postgres_apply(struct backend *backend, struct backend_apply *apply
         .postgres = postgres, .apply = apply, .floor = postgres->outbox_floor, .last = postgres->outbox_last};
     bool known = postgres->xid[0] && postgres->transaction != TRANSACTION_WANTED, tried = false;
     qsort(apply->tables, apply->table_count, sizeof(*apply->tables), writes_compare);
-    parts_of(postgres, apply);
     enum outcome outcome;
     do
         outcome = apply_send(postgres, apply, &numbers, error);
@@ -974,7 +985,7 @@ enum outcome postgres_apply(struct backend *backend, struct backend_apply *apply
     postgres->outbox_floor = numbers.floor;
     postgres->outbox_last = numbers.last;
     apply->outbox_gone = numbers.gone;
-    postgres->outbox_rows += (int64_t)apply->added_count - numbers.gone;
+    postgres->outbox_rows += apply->events - numbers.gone;
     return OK;
 }
 
@@ -995,9 +1006,9 @@ enum outcome postgres_start(struct backend *backend, int64_t *ret_outbox_rows, i
     int64_t numbers[4] = {0};
     enum outcome outcome = backend->ops->query(
         backend,
-        "SELECT (SELECT count(*) FROM outbox), coalesce((SELECT min(seq) FROM outbox), 0), "
-        "coalesce((SELECT max(seq) FROM outbox), 0), "
-        "coalesce((SELECT created_us FROM outbox ORDER BY seq LIMIT 1), 0)",
+        "SELECT CAST(coalesce((SELECT sum(events) FROM outbox_pack), 0) AS bigint), "
+        "coalesce((SELECT min(seq) FROM outbox_pack), 0), coalesce((SELECT max(seq) FROM outbox_pack), 0), "
+        "coalesce((SELECT created_us FROM outbox_pack ORDER BY seq LIMIT 1), 0)",
         NULL, 0, keep_state, numbers, error);
     if (outcome != OK)
         return outcome;

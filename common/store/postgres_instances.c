@@ -8,8 +8,9 @@
 static const struct postgres_step PLAIN = {.expected = -1};
 
 const char POSTGRES_ELSEWHERE[] =
-    "SELECT o.* FROM unnest($1) AS v (part) CROSS JOIN LATERAL (SELECT " OUTBOX_COLUMNS
-    " FROM @.outbox t WHERE t.elsewhere AND t.part = v.part ORDER BY t.seq LIMIT $2) o ORDER BY o.seq LIMIT "
+    "SELECT o.* FROM unnest($1) AS v (part) CROSS JOIN LATERAL (SELECT " PACK_COLUMNS
+    " FROM @.outbox_pack t WHERE t.elsewhere AND t.part = v.part ORDER BY t.seq LIMIT $2) o ORDER BY o.seq "
+    "LIMIT "
     "$2";
 
 static void put_id(struct postgres_parameters *parameters, const struct instances *instances)
@@ -169,8 +170,9 @@ static void add_state(struct postgres *postgres, const struct instances *instanc
     postgres_add(
         postgres,
         postgres_print(postgres,
-                       "SELECT count(*), coalesce(min(created_us), 0) FROM (SELECT part, created_us FROM "
-                       "@.outbox ORDER BY seq LIMIT $2) o WHERE part = ANY (ARRAY(SELECT number FROM "
+                       "SELECT CAST(coalesce(sum(events), 0) AS bigint), coalesce(min(created_us), 0) FROM "
+                       "(SELECT part, created_us, events FROM @.outbox_pack ORDER BY seq LIMIT $2) o WHERE "
+                       "part = ANY (ARRAY(SELECT number FROM "
                        "@.part WHERE owner = $1))"),
         &(struct postgres_step){.take = take_outbox_state, .owner = beat, .expected = -1, .what = "outbox"});
 }

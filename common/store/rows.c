@@ -565,7 +565,7 @@ enum outcome work_commit(struct work *work, struct error *error)
     }
     bool ready = !failed(work) && inbox_prepare(work, &apply) && outbox_prepare(work, &apply);
     outbox_elsewhere_prepare(work, &apply);
-    bool outbox = apply.added_count || apply.done_count || apply.refused_count;
+    bool outbox = apply.pack_count || apply.done_count || apply.refused_count;
     bool inbox = inbox_changed(work);
     if (ready && (apply.table_count || inbox || outbox || work->pruned)) {
         struct error cause;
@@ -577,16 +577,13 @@ enum outcome work_commit(struct work *work, struct error *error)
     if (work->open) { /* failed, or nothing to write */
         work_rollback(work);
         enum outcome outcome = work_failed(work, error);
-        if (outcome == OK)
+        if (outcome == OK) {
+            outbox_committed(work, &apply);
             call_after(work);
+        }
         return outcome;
     }
-    if (outbox) {
-        int64_t rows = atomic_load(&store->outbox_rows) + apply.outbox_added - apply.outbox_gone;
-        atomic_store(&store->outbox_rows, rows > 0 ? rows : 0);
-        if (apply.outbox_oldest_us >= 0)
-            atomic_store(&store->outbox_oldest_us, apply.outbox_oldest_us);
-    }
+    outbox_committed(work, &apply);
     call_after(work);
     return OK;
 }

@@ -7,6 +7,7 @@
  * before 3.51.3 can damage a file where two connections do so at the same moment.
  */
 #include "store/backend.h"
+#include "store/pack.h"
 #include "store/sqlite_log.h"
 
 #include "base/clock.h"
@@ -35,8 +36,9 @@ enum {
     FIND_STATEMENTS_MAX = 64,         /* kept, the least lately used goes */
     LOOKASIDE_BYTES = 256,
     LOOKASIDE_COUNT = 512,
-    APPLICATION_ID = 0x57454952, /* "WEIR", in the file's header */
-    OUTBOX_SEQ_BLOCK = 1 << 20,  /* numbers set aside at a time */
+    APPLICATION_ID = 0x57454952,       /* "WEIR", in the file's header */
+    OUTBOX_SEQ_BLOCK = 1 << 20,        /* numbers set aside at a time */
+    PACK_BYTES_MAX = PAGE_BYTES - 160, /* with the row's head it fills a page */
 };
 
 /* What is done, once a table. */
@@ -67,6 +69,7 @@ enum fixed {
     FIXED_OUTBOX_DELETE,
     FIXED_OUTBOX_OLDEST,
     FIXED_OUTBOX_READ,
+    FIXED_OUTBOX_EVENTS,
     FIXED_REFUSE,
     FIXED_RESERVE,
     FIXED_PROBE,
@@ -84,15 +87,16 @@ static const char *const FIXED[FIXED_COUNT] = {
     [FIXED_INBOX_WINDOW] =
         "SELECT max(id), count(*) FROM (SELECT id FROM inbox WHERE id > ?1 ORDER BY id LIMIT ?2)",
     [FIXED_INBOX_PRUNE] = "DELETE FROM inbox WHERE id > ?1 AND id <= ?2 AND at < ?3",
-    [FIXED_OUTBOX_INSERT] = "INSERT INTO outbox (seq, topic, partition, key, value, headers, created_us) "
-                            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    [FIXED_OUTBOX_DELETE] = "DELETE FROM outbox WHERE seq BETWEEN ?1 AND ?2",
-    [FIXED_OUTBOX_OLDEST] = "SELECT created_us FROM outbox ORDER BY seq LIMIT 1",
-    [FIXED_OUTBOX_READ] = "SELECT seq, topic, partition, key, value, headers, created_us FROM outbox "
-                          "WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    [FIXED_OUTBOX_INSERT] = "INSERT INTO outbox_pack (seq, part, elsewhere, created_us, events, body) "
+                            "VALUES (?1, ?2, 0, ?3, ?4, ?5)",
+    [FIXED_OUTBOX_DELETE] = "DELETE FROM outbox_pack WHERE seq BETWEEN ?1 AND ?2",
+    [FIXED_OUTBOX_OLDEST] = "SELECT created_us FROM outbox_pack ORDER BY seq LIMIT 1",
+    [FIXED_OUTBOX_READ] = "SELECT seq, part, created_us, events, body FROM outbox_pack "
+                          "WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq LIMIT ?3",
+    [FIXED_OUTBOX_EVENTS] = "SELECT coalesce(sum(events), 0) FROM outbox_pack WHERE seq BETWEEN ?1 AND ?2",
     [FIXED_REFUSE] =
         "INSERT INTO outbox_refused (seq, topic, partition, key, value, headers, created_us, reason) "
-        "SELECT seq, topic, partition, key, value, headers, created_us, ?2 FROM outbox WHERE seq = ?1",
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
     [FIXED_RESERVE] = "INSERT INTO weir (name, value) VALUES ('outbox_seq', ?1) "
                       "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     [FIXED_PROBE] = "INSERT INTO weir (name, value) VALUES ('probe', ?1) "
@@ -100,17 +104,14 @@ static const char *const FIXED[FIXED_COUNT] = {
 };
 
 static const char OWN_TABLES[] =
-    "BEGIN IMMEDIATE;"
     "CREATE TABLE IF NOT EXISTS weir (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS inbox (id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL)"
     " WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT "
-    "NULL,"
-    " key BLOB, value BLOB, headers BLOB NOT NULL, created_us INTEGER NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS outbox_pack (seq INTEGER PRIMARY KEY, part INTEGER NOT NULL,"
+    " elsewhere INTEGER NOT NULL, created_us INTEGER NOT NULL, events INTEGER NOT NULL, body BLOB NOT NULL);"
     "CREATE TABLE IF NOT EXISTS outbox_refused (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL,"
     " partition INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB NOT NULL, created_us INTEGER NOT NULL,"
-    " reason TEXT NOT NULL);"
-    "COMMIT;";
+    " reason TEXT NOT NULL);";
 
 struct sqlite {
     struct backend backend;
@@ -530,7 +531,17 @@ static enum outcome sqlite_begin_ddl(struct backend *backend, struct error *erro
 
 static enum outcome sqlite_own_tables(struct backend *backend, struct error *error)
 {
-    return sqlite_script(backend, OWN_TABLES, error);
+    enum outcome outcome = sqlite_begin_ddl(backend, error);
+    if (outcome == OK)
+        outcome = sqlite_script(backend, OWN_TABLES, error);
+    if (outcome == OK)
+        outcome = outbox_upgrade(backend, error);
+    if (outcome == OK)
+        return sqlite_script(backend, FIXED[FIXED_COMMIT], error);
+    sqlite3 *db = ((struct sqlite *)backend)->db;
+    if (!sqlite3_get_autocommit(db))
+        sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+    return outcome;
 }
 
 static const char *sqlite_migration(const struct migration *migration)
@@ -613,15 +624,17 @@ static enum outcome sqlite_start(struct backend *backend, int64_t *ret_outbox_ro
     enum outcome outcome = query_int(
         sqlite, "SELECT CAST(value AS INTEGER) FROM weir WHERE name = 'outbox_seq'", &reserved, error);
     if (outcome == OK)
-        outcome = query_int(sqlite, "SELECT coalesce(max(seq), 0) FROM outbox", &last, error);
+        outcome = query_int(sqlite, "SELECT coalesce(max(seq), 0) FROM outbox_pack", &last, error);
     if (outcome == OK)
         outcome = query_int(sqlite, "SELECT coalesce(max(seq), 0) FROM outbox_refused", &refused, error);
     if (outcome == OK)
-        outcome = query_int(sqlite, "SELECT count(*) FROM outbox", ret_outbox_rows, error);
+        outcome =
+            query_int(sqlite, "SELECT coalesce(sum(events), 0) FROM outbox_pack", ret_outbox_rows, error);
     if (outcome == OK)
         outcome = query_int(sqlite, FIXED[FIXED_OUTBOX_OLDEST], ret_outbox_oldest_us, error);
     /* Rows below the reserved bound may have been given out, sent and deleted: none of their numbers comes
      * again. */
+    refused = pack_seq_of(refused);
     last = last > refused ? last : refused;
     sqlite->outbox_seq_next = reserved > last + 1 ? reserved : last + 1;
     sqlite->outbox_seq_reserved = sqlite->outbox_seq_next;
@@ -797,39 +810,50 @@ static enum outcome sqlite_count(struct backend *backend, const struct rows_tabl
     return outcome;
 }
 
-static enum outcome
-sqlite_outbox_read(struct backend *backend, bool elsewhere, int64_t after_seq, size_t limit,
-                   bool (*each)(void *owner, const struct outbox_row *row, struct text headers), void *owner,
-                   struct error *error)
+static enum outcome packs_read(struct sqlite *sqlite, int64_t first, int64_t last, size_t limit,
+                               bool (*each)(void *owner, const struct backend_pack *pack), void *owner,
+                               struct error *error)
 {
-    struct sqlite *sqlite = (struct sqlite *)backend;
     sqlite3_stmt *statement;
-    if (elsewhere)
-        return OK; /* nobody else is there */
     enum outcome outcome = fixed(sqlite, FIXED_OUTBOX_READ, &statement, error);
     if (outcome != OK)
         return outcome;
-    sqlite3_bind_int64(statement, 1, after_seq);
-    sqlite3_bind_int64(statement, 2, limit > INT64_MAX ? INT64_MAX : (int64_t)limit);
+    sqlite3_bind_int64(statement, 1, first);
+    sqlite3_bind_int64(statement, 2, last);
+    sqlite3_bind_int64(statement, 3, (int64_t)limit);
     int code;
     while ((code = sqlite3_step(statement)) == SQLITE_ROW) {
-        struct outbox_row row = {
+        const struct backend_pack pack = {
             .seq = sqlite3_column_int64(statement, 0),
-            .topic = column_bytes(statement, 1),
-            .partition = sqlite3_column_int(statement, 2),
-            .key_null = sqlite3_column_type(statement, 3) == SQLITE_NULL,
-            .value_null = sqlite3_column_type(statement, 4) == SQLITE_NULL,
-            .created_us = sqlite3_column_int64(statement, 6),
+            .part = sqlite3_column_int(statement, 1),
+            .created_us = sqlite3_column_int64(statement, 2),
+            .events = sqlite3_column_int64(statement, 3),
+            .body = column_bytes(statement, 4),
         };
-        row.key = column_bytes(statement, 3);
-        row.value = column_bytes(statement, 4);
-        if (!each(owner, &row, column_bytes(statement, 5)))
+        if (!each(owner, &pack))
             break;
     }
     if (code != SQLITE_ROW && code != SQLITE_DONE)
         outcome = failed(sqlite, error);
     sqlite3_reset(statement);
     return outcome;
+}
+
+static enum outcome sqlite_outbox_read(struct backend *backend, bool elsewhere, int64_t from_seq,
+                                       size_t limit,
+                                       bool (*each)(void *owner, const struct backend_pack *pack),
+                                       void *owner, struct error *error)
+{
+    if (elsewhere)
+        return OK; /* nobody else is there */
+    return packs_read((struct sqlite *)backend, from_seq, INT64_MAX, limit, each, owner, error);
+}
+
+static enum outcome sqlite_outbox_read_one(struct backend *backend, int64_t seq,
+                                           bool (*each)(void *owner, const struct backend_pack *pack),
+                                           void *owner, struct error *error)
+{
+    return packs_read((struct sqlite *)backend, seq, seq, 1, each, owner, error);
 }
 
 static enum outcome sqlite_inbox_prune(struct backend *backend, int64_t before_us, size_t limit,
@@ -939,22 +963,18 @@ static enum outcome apply_added(struct sqlite *sqlite, struct backend_apply *app
 {
     sqlite3_stmt *statement;
     enum outcome outcome = fixed(sqlite, FIXED_OUTBOX_INSERT, &statement, error);
-    for (size_t i = 0; i < apply->added_count && outcome == OK; i++) {
-        struct outbox_row *row = &apply->added[i];
-        row->seq = sqlite->outbox_seq_next + (int64_t)i;
-        int code = sqlite3_bind_int64(statement, 1, row->seq);
+    for (size_t i = 0; i < apply->pack_count && outcome == OK; i++) {
+        struct backend_pack *pack = &apply->packs[i];
+        pack->seq = sqlite->outbox_seq_next + (int64_t)i;
+        int code = sqlite3_bind_int64(statement, 1, pack->seq);
         if (code == SQLITE_OK)
-            code = bind_text(statement, 2, row->topic);
+            code = sqlite3_bind_int(statement, 2, pack->part);
         if (code == SQLITE_OK)
-            code = sqlite3_bind_int(statement, 3, row->partition);
+            code = sqlite3_bind_int64(statement, 3, pack->created_us);
         if (code == SQLITE_OK)
-            code = row->key_null ? sqlite3_bind_null(statement, 4) : bind_blob(statement, 4, row->key);
+            code = sqlite3_bind_int64(statement, 4, pack->events);
         if (code == SQLITE_OK)
-            code = row->value_null ? sqlite3_bind_null(statement, 5) : bind_blob(statement, 5, row->value);
-        if (code == SQLITE_OK)
-            code = bind_blob(statement, 6, apply->added_headers[i]);
-        if (code == SQLITE_OK)
-            code = sqlite3_bind_int64(statement, 7, row->created_us);
+            code = bind_blob(statement, 5, pack->body);
         outcome = code == SQLITE_OK ? run(sqlite, statement, error) : failed(sqlite, error);
     }
     return outcome;
@@ -963,16 +983,24 @@ static enum outcome apply_added(struct sqlite *sqlite, struct backend_apply *app
 static enum outcome outbox_delete(struct sqlite *sqlite, int64_t first, int64_t last,
                                   struct backend_apply *apply, struct error *error)
 {
-    sqlite3_stmt *statement;
-    enum outcome outcome = fixed(sqlite, FIXED_OUTBOX_DELETE, &statement, error);
+    sqlite3_stmt *events, *statement;
+    enum outcome outcome = fixed(sqlite, FIXED_OUTBOX_EVENTS, &events, error);
+    if (outcome == OK)
+        outcome = fixed(sqlite, FIXED_OUTBOX_DELETE, &statement, error);
+    if (outcome != OK)
+        return outcome;
+    sqlite3_bind_int64(events, 1, first);
+    sqlite3_bind_int64(events, 2, last);
+    if (sqlite3_step(events) == SQLITE_ROW)
+        apply->outbox_gone += sqlite3_column_int64(events, 0);
+    else
+        outcome = failed(sqlite, error);
+    sqlite3_reset(events);
     if (outcome != OK)
         return outcome;
     sqlite3_bind_int64(statement, 1, first);
     sqlite3_bind_int64(statement, 2, last);
-    outcome = run(sqlite, statement, error);
-    if (outcome == OK)
-        apply->outbox_gone += sqlite3_changes(sqlite->db);
-    return outcome;
+    return run(sqlite, statement, error);
 }
 
 static enum outcome apply_refused(struct sqlite *sqlite, struct backend_apply *apply, struct error *error)
@@ -984,11 +1012,23 @@ static enum outcome apply_refused(struct sqlite *sqlite, struct backend_apply *a
         outcome = fixed(sqlite, FIXED_REFUSE, &statement, error);
         if (outcome != OK)
             break;
-        sqlite3_bind_int64(statement, 1, refusal->seq);
-        bind_text(statement, 2, refusal->reason);
-        outcome = run(sqlite, statement, error);
-        if (outcome == OK)
-            outcome = outbox_delete(sqlite, refusal->seq, refusal->seq, apply, error);
+        const struct outbox_row *row = &refusal->row;
+        int code = sqlite3_bind_int64(statement, 1, refusal->seq);
+        if (code == SQLITE_OK)
+            code = bind_text(statement, 2, row->topic);
+        if (code == SQLITE_OK)
+            code = sqlite3_bind_int(statement, 3, row->partition);
+        if (code == SQLITE_OK)
+            code = row->key_null ? sqlite3_bind_null(statement, 4) : bind_blob(statement, 4, row->key);
+        if (code == SQLITE_OK)
+            code = row->value_null ? sqlite3_bind_null(statement, 5) : bind_blob(statement, 5, row->value);
+        if (code == SQLITE_OK)
+            code = bind_blob(statement, 6, refusal->headers);
+        if (code == SQLITE_OK)
+            code = sqlite3_bind_int64(statement, 7, row->created_us);
+        if (code == SQLITE_OK)
+            code = bind_text(statement, 8, refusal->reason);
+        outcome = code == SQLITE_OK ? run(sqlite, statement, error) : failed(sqlite, error);
     }
     return outcome;
 }
@@ -1010,7 +1050,7 @@ static enum outcome outbox_oldest(struct sqlite *sqlite, int64_t *ret, struct er
 static enum outcome sqlite_apply(struct backend *backend, struct backend_apply *apply, struct error *error)
 {
     struct sqlite *sqlite = (struct sqlite *)backend;
-    int64_t next = sqlite->outbox_seq_next + (int64_t)apply->added_count,
+    int64_t next = sqlite->outbox_seq_next + (int64_t)apply->pack_count,
             reserved = sqlite->outbox_seq_reserved;
     enum outcome outcome = OK;
     for (size_t i = 0; i < apply->table_count && outcome == OK; i++)
@@ -1021,15 +1061,14 @@ static enum outcome sqlite_apply(struct backend *backend, struct backend_apply *
         reserved = next + OUTBOX_SEQ_BLOCK;
         outcome = outbox_reserve(sqlite, reserved, error);
     }
-    apply->outbox_added = (int64_t)apply->added_count;
     apply->outbox_gone = 0;
     for (size_t i = 0; i < apply->done_count && outcome == OK; i++)
         outcome = outbox_delete(sqlite, apply->done[i].first, apply->done[i].last, apply, error);
     if (outcome == OK)
         outcome = apply_refused(sqlite, apply, error);
-    if (outcome == OK && apply->added_count)
+    if (outcome == OK && apply->pack_count)
         outcome = apply_added(sqlite, apply, error);
-    if (outcome == OK && (apply->added_count || apply->done_count || apply->refused_count))
+    if (outcome == OK && (apply->pack_count || apply->done_count || apply->refused_count))
         outcome = outbox_oldest(sqlite, &apply->outbox_oldest_us, error);
     if (outcome == OK)
         outcome = run_fixed(sqlite, FIXED_COMMIT, error);
@@ -1203,7 +1242,9 @@ static const struct backend_ops SQLITE_OPS = {
     .fetch = sqlite_fetch,
     .find = sqlite_find,
     .count = sqlite_count,
+    .pack_bytes_max = PACK_BYTES_MAX,
     .outbox_read = sqlite_outbox_read,
+    .outbox_read_one = sqlite_outbox_read_one,
     .inbox_prune = sqlite_inbox_prune,
     .apply = sqlite_apply,
     .rollback = sqlite_rollback,

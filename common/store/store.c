@@ -124,6 +124,7 @@ void store_close(struct store *store)
         return;
     if (store->backend)
         store->backend->ops->close(store->backend);
+    acks_free(&store->acks);
     free(store);
 }
 

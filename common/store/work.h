@@ -2,6 +2,7 @@
 #ifndef STORE_WORK_H
 #define STORE_WORK_H
 
+#include "store/acks.h"
 #include "store/backend.h"
 
 #include <stdatomic.h>
@@ -10,6 +11,7 @@ struct store {
     struct backend *backend;
     _Atomic int64_t outbox_rows;
     _Atomic int64_t outbox_oldest_us;
+    struct acks acks;
 };
 
 /* Of rows, notes and outbox rows in one work, each. */
@@ -85,10 +87,10 @@ struct work {
     bool pruned;                  /* rows of the inbox were deleted */
 
     struct work_list added;   /* of struct outbox_row */
-    struct work_list done;    /* of int64_t */
+    struct work_list done;    /* of int64_t: events, the refused among them */
     struct work_list refused; /* of struct backend_refusal */
     /* Rows that other instances wrote for this one: as they were read with the commit. */
-    size_t elsewhere_limit, elsewhere_count, elsewhere_capacity;
+    size_t elsewhere_limit, elsewhere_count, elsewhere_packs;
     struct outbox_row *elsewhere;
     bool elsewhere_read, elsewhere_more;
     const struct rows_table *asked;
@@ -102,8 +104,10 @@ void work_fail(struct work *work, const struct error *error);
 void work_fail_memory(struct work *work);
 /* Room for one more at the end, counted already; NULL: the work has failed. */
 void *work_list_add(struct work *work, struct work_list *list, size_t item_bytes);
-/* For outbox.c: puts the added rows' headers, ranges and refusals into apply. */
+/* For rows.c: puts packs, ranges and refusals into apply. */
 bool outbox_prepare(struct work *work, struct backend_apply *apply);
+/* For rows.c, after the commit, or where there was nothing to commit: numbers, and what is acknowledged. */
+void outbox_committed(struct work *work, const struct backend_apply *apply);
 /* For rows.c: what elsewhere_limit asks for. */
 void outbox_elsewhere_prepare(struct work *work, struct backend_apply *apply);
 /* For inbox.c: the rows to write whose attempt is not what the fetch left there. */

@@ -26,7 +26,15 @@ enum {
 /* As the services number them in their databases. */
 enum { ORDER_ACCEPTED = 1, ORDER_RESERVED, ORDER_CONFIRMED, ORDER_REJECTED, ORDER_CANCELLED, ORDER_STATES };
 enum { RESERVATION_NONE, RESERVATION_HELD, RESERVATION_TAKEN, RESERVATION_RELEASED, RESERVATION_REJECTED };
-enum { PAYMENT_PENDING, PAYMENT_CHARGING, PAYMENT_CAPTURED, PAYMENT_FAILED, PAYMENT_REFUNDING, PAYMENT_REFUNDED, PAYMENT_REFUND_FAILED };
+enum {
+    PAYMENT_PENDING,
+    PAYMENT_CHARGING,
+    PAYMENT_CAPTURED,
+    PAYMENT_FAILED,
+    PAYMENT_REFUNDING,
+    PAYMENT_REFUNDED,
+    PAYMENT_REFUND_FAILED
+};
 enum { MAIL_STATE_WAITING, MAIL_STATE_RETRYING, MAIL_STATE_SENT, MAIL_STATE_FAILED };
 
 /* What all of them say about one order. */
@@ -35,10 +43,10 @@ struct account {
     uint8_t on_topic, decision; /* `orders`: OrderPlaced was there; the first decision, as an order status */
     uint8_t status, valid;      /* order's database; 0: not placed there */
     uint8_t reservation, payment;
-    uint8_t by_gateway;         /* it was captured through the gateway */
-    uint8_t in_ledger;          /* the gateway captured this very payment */
-    uint8_t dead, lacks;        /* it has a dead letter; and is not what it would be without */
-    uint8_t mails, mails_open;  /* rows of the mail service, settled or not; a bit a template */
+    uint8_t by_gateway;        /* it was captured through the gateway */
+    uint8_t in_ledger;         /* the gateway captured this very payment */
+    uint8_t dead, lacks;       /* it has a dead letter; and is not what it would be without */
+    uint8_t mails, mails_open; /* rows of the mail service, settled or not; a bit a template */
     uint8_t currency;
     int64_t total_minor;
     int64_t amount_minor; /* captured */
@@ -48,9 +56,10 @@ struct account {
 
 struct money {
     char currency[4];
-    int64_t captured, refunded, confirmed, confirmed_orders, open; /* open: captured, of orders without a decision */
+    int64_t captured, refunded, confirmed, confirmed_orders,
+        open;     /* open: captured, of orders without a decision */
     int64_t dead; /* kept more than is due, of orders with dead letters */
-    int64_t ledger_captured, ledger_refunded, other_captured;     /* other: not by this gateway */
+    int64_t ledger_captured, ledger_refunded, other_captured; /* other: not by this gateway */
 };
 
 struct goods {
@@ -83,13 +92,14 @@ struct books {
     struct money money[CURRENCIES_MAX];
     size_t money_count;
 
-    bool trimmed; /* the topic no longer has its beginning */
-    bool no_topic; /* Kafka did not answer */
-    bool failed;  /* out of memory */
+    bool trimmed;      /* the topic no longer has its beginning */
+    bool no_topic;     /* Kafka did not answer */
+    bool failed;       /* out of memory */
     int64_t unhandled; /* records not yet read by a service, rows not yet relayed, calls not yet answered */
     int64_t by_status[ORDER_STATES];
     int64_t mails_sent, mails_failed, mails_open, mails_missing;
-    int64_t dead_letters, dead_orders, lacking; /* lacking: of these, orders on which the parts do not agree */
+    int64_t dead_letters, dead_orders,
+        lacking;       /* lacking: of these, orders on which the parts do not agree */
     int64_t in_motion; /* accounts that differ while something is unhandled */
     int64_t differences;
 };
@@ -97,8 +107,9 @@ struct books {
 /* ---- small tables */
 
 /* The slot of what equals; or the empty one where it would stand. */
-static uint32_t *slot_of(struct index *index, uint64_t hash, bool (*equals)(const void *all, size_t number, const void *key),
-                         const void *all, const void *key)
+static uint32_t *slot_of(struct index *index, uint64_t hash,
+                         bool (*equals)(const void *all, size_t number, const void *key), const void *all,
+                         const void *key)
 {
     size_t at = hash & (index->slot_count - 1);
     while (index->slots[at] && !equals(all, index->slots[at] - 1, key))
@@ -107,7 +118,8 @@ static uint32_t *slot_of(struct index *index, uint64_t hash, bool (*equals)(cons
 }
 
 /* Room for one more; false when out of memory. Slots are made again by hash_at. */
-static bool index_grow(struct index *index, void **all, size_t item_bytes, uint64_t (*hash_at)(const void *all, size_t number))
+static bool index_grow(struct index *index, void **all, size_t item_bytes,
+                       uint64_t (*hash_at)(const void *all, size_t number))
 {
     if (index->count < index->capacity)
         return true;
@@ -148,7 +160,8 @@ static bool account_equals(const void *all, size_t number, const void *key)
     return id_equal(((const struct account *)all)[number].id, *(const struct id *)key);
 }
 
-/* The order's account, made where there is none. Never NULL: out of memory it is one that counts for nothing. */
+/* The order's account, made where there is none. Never NULL: out of memory it is one that counts for nothing.
+ */
 static struct account *account_of(struct books *books, struct text order_id)
 {
     static struct account nobody;
@@ -278,8 +291,8 @@ static enum outcome read_topic(struct books *books, struct error *error)
     bool seen[PARTITIONS_MAX] = {false};
     struct reader *reader = NULL;
     bool end = false;
-    enum outcome outcome =
-        reader_open(&books->settings->client, topics, READER_BEGINNING, 0, true, BOOKS_READ_MS, NULL, &reader, error);
+    enum outcome outcome = reader_open(&books->settings->client, topics, READER_BEGINNING, 0, true,
+                                       BOOKS_READ_MS, NULL, &reader, error);
     while (outcome == OK && !end) {
         struct record record;
         bool got;
@@ -297,12 +310,14 @@ static enum outcome read_topic(struct books *books, struct error *error)
     return outcome;
 }
 
-static void count_unread_of(struct books *books, struct admin *admin, const char *group, const char *topic, bool is_retry)
+static void count_unread_of(struct books *books, struct admin *admin, const char *group, const char *topic,
+                            bool is_retry)
 {
     for (int32_t partition = 0; partition < TOPIC_PARTITIONS && !books->no_topic; partition++) {
         int64_t committed, high;
         struct error error;
-        enum outcome outcome = admin_group_offset(admin, group, topic, partition, POLL_MS, &committed, &high, &error);
+        enum outcome outcome =
+            admin_group_offset(admin, group, topic, partition, POLL_MS, &committed, &high, &error);
         if (outcome == OUTAGE || (outcome != OK && !is_retry))
             books->no_topic = true; /* not asked again: 60 time-outs would be a minute */
         else if (outcome == OK && high > (committed > 0 ? committed : 0) && (committed >= 0 || is_retry))
@@ -331,7 +346,8 @@ static void count_unread(struct books *books)
         for (size_t j = 0; reads[i].topics[j]; j++)
             count_unread_of(books, admin, reads[i].group, reads[i].topics[j], false);
         for (size_t j = 0; j < settings->retry_delay_count; j++)
-            count_unread_of(books, admin, reads[i].group, topic_retry(reads[i].service, settings->retry_delays_ms[j], retry), true);
+            count_unread_of(books, admin, reads[i].group,
+                            topic_retry(reads[i].service, settings->retry_delays_ms[j], retry), true);
     }
     admin_close(admin);
 }
@@ -342,8 +358,8 @@ static enum outcome read_dead_letters(struct books *books, struct error *error)
     static const char *const topics[] = {"dlq.order", "dlq.inventory", "dlq.payment", "dlq.email", NULL};
     struct reader *reader = NULL;
     bool end = false;
-    enum outcome outcome =
-        reader_open(&books->settings->client, topics, READER_BEGINNING, 0, true, BOOKS_READ_MS, NULL, &reader, error);
+    enum outcome outcome = reader_open(&books->settings->client, topics, READER_BEGINNING, 0, true,
+                                       BOOKS_READ_MS, NULL, &reader, error);
     while (outcome == OK && !end) {
         struct record record;
         bool got;
@@ -363,8 +379,8 @@ static enum outcome read_dead_letters(struct books *books, struct error *error)
 
 typedef bool row_fn(void *owner, const struct store_row *row);
 
-static enum outcome read_rows(struct books *books, const char *url, const char *service, const char *sql, row_fn *each,
-                              struct error *error)
+static enum outcome read_rows(struct books *books, const char *url, const char *service, const char *sql,
+                              row_fn *each, struct error *error)
 {
     struct store_reader *reader = NULL;
     enum outcome outcome = store_reader_open(url, service, &reader, error);
@@ -444,7 +460,8 @@ static bool each_order(void *owner, const struct store_row *row)
 
 static bool was_captured(uint8_t state)
 {
-    return state == PAYMENT_CAPTURED || state == PAYMENT_REFUNDING || state == PAYMENT_REFUNDED || state == PAYMENT_REFUND_FAILED;
+    return state == PAYMENT_CAPTURED || state == PAYMENT_REFUNDING || state == PAYMENT_REFUNDED ||
+           state == PAYMENT_REFUND_FAILED;
 }
 
 static bool each_payment(void *owner, const struct store_row *row)
@@ -491,14 +508,14 @@ static bool each_mail(void *owner, const struct store_row *row)
     struct account *account = account_of(books, store_row_text(row, 0));
     int64_t template = store_row_int(row, 1), state = store_row_int(row, 2);
     struct text message_id = store_row_text(row, 3);
-    if (template < 0 || template >= MAIL_COUNT)
+    if (template <0 || template >= MAIL_COUNT)
         return true;
-    account->mails |= mail_bit((enum mail)template);
+    account->mails |= mail_bit((enum mail) template);
     books->mails_sent += state == MAIL_STATE_SENT;
     books->mails_failed += state == MAIL_STATE_FAILED;
     if (state == MAIL_STATE_WAITING || state == MAIL_STATE_RETRYING) {
         books->mails_open++;
-        account->mails_open |= mail_bit((enum mail)template);
+        account->mails_open |= mail_bit((enum mail) template);
     }
     if (!message_id.length)
         return true;
@@ -510,8 +527,8 @@ static bool each_mail(void *owner, const struct store_row *row)
 
 /* ---- files of a JSON object a line */
 
-static enum outcome read_lines(struct books *books, const char *path, void (*each)(struct books *books, const json_t *line),
-                               struct error *error)
+static enum outcome read_lines(struct books *books, const char *path,
+                               void (*each)(struct books *books, const json_t *line), struct error *error)
 {
     char *line = NULL;
     size_t capacity = 0;
@@ -571,9 +588,10 @@ PRINTF_LIKE(2, 3) static void differ(struct books *books, const char *format, ..
     putchar('\n');
 }
 
-/* While anything is unhandled, an order on which the parts do not agree is one that is under way; one with a dead letter lacks what
- * that would have done. */
-PRINTF_LIKE(3, 4) static void order_differs(struct books *books, struct account *account, const char *format, ...)
+/* While anything is unhandled, an order on which the parts do not agree is one that is under way; one with a
+ * dead letter lacks what that would have done. */
+PRINTF_LIKE(3, 4)
+static void order_differs(struct books *books, struct account *account, const char *format, ...)
 {
     char id[ID_TEXT_BYTES], text[160];
     va_list arguments;
@@ -593,14 +611,16 @@ PRINTF_LIKE(3, 4) static void order_differs(struct books *books, struct account 
 
 static const char *status_name(uint8_t status)
 {
-    static const char *const names[ORDER_STATES] = {"unknown", "accepted", "reserved", "confirmed", "rejected", "cancelled"};
+    static const char *const names[ORDER_STATES] = {"unknown",   "accepted", "reserved",
+                                                    "confirmed", "rejected", "cancelled"};
     return status < ORDER_STATES ? names[status] : "?";
 }
 
 static void check_mails(struct books *books, struct account *account)
 {
-    static const uint8_t of_status[ORDER_STATES] = {
-        [ORDER_CONFIRMED] = 1U << MAIL_CONFIRMED, [ORDER_REJECTED] = 1U << MAIL_REJECTED, [ORDER_CANCELLED] = 1U << MAIL_CANCELLED};
+    static const uint8_t of_status[ORDER_STATES] = {[ORDER_CONFIRMED] = 1U << MAIL_CONFIRMED,
+                                                    [ORDER_REJECTED] = 1U << MAIL_REJECTED,
+                                                    [ORDER_CANCELLED] = 1U << MAIL_CANCELLED};
     if (!account->valid)
         return;
     uint8_t wanted = (uint8_t)(mail_bit(MAIL_RECEIVED) | of_status[account->decision]);
@@ -619,10 +639,11 @@ static void check_ended(struct books *books, struct account *account)
     bool confirmed = account->status == ORDER_CONFIRMED;
     int64_t kept_minor = was_captured(account->payment) ? account->amount_minor - account->refunded_minor : 0;
     if (account->decision && account->decision != account->status)
-        order_differs(books, account, "%s on the topic, %s in order's database", status_name(account->decision),
-                      status_name(account->status));
+        order_differs(books, account, "%s on the topic, %s in order's database",
+                      status_name(account->decision), status_name(account->status));
     if (!account->decision && !books->trimmed)
-        order_differs(books, account, "%s in order's database, nothing on the topic", status_name(account->status));
+        order_differs(books, account, "%s in order's database, nothing on the topic",
+                      status_name(account->status));
     if (account->payment == PAYMENT_CHARGING || account->payment == PAYMENT_REFUNDING) {
         books->in_motion++;
         return;
@@ -630,8 +651,9 @@ static void check_ended(struct books *books, struct account *account)
     if (account->dead)
         books->money[account->currency].dead += kept_minor - (confirmed ? account->total_minor : 0);
     if (kept_minor != (confirmed ? account->total_minor : 0))
-        order_differs(books, account, "%s, %lld minor units to be kept, %lld are", status_name(account->status),
-                      (long long)(confirmed ? account->total_minor : 0), (long long)kept_minor);
+        order_differs(books, account, "%s, %lld minor units to be kept, %lld are",
+                      status_name(account->status), (long long)(confirmed ? account->total_minor : 0),
+                      (long long)kept_minor);
     if (account->reservation == RESERVATION_HELD)
         order_differs(books, account, "%s, its stock is still reserved", status_name(account->status));
     if (confirmed && account->reservation != RESERVATION_TAKEN)
@@ -662,7 +684,8 @@ static void check_order(struct books *books, struct account *account)
     if (account->status >= ORDER_CONFIRMED)
         check_ended(books, account);
     check_mails(books, account);
-    if (books->settings->ledger && account->by_gateway && was_captured(account->payment) && !account->in_ledger)
+    if (books->settings->ledger && account->by_gateway && was_captured(account->payment) &&
+        !account->in_ledger)
         order_differs(books, account, "captured, but not in the gateway's ledger");
 }
 
@@ -685,7 +708,8 @@ static const char *number(int64_t value)
     static unsigned at;
     char digits[24];
     char *into = texts[at++ % 8];
-    int length = snprintf(digits, sizeof(digits), "%lld", value < 0 ? -(long long)value : (long long)value), out = 0;
+    int length = snprintf(digits, sizeof(digits), "%lld", value < 0 ? -(long long)value : (long long)value),
+        out = 0;
     if (value < 0)
         into[out++] = '-';
     for (int i = 0; i < length; i++) {
@@ -708,7 +732,8 @@ static void say_orders(const struct books *books)
     if (open)
         printf("          what is under way goes on at the next start\n");
     if (books->dead_letters)
-        printf("          %s dead letters of %s orders (weir dlq list); %s of these lack what they would have done\n",
+        printf("          %s dead letters of %s orders (weir dlq list); %s of these lack what they would "
+               "have done\n",
                number(books->dead_letters), number(books->dead_orders), number(books->lacking));
     if (books->unhandled)
         printf("          %s events and calls are left for the next start\n", number(books->unhandled));
@@ -724,15 +749,18 @@ static void say_stock(struct books *books)
         reserved += goods->reserved;
         shipped += goods->shipped;
     }
-    printf("  stock   %s units put in = %s available + %s reserved + %s shipped, of %s SKUs\n", number(put_in), number(available),
-           number(reserved), number(shipped), number((int64_t)books->goods_index.count));
+    printf("  stock   %s units put in = %s available + %s reserved + %s shipped, of %s SKUs\n",
+           number(put_in), number(available), number(reserved), number(shipped),
+           number((int64_t)books->goods_index.count));
     for (size_t i = 0; i < books->goods_index.count; i++) {
         const struct goods *goods = &books->goods[i];
         if (goods->put_in != goods->available + goods->reserved + goods->shipped)
-            differ(books, "SKU %s: %lld put in, but %lld available + %lld reserved + %lld shipped", goods->sku, (long long)goods->put_in,
-                   (long long)goods->available, (long long)goods->reserved, (long long)goods->shipped);
+            differ(books, "SKU %s: %lld put in, but %lld available + %lld reserved + %lld shipped",
+                   goods->sku, (long long)goods->put_in, (long long)goods->available,
+                   (long long)goods->reserved, (long long)goods->shipped);
         if (goods->reserved != goods->held)
-            differ(books, "SKU %s: %lld reserved, but orders hold %lld", goods->sku, (long long)goods->reserved, (long long)goods->held);
+            differ(books, "SKU %s: %lld reserved, but orders hold %lld", goods->sku,
+                   (long long)goods->reserved, (long long)goods->held);
     }
 }
 
@@ -740,15 +768,19 @@ static void say_money(struct books *books)
 {
     for (size_t i = 0; i < books->money_count; i++) {
         const struct money *money = &books->money[i];
-        printf("  %-7s %s %s captured - %s refunded = %s of %s confirmed orders%s%s", i ? "" : "money", money->currency,
-               number(money->captured), number(money->refunded), number(money->captured - money->refunded),
-               number(money->confirmed_orders), money->open ? " and of open ones " : "", money->open ? number(money->open) : "");
-        printf("%s%s (minor units)\n", money->dead ? ", and that dead letters would have moved " : "", money->dead ? number(money->dead) : "");
+        printf("  %-7s %s %s captured - %s refunded = %s of %s confirmed orders%s%s", i ? "" : "money",
+               money->currency, number(money->captured), number(money->refunded),
+               number(money->captured - money->refunded), number(money->confirmed_orders),
+               money->open ? " and of open ones " : "", money->open ? number(money->open) : "");
+        printf("%s%s (minor units)\n", money->dead ? ", and that dead letters would have moved " : "",
+               money->dead ? number(money->dead) : "");
         bool moving = books->unhandled || books->in_motion || books->no_topic;
         if (money->captured - money->refunded != money->confirmed + money->open + money->dead && !moving)
             differ(books, "%s: %lld kept, %lld are due for confirmed orders", money->currency,
-                   (long long)(money->captured - money->refunded), (long long)(money->confirmed + money->open + money->dead));
-        if (books->settings->ledger && money->ledger_captured != money->captured - money->other_captured && !moving)
+                   (long long)(money->captured - money->refunded),
+                   (long long)(money->confirmed + money->open + money->dead));
+        if (books->settings->ledger && money->ledger_captured != money->captured - money->other_captured &&
+            !moving)
             differ(books, "%s: the gateway's ledger has %lld captured, payment has %lld", money->currency,
                    (long long)money->ledger_captured, (long long)(money->captured - money->other_captured));
         if (books->settings->ledger && money->ledger_refunded != money->refunded && !moving)
@@ -766,14 +798,16 @@ static void say_mails(struct books *books)
         again += letter->times > 1 ? letter->times - 1 : 0;
         strangers += letter->times > 0 && letter->named == 0;
     }
-    printf("  mails   %s sent, %s failed, %s under way", number(books->mails_sent), number(books->mails_failed), number(books->mails_open));
+    printf("  mails   %s sent, %s failed, %s under way", number(books->mails_sent),
+           number(books->mails_failed), number(books->mails_open));
     if (!books->settings->mail_index) {
         printf(" (to a mail server that is not ours to look into)\n");
         return;
     }
     printf("; the mail sink has %s, and %s delivered more than once\n", number(distinct), number(again));
     if (books->mails_missing)
-        differ(books, "%lld mails are said to be sent and are not in the mail sink", (long long)books->mails_missing);
+        differ(books, "%lld mails are said to be sent and are not in the mail sink",
+               (long long)books->mails_missing);
     if (strangers)
         differ(books, "%lld mails in the mail sink that email knows nothing of", (long long)strangers);
 }
@@ -785,33 +819,41 @@ static enum outcome read_all(struct books *books, struct error *error)
         const char *url, *service, *sql;
         row_fn *each;
     } queries[] = {
-        {settings->order_url, "order", "SELECT count(*) FROM outbox", each_pending},
-        {settings->inventory_url, "inventory", "SELECT count(*) FROM outbox", each_pending},
-        {settings->payment_url, "payment", "SELECT count(*) FROM outbox", each_pending},
-        {settings->email_url, "email", "SELECT count(*) FROM outbox", each_pending},
+        {settings->order_url, "order", "SELECT coalesce(sum(events), 0) FROM outbox_pack", each_pending},
+        {settings->inventory_url, "inventory", "SELECT coalesce(sum(events), 0) FROM outbox_pack",
+         each_pending},
+        {settings->payment_url, "payment", "SELECT coalesce(sum(events), 0) FROM outbox_pack", each_pending},
+        {settings->email_url, "email", "SELECT coalesce(sum(events), 0) FROM outbox_pack", each_pending},
         {settings->payment_url, "payment", "SELECT count(*) FROM calls", each_pending},
         {settings->email_url, "email", "SELECT count(*) FROM calls", each_pending},
         {settings->order_url, "order", "SELECT key, state, waiting FROM held", each_held},
         {settings->inventory_url, "inventory", "SELECT key, state, waiting FROM held", each_held},
         {settings->payment_url, "payment", "SELECT key, state, waiting FROM held", each_held},
         {settings->email_url, "email", "SELECT key, state, waiting FROM held", each_held},
-        {settings->inventory_url, "inventory", "SELECT order_id, state, items FROM reservations", each_reservation},
-        {settings->inventory_url, "inventory", "SELECT sku, available, reserved, put_in FROM stock", each_stock},
-        {settings->order_url, "order", "SELECT order_id, status, total_minor, currency, items FROM orders WHERE placed = 1", each_order},
-        {settings->payment_url, "payment", "SELECT order_id, state, amount_minor, currency, provider, payment_id FROM payments",
-         each_payment},
-        {settings->payment_url, "payment", "SELECT order_id, payment_id, amount_minor, currency, state FROM refunds", each_refund},
+        {settings->inventory_url, "inventory", "SELECT order_id, state, items FROM reservations",
+         each_reservation},
+        {settings->inventory_url, "inventory", "SELECT sku, available, reserved, put_in FROM stock",
+         each_stock},
+        {settings->order_url, "order",
+         "SELECT order_id, status, total_minor, currency, items FROM orders WHERE placed = 1", each_order},
+        {settings->payment_url, "payment",
+         "SELECT order_id, state, amount_minor, currency, provider, payment_id FROM payments", each_payment},
+        {settings->payment_url, "payment",
+         "SELECT order_id, payment_id, amount_minor, currency, state FROM refunds", each_refund},
         {settings->email_url, "email", "SELECT order_id, template, state, message_id FROM mails", each_mail},
     };
     enum outcome outcome = cli_registry(settings->client.config, &books->registry, error);
     if (outcome == OK && (read_topic(books, error) != OK || read_dead_letters(books, error) != OK))
         books->no_topic = true; /* what the databases say is worth knowing all the same */
     if (outcome == OK)
-        outcome = read_lines(books, settings->mail_index, each_letter, error); /* before the rows, which name the letters */
+        outcome = read_lines(books, settings->mail_index, each_letter,
+                             error); /* before the rows, which name the letters */
     for (size_t i = 0; outcome == OK && i < sizeof(queries) / sizeof(queries[0]); i++)
-        outcome = read_rows(books, queries[i].url, queries[i].service, queries[i].sql, queries[i].each, error);
+        outcome =
+            read_rows(books, queries[i].url, queries[i].service, queries[i].sql, queries[i].each, error);
     if (outcome == OK)
-        outcome = read_lines(books, settings->ledger, each_entry, error); /* after the payments, which it is compared with */
+        outcome = read_lines(books, settings->ledger, each_entry,
+                             error); /* after the payments, which it is compared with */
     if (outcome == OK && books->failed)
         outcome = error_fatal(error, "memory", "more than there is memory for");
     if (outcome == OK && !books->no_topic)
@@ -841,9 +883,11 @@ enum outcome books_print(const struct books_settings *settings, bool *ret_balanc
         if (books->differences > BOOKS_SAID_MAX)
             printf("  !  and %s more\n", number(books->differences - BOOKS_SAID_MAX));
         if (books->no_topic)
-            printf("  Kafka did not answer: the topics were not compared, and what the databases do not agree on is taken as under way.\n");
+            printf("  Kafka did not answer: the topics were not compared, and what the databases do not "
+                   "agree on is taken as under way.\n");
         if (books->trimmed)
-            printf("  The topic no longer has its beginning: orders that are older were compared in the databases only.\n");
+            printf("  The topic no longer has its beginning: orders that are older were compared in the "
+                   "databases only.\n");
         if (books->differences)
             printf("  They do not balance: %s differences.\n", number(books->differences));
         else

@@ -320,7 +320,7 @@ static int64_t rows_left(void)
     assert_int_equal(
         store_read(reader,
                    "SELECT (SELECT count(*) FROM held) + (SELECT count(*) FROM waiting) + (SELECT "
-                   "count(*) FROM outbox)",
+                   "count(*) FROM outbox_pack)",
                    NULL, 0, take_count, &left, &line.error),
         OK);
     store_reader_close(reader);

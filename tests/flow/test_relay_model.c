@@ -399,18 +399,20 @@ static void settle(void)
                 report_some(producer, UNDER_WAY_MAX);
             }
         }
-        if (round > 18 && round % 4 == 0 && cluster_do(url, "SELECT count(*) FROM weir_test.outbox") == 0)
+        if (round > 18 && round % 4 == 0 &&
+            cluster_do(url, "SELECT coalesce(sum(events), 0)::bigint FROM weir_test.outbox_pack") == 0)
             return;
     }
-    fail_msg("seed %llu: %lld rows stay in the outbox", (unsigned long long)seed,
-             (long long)cluster_do(url, "SELECT count(*) FROM weir_test.outbox"));
+    fail_msg(
+        "seed %llu: %lld rows stay in the outbox", (unsigned long long)seed,
+        (long long)cluster_do(url, "SELECT coalesce(sum(events), 0)::bigint FROM weir_test.outbox_pack"));
 }
 
 static void history(void)
 {
     random_state = seed * UINT64_C(0x9e3779b97f4a7c15);
     memset(last_of, 0, sizeof(last_of));
-    cluster_do(url, "TRUNCATE weir_test.outbox, weir_test.instance, weir_test.part; "
+    cluster_do(url, "TRUNCATE weir_test.outbox_pack, weir_test.instance, weir_test.part; "
                     "UPDATE weir_test.counters SET number = 0; SELECT 1");
     for (int part = 0; part < PARTS; part++)
         assigned[part] = -1;

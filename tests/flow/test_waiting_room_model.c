@@ -522,7 +522,7 @@ static void check_rest(bool all_settled)
     CHECK(not_dead == 0, "%lld keys are held by what is not dead", (long long)not_dead);
     CHECK(ask("SELECT COALESCE(sum(waiting), 0) FROM held") == waiting, "%lld wait behind nobody",
           (long long)waiting);
-    CHECK(ask("SELECT count(*) FROM outbox") == 0, "rows are left in the outbox");
+    CHECK(ask("SELECT count(*) FROM outbox_pack") == 0, "rows are left in the outbox");
     if (all_settled)
         CHECK(held == 0 && waiting == 0, "%lld held, %lld waiting", (long long)held, (long long)waiting);
     if (all_settled)

@@ -161,7 +161,7 @@ int64_t batches_there(const char *url)
         assert_true(text_equal(effect->ballast, (struct text){ballast, sizeof(ballast)}));
     }
     const struct outbox_row *rows;
-    assert_int_equal(outbox_read(work, 0, 100, &rows), count);
+    assert_int_equal(outbox_read(work, 0, 100, &rows, &(bool){false}), count);
     assert_int_equal(outbox_rows(store), count);
     assert_int_equal(work_failed(work, &error), OK);
     work_rollback(work);

@@ -173,7 +173,8 @@ static void one_without_a_beat_is_buried_and_can_commit_nothing_any_more(void **
     assert_string_equal(owned(two), "1111");
     assert_int_equal(write_row(one, "b"), FATAL);
     assert_int_equal(error_exit_code(&error), EXIT_TRY_AGAIN);
-    assert_int_equal(cluster_do(url, "SELECT count(*) FROM weir_test.outbox"), 1);
+    assert_int_equal(cluster_do(url, "SELECT coalesce(sum(events), 0)::bigint FROM weir_test.outbox_pack"),
+                     1);
     assert_int_equal(beat(one), FATAL);
     assert_int_equal(error_exit_code(&error), EXIT_TRY_AGAIN);
     memset(&one->instances, 0, sizeof(one->instances)); /* a new one */
@@ -262,14 +263,15 @@ static void a_row_goes_to_the_owner_of_its_part(void **state)
     assert_int_equal(rows[0].part, 2);
 
     assert_int_equal(work_begin(two->work, &error), OK);
-    assert_int_equal(outbox_read_elsewhere(two->work, 10, &rows), 1);
+    assert_int_equal(outbox_read_elsewhere(two->work, 10, &rows, &(bool){false}), 1);
     assert_int_equal(rows[0].part, 2);
-    assert_int_equal(outbox_read(two->work, 0, 10, &rows), 1);
-    assert_int_equal(outbox_read(two->work, INT64_MAX, 10, &rows), 1); /* however late it comes */
+    assert_int_equal(outbox_read(two->work, 0, 10, &rows, &(bool){false}), 1);
+    assert_int_equal(outbox_read(two->work, INT64_MAX, 10, &rows, &(bool){false}),
+                     1); /* however late it comes */
     work_rollback(two->work);
     assert_int_equal(work_begin(one->work, &error), OK);
-    assert_int_equal(outbox_read_elsewhere(one->work, 10, &rows), 0);
-    assert_int_equal(outbox_read(one->work, 0, 10, &rows), 1);
+    assert_int_equal(outbox_read_elsewhere(one->work, 10, &rows, &(bool){false}), 0);
+    assert_int_equal(outbox_read(one->work, 0, 10, &rows, &(bool){false}), 1);
     assert_int_equal(rows[0].part, 0);
     work_rollback(one->work);
 
@@ -282,6 +284,63 @@ static void a_row_goes_to_the_owner_of_its_part(void **state)
     assert_int_equal(count, 1);
     assert_false(more);
     assert_true(text_is(rows[0].key, key_of_part(one, 2)));
+}
+
+/* What is acknowledged of a pack that another wrote is not read again, though its row stands. */
+static void events_of_a_pack_are_acknowledged_one_by_one_by_its_owner(void **state)
+{
+    (void)state;
+    static const int32_t parts[] = {2, 0, 3, 2, 0, 3, 2};
+    const struct outbox_row *rows;
+    size_t count;
+    bool more;
+    share();
+    assert_int_equal(work_begin(one->work, &error), OK);
+    assert_int_equal(work_read(one->work, &error), OK);
+    for (int i = 0; i < 7; i++)
+        outbox_add(one->work, &(struct outbox_row){.topic = TEXT("t"),
+                                                   .partition = i,
+                                                   .key = text_copy(work_arena(one->work),
+                                                                    text_of(key_of_part(one, parts[i])))});
+    assert_int_equal(work_commit(one->work, &error), OK);
+    assert_int_equal(cluster_do(url, "SELECT count(*) FROM weir_test.outbox_pack"), 3);
+    assert_int_equal(outbox_added(one->work, &rows), 7); /* by part, in the order of their numbers */
+    static const int32_t order[] = {1, 4, 0, 3, 6, 2, 5};
+    for (int i = 0; i < 7; i++) {
+        assert_int_equal(rows[i].partition, order[i]);
+        assert_int_equal(rows[i].elsewhere, rows[i].part != 0);
+        assert_true(i == 0 || rows[i].seq > rows[i - 1].seq);
+    }
+
+    assert_int_equal(work_begin(two->work, &error), OK);
+    assert_int_equal(outbox_read_elsewhere(two->work, 2, &rows, &more), 2);
+    assert_true(more);
+    outbox_done(two->work, &rows[1].seq, 1);
+    assert_int_equal(work_commit(two->work, &error), OK);
+    assert_int_equal(work_begin(two->work, &error), OK);
+    assert_int_equal(outbox_read_elsewhere(two->work, 10, &rows, &more), 4);
+    assert_false(more);
+    assert_int_equal(rows[0].partition, 0);
+    assert_int_equal(rows[1].partition, 6);
+    work_rollback(two->work);
+
+    /* The same of those that are read with the commit that acknowledges more. */
+    const int64_t last = rows[3].seq;
+    assert_int_equal(work_begin(two->work, &error), OK);
+    assert_int_equal(work_read(two->work, &error), OK);
+    outbox_want_elsewhere(two->work, 10);
+    outbox_done(two->work, &last, 1);
+    outbox_add(two->work, &(struct outbox_row){.topic = TEXT("t"), .partition = 9, .key_null = true});
+    assert_int_equal(work_commit(two->work, &error), OK);
+    assert_true(outbox_elsewhere(two->work, &rows, &count, &more));
+    assert_int_equal(count, 3);
+    assert_false(more);
+    int64_t left[3] = {rows[0].seq, rows[1].seq, rows[2].seq};
+    assert_int_equal(work_begin(two->work, &error), OK);
+    outbox_done(two->work, left, 3);
+    assert_int_equal(work_commit(two->work, &error), OK);
+    assert_int_equal(cluster_do(url, "SELECT count(*) FROM weir_test.outbox_pack WHERE part > 0"), 0);
+    assert_int_equal(cluster_do(url, "SELECT sum(events)::bigint FROM weir_test.outbox_pack"), 3);
 }
 
 static void what_others_write_while_a_commit_waits_is_read_with_it(void **state)
@@ -355,6 +414,7 @@ int main(void)
         ON_POSTGRES(parts_grow_with_the_topic),
         ON_POSTGRES(a_beat_comes_soon_while_something_is_to_change_hands),
         ON_POSTGRES(a_row_goes_to_the_owner_of_its_part),
+        ON_POSTGRES(events_of_a_pack_are_acknowledged_one_by_one_by_its_owner),
         ON_POSTGRES(what_others_write_while_a_commit_waits_is_read_with_it),
         ON_POSTGRES(the_outbox_is_counted_by_its_owner),
     };

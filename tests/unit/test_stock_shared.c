@@ -25,6 +25,25 @@ static void run_out(struct handlers *handlers, int instance)
     handlers_tick_beside(handlers, "level");
 }
 
+/* Events in the outbox on the topic of answers, whoever wrote them. */
+static int64_t answers(struct handlers *handlers)
+{
+    const struct outbox_row *rows;
+    int64_t after_seq = 0, found = 0;
+    bool more = true;
+    struct error error;
+    assert_int_equal(work_begin(handlers->work, &error), OK);
+    while (more) {
+        size_t count = outbox_read(handlers->work, after_seq, 1000, &rows, &more);
+        for (size_t i = 0; i < count; i++)
+            found += text_is(rows[i].topic, "inventory");
+        after_seq = count ? rows[count - 1].seq : after_seq;
+        assert_int_equal(work_failed(handlers->work, &error), OK);
+    }
+    work_rollback(handlers->work);
+    return found;
+}
+
 static void stock_is_never_sold_twice_and_given_back_once(void **state)
 {
     (void)state;
@@ -54,9 +73,7 @@ static void stock_is_never_sold_twice_and_given_back_once(void **state)
     assert_int_equal(
         rivals_number(handlers, "SELECT count(*) FROM weir_inventory.reservations WHERE state = 3"), STOCK);
     /* one StockReserved or StockRejected and, of those that were reserved, one StockReleased */
-    assert_int_equal(
-        rivals_number(handlers, "SELECT count(*) FROM weir_inventory.outbox WHERE topic = 'inventory'"),
-        RIVALS_INSTANCES * RIVALS_ORDERS + STOCK);
+    assert_int_equal(answers(handlers), RIVALS_INSTANCES * RIVALS_ORDERS + STOCK);
     clock_advance(STOCK_LEVEL_INTERVAL_US); /* between two levels of one SKU */
     handlers_tick_beside(handlers, "level");
     assert_int_equal(rivals_number(handlers, "SELECT count(*) FROM weir_inventory.stock WHERE due_at > 0"),
