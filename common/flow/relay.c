@@ -31,17 +31,18 @@ struct relay {
     int64_t alone_until_us; /* 0: records are sent together */
     int64_t *settling;      /* acknowledged rows that the open transaction deletes */
     size_t settling_count;
-    size_t setting_aside, set_aside; /* refused rows: in the open transaction; since relay_set_aside() */
+    struct refusal {
+        int64_t seq;
+        char reason[96];
+    } aside[RELAY_REFUSED_MAX];    /* refused rows that the open transaction sets aside */
+    size_t aside_count, set_aside; /* set_aside: since relay_set_aside() */
 
     /* shared with the producer's thread */
     pthread_mutex_t lock;
     int64_t *acked;
     size_t acked_count;
     size_t acked_capacity;
-    struct refusal {
-        int64_t seq;
-        char reason[96];
-    } refused[16];
+    struct refusal refused[RELAY_REFUSED_MAX];
     size_t refused_count;
     char denied[256]; /* what this principal lacks; empty: nothing is known to be */
     atomic_size_t in_flight;
@@ -69,8 +70,7 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
         /* Not noted for want of memory: the row stays and is sent again at the next start, with its id. */
         if (relay->acked_count < relay->acked_capacity)
             relay->acked[relay->acked_count++] = (int64_t)tag;
-    } else if (outcome == REJECT &&
-               relay->refused_count < sizeof(relay->refused) / sizeof(relay->refused[0])) {
+    } else if (outcome == REJECT && relay->refused_count < RELAY_REFUSED_MAX) {
         struct refusal *refusal = &relay->refused[relay->refused_count++];
         refusal->seq = (int64_t)tag;
         snprintf(refusal->reason, sizeof(refusal->reason), "%s", reason ? reason : "");
@@ -232,15 +232,14 @@ static void reopen_soon(struct relay *relay)
  */
 static void settle(struct relay *relay, struct work *work)
 {
-    struct refusal refused[16];
-    assert(relay->settling_count == 0);
+    assert(relay->settling_count == 0 && relay->aside_count == 0);
     pthread_mutex_lock(&relay->lock);
     relay->settling = relay->acked;
     relay->settling_count = relay->acked_count;
     relay->acked = NULL;
     relay->acked_count = relay->acked_capacity = 0;
-    size_t refused_count = relay->refused_count;
-    memcpy(refused, relay->refused, refused_count * sizeof(refused[0]));
+    relay->aside_count = relay->refused_count;
+    memcpy(relay->aside, relay->refused, relay->aside_count * sizeof(relay->aside[0]));
     relay->refused_count = 0;
     pthread_mutex_unlock(&relay->lock);
 
@@ -248,11 +247,11 @@ static void settle(struct relay *relay, struct work *work)
         outbox_done(work, relay->settling, relay->settling_count);
         reopen_soon(relay);
     }
-    relay->setting_aside = refused_count;
-    for (size_t i = 0; i < refused_count; i++) {
+    for (size_t i = 0; i < relay->aside_count; i++) {
+        const struct refusal *refusal = &relay->aside[i];
         log_error("relay", "Kafka will never take this record; it is kept in the outbox",
-                  LOG_INT("seq", refused[i].seq), LOG_STRING("reason", refused[i].reason));
-        outbox_refused(work, refused[i].seq, text_copy(work_arena(work), text_of(refused[i].reason)));
+                  LOG_INT("seq", refusal->seq), LOG_STRING("reason", refusal->reason));
+        outbox_refused(work, refusal->seq, text_copy(work_arena(work), text_of(refusal->reason)));
     }
 }
 
@@ -336,11 +335,13 @@ void relay_committed(struct relay *relay, const struct work *work)
     const struct outbox_row *rows;
     size_t count;
     bool more;
-    relay->set_aside += relay->setting_aside;
-    relay->setting_aside = 0;
     for (size_t i = 0; shared(relay) && i < relay->settling_count; i++)
         sent_remove(&relay->sent, relay->settling[i]);
-    relay->nothing_new = relay->nothing_new && relay->settling_count == 0;
+    for (size_t i = 0; shared(relay) && i < relay->aside_count; i++)
+        sent_remove(&relay->sent, relay->aside[i].seq);
+    relay->nothing_new = relay->nothing_new && relay->settling_count + relay->aside_count == 0;
+    relay->set_aside += relay->aside_count;
+    relay->aside_count = 0;
     free(relay->settling);
     relay->settling = NULL;
     relay->settling_count = 0;
@@ -377,6 +378,9 @@ void relay_rolled_back(struct relay *relay)
         }
         relay->acked[relay->acked_count++] = relay->settling[i];
     }
+    for (size_t i = 0; i < relay->aside_count && relay->refused_count < RELAY_REFUSED_MAX; i++)
+        relay->refused[relay->refused_count++] = relay->aside[i];
+    relay->aside_count = 0;
     pthread_mutex_unlock(&relay->lock);
     free(relay->settling);
     relay->settling = NULL;

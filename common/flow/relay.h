@@ -26,6 +26,8 @@
 enum {
     RELAY_READ_MAX = 1000,     /* rows read from the table in one turn             */
     RELAY_ACKED_MAX = 1 << 20, /* acknowledged and not yet deleted                 */
+    RELAY_REFUSED_MAX =
+        64, /* refused between two turns; what is past it stays and is sent again at the start */
     RELAY_POLL_MS_MIN = 20,    /* an idle loop looks for rows of other instances, after it has found some */
     RELAY_POLL_MS_MAX = 200,   /* … and when it has found none for a while */
     RELAY_SETTLE_MS = 100,     /* an idle loop deletes acknowledged rows this late */
@@ -60,8 +62,8 @@ size_t relay_in_flight(const struct relay *relay); /* sent, not yet reported */
 bool relay_connected(const struct relay *relay);
 /* Sends are spans from now on; NULL: they are not. */
 void relay_trace(struct relay *relay, struct spans *spans);
-/* Is it the brokers that do not take what is sent, because this principal may not write there? Why, until a record
- * was taken again. Any thread. */
+/* Is it the brokers that do not take what is sent, because this principal may not write there? Why, until a
+ * record was taken again. Any thread. */
 bool relay_refused(struct relay *relay, char *into, size_t into_bytes);
 void relay_close(struct relay *relay, int timeout_ms);
 

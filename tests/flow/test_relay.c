@@ -175,11 +175,58 @@ static void the_next_producer_comes_ever_later_while_nothing_is_acknowledged(voi
     assert_in_range(next_producer(fixture), RELAY_REOPEN_MS_MIN, RELAY_REOPEN_MS_MIN + STEP_MS);
 }
 
+static size_t refused_in_table(struct fixture *fixture)
+{
+    const struct outbox_row *rows;
+    bool more;
+    assert_int_equal(work_begin(fixture->work, &fixture->error), OK);
+    size_t left = outbox_read(fixture->work, 0, 10, &rows, &more);
+    work_rollback(fixture->work);
+    return left;
+}
+
+static void a_refusal_that_was_rolled_back_is_set_aside_by_the_next_commit(void **state)
+{
+    struct fixture *fixture = *state;
+    turn(fixture, true);
+    assert_int_equal(current->sent_count, 1);
+    current->report(current->owner, current->sent[0], REJECT, -1, -1, "too large");
+    assert_int_equal(work_begin(fixture->work, &fixture->error), OK);
+    relay_turn(fixture->relay, fixture->work);
+    work_rollback(fixture->work);
+    relay_rolled_back(fixture->relay);
+    assert_int_equal(relay_set_aside(fixture->relay), 0);
+    assert_int_equal(refused_in_table(fixture), 1);
+    turn(fixture, false);
+    assert_int_equal(relay_set_aside(fixture->relay), 1);
+    assert_int_equal(refused_in_table(fixture), 0);
+}
+
+/* Beside other instances a part changes hands when nothing of it is under way. */
+static void a_refused_row_is_not_under_way_any_more(void **state)
+{
+    struct fixture *fixture = *state;
+    bool busy[INSTANCE_PARTS_MAX] = {false};
+    const struct instances instances = {.shared = true};
+    relay_share(fixture->relay, &instances);
+    turn(fixture, true);
+    relay_parts(fixture->relay, busy);
+    assert_true(busy[0]);
+    current->report(current->owner, current->sent[0], REJECT, -1, -1, "too large");
+    turn(fixture, false);
+    memset(busy, false, sizeof(busy));
+    relay_parts(fixture->relay, busy);
+    assert_false(busy[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(the_next_producer_comes_ever_later_while_nothing_is_acknowledged,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(a_refusal_that_was_rolled_back_is_set_aside_by_the_next_commit, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_refused_row_is_not_under_way_any_more, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
