@@ -221,13 +221,14 @@ static bool paused_for_backlog(struct world *world)
 
 static void past_the_bound_of_the_outbox_no_record_is_taken_and_requests_go_on(void **state)
 {
+    enum { MANY = 10000 }; /* more than are tried until they heal */
     struct world *world = *state;
     struct asked asked;
     world_stop(world);
-    broker_fail_topic(world->broker, "stock", RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
-    fill_outbox(world, TEXT("stock"), DISPATCH_OUTBOX_ROWS_MAX);
     world_place(world, "e1", "anna", "a");
     assert_true(producer_flush(world->producer, WAIT_MS_MAX));
+    broker_fail(world->broker, BROKER_PRODUCE, RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, MANY);
+    fill_outbox(world, TEXT("stock"), DISPATCH_OUTBOX_ROWS_MAX);
     world_start(world);
     int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
     while (!(paused_for_backlog(world) && consumer_ready(dispatch_consumer(world->dispatch))) &&
@@ -242,7 +243,7 @@ static void past_the_bound_of_the_outbox_no_record_is_taken_and_requests_go_on(v
     }
     assert_true(paused_for_backlog(world));
     assert_int_equal(atomic_load(&world->state.handled), 0);
-    broker_fail_topic(world->broker, "stock", RD_KAFKA_RESP_ERR_NO_ERROR);
+    broker_heal(world->broker, BROKER_PRODUCE);
     until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
     world_wait_for_orders(world, "anna", 1);
     while (paused_for_backlog(world) && clock_monotonic_us() < until_us) /* its answer is one more row */

@@ -94,9 +94,9 @@ void broker_fail(struct broker *broker, enum broker_request request, int error, 
         rd_kafka_mock_push_request_errors(broker->cluster, (int16_t)request, 1, (rd_kafka_resp_err_t)error);
 }
 
-void broker_fail_topic(struct broker *broker, const char *topic, int error)
+void broker_heal(struct broker *broker, enum broker_request request)
 {
-    rd_kafka_mock_topic_set_error(broker->cluster, topic, (rd_kafka_resp_err_t)error);
+    rd_kafka_mock_clear_request_errors(broker->cluster, (int16_t)request);
 }
 
 int64_t broker_committed(struct broker *broker, const char *group, const char *topic, int32_t partition)

@@ -44,8 +44,7 @@ enum broker_request {
 };
 /* The next times such requests are answered with error (a rd_kafka_resp_err_t; -195 drops the connection). */
 void broker_fail(struct broker *broker, enum broker_request request, int error, int times);
-/* The topic itself is answered with error from now on; 0 ends it. */
-void broker_fail_topic(struct broker *broker, const char *topic, int error);
+void broker_heal(struct broker *broker, enum broker_request request); /* what is left of it */
 
 /* The group's committed offset as the broker has it, -1 for none. Waits at most 10 s for an answer (asserts).
  */
