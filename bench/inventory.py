@@ -26,16 +26,16 @@ class Counted:
     def __init__(self, suite, ids):
         self.suite, self.ids = suite, ids
 
-    def sqlite(self, path):
+    def sqlite(self, path, outbox="outbox_pack"):
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            self.compare(lambda sql: connection.execute(sql).fetchone()[0])
+            self.compare(lambda sql: connection.execute(sql).fetchone()[0], outbox)
 
     def postgres(self, name):
         self.compare(lambda sql: int(self.suite.postgres.sql(f"SET search_path TO weir_inventory; {sql}", name)[0][0]))
 
-    def compare(self, ask):
+    def compare(self, ask, outbox="outbox_pack"):
         for what, sql, expected in (("reservations", "SELECT count(*) FROM reservations WHERE state = 1", len(self.ids)),
-                                    ("rows of the outbox", "SELECT count(*) FROM outbox_pack", 0),
+                                    ("rows of the outbox", f"SELECT count(*) FROM {outbox}", 0),
                                     ("units that are reserved", "SELECT sum(reserved) FROM stock", len(self.ids))):
             found = ask(sql)
             if found != expected:
@@ -84,7 +84,7 @@ def one(suite, name, number, ids, folder, path, log):
             with contextlib.closing(sqlite3.connect(database)) as connection:
                 connection.execute("DELETE FROM reservations WHERE order_id = (SELECT min(order_id) FROM reservations)")
                 connection.commit()
-        counted.sqlite(database)
+        counted.sqlite(database, "outbox" if name == "floor" else "outbox_pack")
         programs.remove_sqlite(database)
     orders.answered_once(tail, ids)
     tail.close()

@@ -547,6 +547,11 @@ int main(int argc, char **argv)
     if (!acked)
         give_up("memory", "none left");
     database_open(argv[3]);
+    /* A row an event; the store's own has packs (common/store/pack.h). */
+    must(sqlite3_exec(db,
+                      "DROP TABLE IF EXISTS outbox; CREATE TABLE outbox (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL,"
+                      " partition INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB NOT NULL, created_us INTEGER NOT NULL)",
+                      NULL, NULL, NULL));
     const struct statements sql = {
         .begin = prepared("BEGIN IMMEDIATE"),
         .commit = prepared("COMMIT"),
@@ -560,7 +565,6 @@ int main(int argc, char **argv)
                            " VALUES (?1, 'inventory', -1, ?2, ?3, ?4, ?5)"),
         .done = prepared("DELETE FROM outbox WHERE seq BETWEEN ?1 AND ?2"),
     };
-    must(sqlite3_exec(db, "DELETE FROM outbox", NULL, NULL, NULL));
     producer_open(argv[1]);
     rd_kafka_t *consumer = consumer_open(argv[1], argv[2]);
 
