@@ -26,8 +26,7 @@
 enum {
     RELAY_READ_MAX = 1000,     /* rows read from the table in one turn             */
     RELAY_ACKED_MAX = 1 << 20, /* acknowledged and not yet deleted                 */
-    RELAY_REFUSED_MAX =
-        64, /* refused between two turns; what is past it stays and is sent again at the start */
+    RELAY_REFUSED_MAX = 64,    /* refused between two turns; the rest is sent again at the start */
     RELAY_POLL_MS_MIN = 20,    /* an idle loop looks for rows of other instances, after it has found some */
     RELAY_POLL_MS_MAX = 200,   /* … and when it has found none for a while */
     RELAY_SETTLE_MS = 100,     /* an idle loop deletes acknowledged rows this late */

@@ -13,7 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEP_MS = 100, OPENED_MAX = 16, SENT_MAX = 16, STEPS_MAX = 4 * RELAY_REOPEN_MS_MAX / STEP_MS };
+enum {
+    STEP_MS = 100,
+    OPENED_MAX = 16,
+    SENT_MAX = RELAY_REFUSED_MAX + 16,
+    STEPS_MAX = 4 * RELAY_REOPEN_MS_MAX / STEP_MS
+};
 
 /* ---- Kafka: takes all, answers when the test wants */
 
@@ -175,12 +180,12 @@ static void the_next_producer_comes_ever_later_while_nothing_is_acknowledged(voi
     assert_in_range(next_producer(fixture), RELAY_REOPEN_MS_MIN, RELAY_REOPEN_MS_MIN + STEP_MS);
 }
 
-static size_t refused_in_table(struct fixture *fixture)
+static size_t left_in_table(struct fixture *fixture)
 {
     const struct outbox_row *rows;
     bool more;
     assert_int_equal(work_begin(fixture->work, &fixture->error), OK);
-    size_t left = outbox_read(fixture->work, 0, 10, &rows, &more);
+    size_t left = outbox_read(fixture->work, 0, SENT_MAX, &rows, &more);
     work_rollback(fixture->work);
     return left;
 }
@@ -196,10 +201,24 @@ static void a_refusal_that_was_rolled_back_is_set_aside_by_the_next_commit(void 
     work_rollback(fixture->work);
     relay_rolled_back(fixture->relay);
     assert_int_equal(relay_set_aside(fixture->relay), 0);
-    assert_int_equal(refused_in_table(fixture), 1);
+    assert_int_equal(left_in_table(fixture), 1);
     turn(fixture, false);
     assert_int_equal(relay_set_aside(fixture->relay), 1);
-    assert_int_equal(refused_in_table(fixture), 0);
+    assert_int_equal(left_in_table(fixture), 0);
+}
+
+static void refusals_past_the_bound_stay_in_the_outbox(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { PAST = 3 };
+    for (int i = 0; i < RELAY_REFUSED_MAX + PAST; i++)
+        turn(fixture, true);
+    assert_int_equal(current->sent_count, RELAY_REFUSED_MAX + PAST);
+    for (size_t i = 0; i < current->sent_count; i++)
+        current->report(current->owner, current->sent[i], REJECT, -1, -1, "too large");
+    turn(fixture, false);
+    assert_int_equal(relay_set_aside(fixture->relay), RELAY_REFUSED_MAX);
+    assert_int_equal(left_in_table(fixture), PAST);
 }
 
 /* Beside other instances a part changes hands when nothing of it is under way. */
@@ -226,6 +245,7 @@ int main(void)
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(a_refusal_that_was_rolled_back_is_set_aside_by_the_next_commit, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(refusals_past_the_bound_stay_in_the_outbox, setup, teardown),
         cmocka_unit_test_setup_teardown(a_refused_row_is_not_under_way_any_more, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
