@@ -26,14 +26,14 @@ class Counted:
     def __init__(self, suite, ids):
         self.suite, self.ids = suite, ids
 
-    def sqlite(self, path, outbox="outbox_pack"):
+    def sqlite(self, path, outbox):
         with contextlib.closing(sqlite3.connect(path)) as connection:
             self.compare(lambda sql: connection.execute(sql).fetchone()[0], outbox)
 
     def postgres(self, name):
-        self.compare(lambda sql: int(self.suite.postgres.sql(f"SET search_path TO weir_inventory; {sql}", name)[0][0]))
+        self.compare(lambda sql: int(self.suite.postgres.sql(f"SET search_path TO weir_inventory; {sql}", name)[0][0]), "outbox_pack")
 
-    def compare(self, ask, outbox="outbox_pack"):
+    def compare(self, ask, outbox):
         for what, sql, expected in (("reservations", "SELECT count(*) FROM reservations WHERE state = 1", len(self.ids)),
                                     ("rows of the outbox", f"SELECT count(*) FROM {outbox}", 0),
                                     ("units that are reserved", "SELECT sum(reserved) FROM stock", len(self.ids))):
