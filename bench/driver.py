@@ -32,7 +32,7 @@ SUITES = {
     "inventory": ("inventory.py", True, True, {"smoke": 8, "quick": 20, "full": 120}, 1800),
     "scaling": ("scaling.py", True, True, {"smoke": 8, "quick": 15, "full": 240}, 1800),
     "accept": ("accept.py", True, True, {"smoke": 6, "quick": 15, "full": 100}, 1200),
-    "saga": ("saga.py", True, True, {"smoke": 12, "quick": 30, "full": 450}, 2400),
+    "saga": ("saga.py", True, True, {"smoke": 12, "quick": 30, "full": 600}, 3600),
     "footprint": ("footprint.py", True, True, {"smoke": 12, "quick": 20, "full": 90}, 1200),
     "tasks": ("tasks.py", True, True, {"smoke": 5, "quick": 10, "full": 60}, 1200),
     "faults": ("faults.py", True, True, {"smoke": 20, "quick": 40, "full": 150}, 1500),

@@ -95,6 +95,14 @@ class Line(world.World):
         self.start_all()
         self.stock()
 
+    def prepare_more(self, instances):
+        """So many processes of each service, those that run included: all on one PostgreSQL, the partitions shared."""
+        more = [f"{service}@{number}" for number in range(2, instances + 1) for service in world.SERVICES]
+        for instance in more:
+            self.start(instance)
+        for instance in more:
+            self.wait_ready(instance)
+
     def stock(self):
         for sku in self.skus():
             status, answer = self.ask("inventory", f"/v1/stock/{sku}", "PUT", {"available": STOCK})
@@ -106,7 +114,7 @@ class Line(world.World):
         return [f"BENCH-{number:05}" for number in range(1, SKUS + 1)]  # as `weir bench` orders them
 
     def pids(self):
-        found = {service: process.pid for service, process in self.processes.items()}
+        found = {instance: process.pid for instance, process in self.processes.items()}
         found.update(gateway=self.gateway.process.pid, mail=self.mailbox.process.pid)
         if self.node_folder:
             with open(self.node_folder + "/node.pid") as file:
@@ -119,7 +127,7 @@ class Line(world.World):
     # ---- load
 
     def bench_words(self, path, through, rate, seconds, warm, more=()):
-        pids = ",".join(f"{name}={pid}" for name, pid in self.pids().items())
+        pids = ",".join(f"{name.partition('@')[0]}={pid}" for name, pid in self.pids().items())  # of a name given twice the sum is told
         return [f"{self.tools}/services/weir/weir", "bench", "--order-url", f"http://127.0.0.1:{self.ports['order']}", "--inventory-url",
                 f"http://127.0.0.1:{self.ports['inventory']}", "--kafka-bootstrap-servers", self.kafka, "--through", through, "--rate",
                 str(rate), "--warmup", f"{int(warm * 1000)}ms", "--duration", f"{int(seconds * 1000)}ms", "--no-stock", "--goods",
