@@ -90,8 +90,9 @@ enum outcome instances_beat(struct store *store, struct instances *instances, st
     instances->joined = true;
     instances->beaten_us = clock_monotonic_us();
     look(instances, &beat);
-    /* While it is alone all that comes and goes passes through its own hands. */
-    if (first || beat.others || !was_alone) {
+    /* While it is alone all that comes and goes passes through its own hands, but for what was there when it
+     * came. */
+    if (first || instances->gained_count || beat.others || !was_alone) {
         atomic_store(&store->outbox_rows, beat.outbox_rows);
         atomic_store(&store->outbox_oldest_us, beat.outbox_oldest_us);
     }
