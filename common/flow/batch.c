@@ -110,6 +110,7 @@ static enum outcome batch_try(struct dispatch *dispatch, struct item *items, siz
     }
     if (outcome != OK)
         goto failed;
+    relay_send(dispatch->relay); /* where nothing was waited for: a handler may take its time */
 
     for (size_t i = 0; i < count && outcome == OK; i++)
         outcome = item_handle(dispatch, &items[i], error);
@@ -178,6 +179,8 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
 
     FAULT(dispatch_after_commit);
     relay_committed(dispatch->relay, dispatch->work);
+    if (!dispatch->spare)
+        relay_send(dispatch->relay);
     metric_add(dispatch->meters.outbox_refused, (int64_t)relay_set_aside(dispatch->relay));
     lanes_committed(dispatch->lanes);
     waiting_committed(&dispatch->room);
@@ -211,6 +214,11 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
         flood_count(&dispatch->flood, handled, rejected, dispatch->context.now_us);
     if (dispatch->trip)
         flood_begin(dispatch, rejection);
+    if (dispatch->spare) { /* the rows of this one are sent while the next one waits for the database */
+        struct work *work = dispatch->work;
+        dispatch->work = dispatch->spare;
+        dispatch->spare = work;
+    }
 }
 
 /* The store or a dependency is away: nothing is let go. Records come again after a hold, answers too,

@@ -26,7 +26,16 @@ struct list {
     struct arena *arena;
     struct header *at;
     size_t count;
+    bool failed;
 };
+
+/* The row is sent when the record itself may be gone. No value stays none. */
+static struct text keep(struct list *list, struct text text)
+{
+    struct text copy = text.at ? text_copy(list->arena, text) : text;
+    list->failed = list->failed || (text.at && !copy.at);
+    return copy;
+}
 
 static void put(struct list *list, const char *name, struct text value)
 {
@@ -35,18 +44,27 @@ static void put(struct list *list, const char *name, struct text value)
 
 static void put_copy(struct list *list, const char *name, struct text value)
 {
-    put(list, name, text_copy(list->arena, value));
+    put(list, name, keep(list, value));
 }
 
 static void put_number(struct list *list, const char *name, int64_t number)
 {
-    put(list, name, text_of(arena_print(list->arena, "%lld", (long long)number)));
+    char digits[24];
+    int length = snprintf(digits, sizeof(digits), "%lld", (long long)number);
+    put_copy(list, name, (struct text){digits, (size_t)length});
 }
 
 static void put_time(struct list *list, const char *name, int64_t time_us)
 {
     char text[CLOCK_RFC3339_BYTES_MAX];
     put_copy(list, name, text_of(clock_to_rfc3339(time_us, text)));
+}
+
+static void fail_memory(struct work *work)
+{
+    struct error error;
+    error_set(&error, RETRY, "memory", "a copy of a record: no room for it in this batch");
+    work_fail(work, &error);
 }
 
 /* How people sent it back stays with it, so that a record that fails again says how often. */
@@ -61,14 +79,17 @@ void copy_move(struct work *work, const struct copier *copier, const char *topic
                const struct failure *failure, int64_t due_us, int64_t now_us)
 {
     struct arena *arena = work_arena(work);
-    struct list list = {arena, arena_take(arena, (header_count + COPY_HEADERS_MAX) * sizeof(*list.at)), 0};
+    struct list list = {arena, arena_take(arena, (header_count + COPY_HEADERS_MAX) * sizeof(*list.at)), 0,
+                        false};
     char fingerprint[FINGERPRINT_BYTES + 1];
-    if (!list.at)
-        return; /* the arena's failure sticks to the work */
-
+    if (!list.at) {
+        fail_memory(work);
+        return;
+    }
     for (size_t i = 0; i < header_count; i++)
         if (!origin_is_ours(headers[i].name) || (origin && is_redrive(headers[i].name)))
-            list.at[list.count++] = headers[i];
+            list.at[list.count++] =
+                (struct header){keep(&list, headers[i].name), keep(&list, headers[i].value)};
 
     struct text message = text_of(failure->error->text);
     if (message.length > COPY_MESSAGE_BYTES_MAX)
@@ -91,15 +112,17 @@ void copy_move(struct work *work, const struct copier *copier, const char *topic
         put_time(&list, HEADER_DUE_AT, due_us);
 
     const struct outbox_row row = {
-        .topic = text_copy(arena, text_of(topic)),
+        .topic = keep(&list, text_of(topic)),
         .partition = -1,
-        .key = home->key,
-        .value = home->value,
+        .key = keep(&list, home->key),
+        .value = keep(&list, home->value),
         .key_null = home->key_null,
         .value_null = home->value_null,
         .headers = list.at,
         .header_count = list.count,
         .created_us = now_us,
     };
+    if (list.failed)
+        fail_memory(work);
     outbox_add(work, &row);
 }

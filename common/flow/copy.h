@@ -32,7 +32,7 @@ struct copier {
 /*
  * home: the record as it first was (topic, partition, offset; a negative one is left out). origin: what its
  * headers said where it came from one of our retry topics, else NULL: then headers of our names are not ours
- * and are replaced. due_us: 0 on dead letters.
+ * and are replaced. due_us: 0 on dead letters. The row is of the work's arena, and needs the record no more.
  */
 void copy_move(struct work *work, const struct copier *copier, const char *topic, const struct record *home,
                const struct header *headers, size_t header_count, const struct origin *origin,

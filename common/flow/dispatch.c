@@ -277,6 +277,8 @@ static void turn(struct dispatch *dispatch)
     if (dispatch->outage_until_us)
         return;
     take(dispatch);
+    if (dispatch->count == 0)
+        relay_send(dispatch->relay);
     bool store_away = dispatch->outage_ms && !dispatch->outage_of_handler; /* an empty batch will tell */
     if (dispatch->count || store_away || housekeeping_due(dispatch)) {
         dispatch->settle_due_us = 0;
@@ -312,6 +314,7 @@ static bool drained(struct dispatch *dispatch)
 static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
 {
     log_info("drain", "finishing what is in hand", LOG_INT("left_ms", drain_left_ms()));
+    relay_send(dispatch->relay);
     requests_shut(&dispatch->requests);
     consumer_stop(dispatch->consumer);
     lanes_stop(dispatch->lanes);
@@ -334,6 +337,7 @@ static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
         take(dispatch);
         if (dispatch->count || housekeeping_due(dispatch))
             batch_run(dispatch, dispatch->items, dispatch->count);
+        relay_send(dispatch->relay);
         if (drained(dispatch) && !dispatch->outage_ms)
             break;
         if (!relay_connected(dispatch->relay) && lanes_in_flight(dispatch->lanes) == 0 &&
@@ -359,6 +363,7 @@ enum outcome dispatch_run(struct dispatch *dispatch, int64_t (*drain_left_ms)(vo
             if (dispatch->count || (dispatch->room.draining && !waiters_paused(dispatch)))
                 continue; /* there may be more already: look before waiting */
         }
+        relay_send(dispatch->relay);
         wait_for(dispatch, idle_ms(dispatch));
         const char *fatal = consumer_fatal(dispatch->consumer);
         if (fatal) {
@@ -547,6 +552,11 @@ static enum outcome guards_open(struct dispatch *dispatch, struct error *error)
     return crash_open(dispatch->settings.crash_note, &dispatch->crash, error);
 }
 
+static void send_meanwhile(void *owner)
+{
+    relay_send(owner);
+}
+
 enum outcome dispatch_open(const struct dispatch_settings *settings, struct dispatch **ret,
                            struct error *error)
 {
@@ -610,6 +620,12 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
     outcome = relay_open(&producer, wake, dispatch, &dispatch->relay, error);
     if (outcome != OK)
         goto out;
+    if (store_meanwhile(settings->store, send_meanwhile, dispatch->relay)) {
+        outcome = work_new(settings->store, DISPATCH_BATCH_MEMORY_MAX, &dispatch->spare, error);
+        if (outcome != OK)
+            goto out;
+        work_set_owner(dispatch->spare, &dispatch->context);
+    }
     relay_trace(dispatch->relay, settings->spans);
     relay_share(dispatch->relay, &dispatch->instances);
     const struct consumer_settings consumer = {
@@ -641,11 +657,13 @@ void dispatch_close(struct dispatch *dispatch, int timeout_ms)
     route_tell_rest(dispatch, true);
     if (dispatch->consumer)
         consumer_close(dispatch->consumer, timeout_ms / 2);
+    store_meanwhile(dispatch->settings.store, NULL, NULL);
     relay_close(dispatch->relay, timeout_ms / 2);
     if (dispatch->instances.joined) /* nothing is sent any more: another takes over at once */
         instances_leave(dispatch->settings.store, &dispatch->instances);
     lanes_destroy(dispatch->lanes);
     work_destroy(dispatch->work);
+    work_destroy(dispatch->spare);
     requests_close(&dispatch->requests);
     buffer_free(&dispatch->context.scratch);
     if (dispatch->wake_fd >= 0)

@@ -25,7 +25,7 @@
 enum {
     DISPATCH_BATCH_COUNT_MAX = 1000,       /* items in a batch; default of BATCH_COUNT_MAX  */
     DISPATCH_BATCH_BYTES_MAX = 8 << 20,    /* record bytes in a batch                       */
-    DISPATCH_BATCH_MEMORY_MAX = 128 << 20, /* a batch's arena                               */
+    DISPATCH_BATCH_MEMORY_MAX = 128 << 20, /* a batch's arena; on PostgreSQL there are two  */
     DISPATCH_REQUESTS_MAX = 4096,          /* queued; more are answered 503                 */
     DISPATCH_OUTBOX_ROWS_MAX = 200000,     /* past it no records are taken (reason backlog) */
     DISPATCH_OUTAGE_MS_MIN = 200,          /* backoff of the loop while its store is away   */

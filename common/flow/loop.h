@@ -102,6 +102,9 @@ struct dispatch {
     struct dispatch_settings settings;
     struct context context;
     struct work *work;
+    /* The other one, in turn: committed last, its rows perhaps not sent yet. NULL: the store is never waited
+     * for, and they are sent at once. */
+    struct work *spare;
     struct relay *relay;
     struct lanes *lanes;
     struct consumer *consumer;

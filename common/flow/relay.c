@@ -24,6 +24,7 @@ struct relay {
     int64_t sent_seq;                  /* this instance's rows up to here were sent        */
     const struct instances *instances; /* NULL: alone */
     struct sent sent;                  /* beside other instances */
+    const struct work *unsent;         /* committed, and its rows not sent yet; NULL: none */
     bool nothing_new;                  /* all that was read is under way: reading again waits for a report */
     int64_t poll_at_us, poll_ms;
     int64_t reopen_at_us; /* not before                                       */
@@ -284,6 +285,7 @@ static void turn_in_step(struct relay *relay, struct work *work)
     const struct outbox_row *rows;
     if (relay_poll_ms(relay, clock_monotonic_us()) == 0) {
         bool more;
+        relay_send(relay); /* before what others wrote after it */
         size_t count = outbox_read_elsewhere(work, RELAY_READ_MAX, &rows, &more);
         if (work_failed(work, NULL) != OK || !send_elsewhere(relay, rows, count, more))
             return;
@@ -295,6 +297,7 @@ static void turn_in_step(struct relay *relay, struct work *work)
 
 void relay_turn(struct relay *relay, struct work *work)
 {
+    assert(work != relay->unsent);
     settle(relay, work);
     if (!producer_ready(relay))
         return;
@@ -302,6 +305,7 @@ void relay_turn(struct relay *relay, struct work *work)
         turn_in_step(relay, work);
         return;
     }
+    relay->unsent = NULL; /* it is in the table, behind others */
     const struct outbox_row *rows;
     int64_t from_seq = relay->sent_seq;
     bool all = true, more;
@@ -332,9 +336,7 @@ size_t relay_set_aside(struct relay *relay)
 
 void relay_committed(struct relay *relay, const struct work *work)
 {
-    const struct outbox_row *rows;
-    size_t count;
-    bool more;
+    relay_send(relay); /* of the commit before */
     for (size_t i = 0; shared(relay) && i < relay->settling_count; i++)
         sent_remove(&relay->sent, relay->settling[i]);
     for (size_t i = 0; shared(relay) && i < relay->aside_count; i++)
@@ -345,8 +347,18 @@ void relay_committed(struct relay *relay, const struct work *work)
     free(relay->settling);
     relay->settling = NULL;
     relay->settling_count = 0;
-    if (relay->behind)
-        return; /* they are in the table, behind others */
+    relay->unsent = work;
+}
+
+void relay_send(struct relay *relay)
+{
+    const struct work *work = relay->unsent;
+    const struct outbox_row *rows;
+    size_t count;
+    bool more;
+    relay->unsent = NULL;
+    if (!work || relay->behind)
+        return; /* behind: they are in the table, behind others */
     if (outbox_elsewhere(work, &rows, &count, &more) && !send_elsewhere(relay, rows, count, more))
         return;
     count = outbox_added(work, &rows);
@@ -406,6 +418,7 @@ void relay_look_again(struct relay *relay)
 
 void relay_parts(const struct relay *relay, bool busy[INSTANCE_PARTS_MAX])
 {
+    assert(!relay->unsent);
     sent_parts(&relay->sent, busy, INSTANCE_PARTS_MAX);
 }
 

@@ -1,11 +1,12 @@
 /*
  * relay: committed outbox rows to Kafka, many in flight, in order per key.
  *
- * In step (the steady state) it gets each committed batch's rows from memory; what the broker has
- * acknowledged is deleted with the next batch's transaction, so the table is only written, never read. Behind
- * (at start, after a full producer queue, after a fatal producer error) it reads the table in order until it
- * has caught up; new rows then wait in the table. A row is gone when deleted, not when passed. A fatal
- * producer is replaced by a new one, and all that is in the table is sent again with the same ids.
+ * In step (the steady state) it gets each committed batch's rows from memory, and sends them while the next
+ * batch waits for the database; what the broker has acknowledged is deleted with a later batch's transaction,
+ * so the table is only written, never read. Behind (at start, after a full producer queue, after a fatal
+ * producer error) it reads the table in order until it has caught up; new rows then wait in the table. A row
+ * is gone when deleted, not when passed. A fatal producer is replaced by a new one, and all that is in the
+ * table is sent again with the same ids.
  *
  * A broker refuses a whole batch for one record in it (a topic's max.message.bytes above all). Which one it
  * was is found out by a producer that sends each alone: only that row is set aside, and no other of its key
@@ -41,7 +42,12 @@ MUST_CHECK enum outcome relay_open(const struct producer_settings *settings, voi
                                    void *wake_owner, struct relay **ret, struct error *error);
 /* In a unit of work: deletes what was acknowledged, and when behind reads and sends. */
 void relay_turn(struct relay *relay, struct work *work);
-void relay_committed(struct relay *relay, const struct work *work); /* its rows are sent */
+/* Its rows are sent by the next relay_send(), before anything else of this relay's; they are read from work
+ * then, which must not begin anew before. */
+void relay_committed(struct relay *relay, const struct work *work);
+/* What was committed and is not sent yet. Also while the next unit of work is open: it does not touch the
+ * store. Before the loop waits for anything but the store, and before a beat. */
+void relay_send(struct relay *relay);
 void relay_rolled_back(struct relay *relay);
 /* After relay_committed(): rows that were refused and are set aside now, since the last call. */
 size_t relay_set_aside(struct relay *relay);
@@ -50,7 +56,7 @@ bool relay_behind(const struct relay *relay);
 void relay_share(struct relay *relay, const struct instances *instances);
 /* Parts were gained, or the last of the other instances has gone: the table may hold more to be sent. */
 void relay_look_again(struct relay *relay);
-/* Sets true for each part of which something was sent and is not deleted yet. */
+/* After relay_send(): sets true for each part of which something was sent and is not deleted yet. */
 void relay_parts(const struct relay *relay, bool busy[INSTANCE_PARTS_MAX]);
 /* How long until other instances' rows are looked for by themselves, in an empty unit of work; -1: never. */
 int64_t relay_poll_ms(const struct relay *relay, int64_t now_us);

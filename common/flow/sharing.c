@@ -59,6 +59,7 @@ bool sharing_beat(struct dispatch *dispatch)
         instances->beat_us = 0;
     if (now_us < instances->beat_us || (instances->part_count && !instances->shared))
         return true;
+    relay_send(dispatch->relay); /* what is under way is known before a part is let go */
     int32_t others = instances->others;
     bool joined = instances->joined;
     if (joined) {

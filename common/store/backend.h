@@ -189,6 +189,8 @@ struct backend_ops {
                                 struct error *error);
     enum outcome (*apply)(struct backend *backend, struct backend_apply *apply, struct error *error);
     void (*rollback)(struct backend *backend); /* also where none is open */
+    /* store_meanwhile(). NULL: it is never waited for. */
+    void (*meanwhile)(struct backend *backend, void (*call)(void *owner), void *owner);
     /* Where it is shared; else NULL. No transaction is open. */
     enum outcome (*beat)(struct backend *backend, const struct instances *instances,
                          struct backend_beat *beat, struct error *error);

@@ -498,6 +498,13 @@ static enum outcome postgres_inbox_prune(struct backend *backend, int64_t before
 
 /* ---- opening */
 
+static void postgres_meanwhile(struct backend *backend, void (*call)(void *owner), void *owner)
+{
+    struct postgres *postgres = (struct postgres *)backend;
+    postgres->meanwhile = call;
+    postgres->meanwhile_owner = owner;
+}
+
 static void postgres_close(struct backend *backend)
 {
     struct postgres *postgres = (struct postgres *)backend;
@@ -551,6 +558,7 @@ static const struct backend_ops POSTGRES_OPS = {
     .inbox_prune = postgres_inbox_prune,
     .apply = postgres_apply,
     .rollback = postgres_rollback,
+    .meanwhile = postgres_meanwhile,
     .beat = postgres_beat,
     .leave = postgres_leave,
 };

@@ -178,6 +178,8 @@ struct postgres {
     int64_t outbox_floor; /* no pack below it is there */
     int64_t outbox_last;  /* the highest number of a pack seen */
     int64_t prune_page;
+    void (*meanwhile)(void *owner); /* store_meanwhile(); NULL: nothing */
+    void *meanwhile_owner;
     struct postgres_outbox elsewhere;
     const struct instances
         *instances; /* lent, from the first beat until it leaves; NULL: alone, and not asked */

@@ -173,6 +173,12 @@ static bool wait_socket(const PGconn *conn, short events, int64_t deadline_us)
     }
 }
 
+static void meanwhile(const struct postgres *postgres)
+{
+    if (postgres->meanwhile)
+        postgres->meanwhile(postgres->meanwhile_owner);
+}
+
 static enum outcome take_pid(void *owner, const PGresult *result, struct error *error)
 {
     (void)error;
@@ -222,6 +228,7 @@ enum outcome postgres_connect(struct postgres *postgres, struct error *error)
                                     NULL};
     const char *const values[] = {application, "10",          "5",    "3", "20000",
                                   "disable",   postgres->url, "UTF8", NULL};
+    meanwhile(postgres); /* looking up a name waits inside libpq */
     int64_t deadline_us = clock_monotonic_us() + POSTGRES_CONNECT_MS * INT64_C(1000);
     postgres->conn = PQconnectStartParams(keywords, values, 1);
     if (!postgres->conn)
@@ -414,6 +421,8 @@ static bool next_result(struct postgres *postgres, int64_t deadline_us, PGresult
         }
         if (!PQisBusy(conn))
             break;
+        if (left == 0)
+            meanwhile(postgres);
         if (!wait_socket(conn, left > 0 ? POLLIN | POLLOUT : POLLIN, deadline_us)) {
             (void)lost(postgres, "no answer in time", error);
             return false;

@@ -150,6 +150,14 @@ bool store_raced(const struct error *error)
     return error->outcome == RETRY && error->cause && strncmp(error->cause, "store-", 6) == 0;
 }
 
+bool store_meanwhile(struct store *store, void (*call)(void *owner), void *owner)
+{
+    struct backend *backend = store->backend;
+    if (backend->ops->meanwhile)
+        backend->ops->meanwhile(backend, call, owner);
+    return backend->ops->meanwhile;
+}
+
 enum outcome store_probe(struct store *store, struct error *error)
 {
     return store->backend->ops->probe(store->backend, error);

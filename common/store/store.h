@@ -60,6 +60,11 @@ bool store_raced(const struct error *error);
  * outage. */
 MUST_CHECK enum outcome store_probe(struct store *store, struct error *error);
 
+/* Of a database that is waited for: call is called in each wait, once all that was asked is on its way, on
+ * the thread that waits. It must not touch the store. NULL: nothing any more. False: this one is never waited
+ * for (SQLite), and call is not called. */
+bool store_meanwhile(struct store *store, void (*call)(void *owner), void *owner);
+
 /*
  * A second, read-only connection for long reports on a thread of their own; sees what was committed
  * when its query began. Queries are plain SELECTs in the common subset of both databases, parameters

@@ -15,6 +15,7 @@
 #include "kafka/reader.h"
 #include "store/outbox.h"
 #include "support/broker.h"
+#include "support/scratch.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -308,8 +309,9 @@ static void of_a_batch_that_kafka_refuses_only_what_it_refuses_alone_is_set_asid
     assert_int_equal(refused_rows(world), 1);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_event_takes_effect_once_however_often_it_is_delivered, world_setup,
                                         world_teardown),

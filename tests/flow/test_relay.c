@@ -96,7 +96,7 @@ void producer_close(struct producer *producer, int timeout_ms)
 struct fixture {
     struct scratch scratch;
     struct store *store;
-    struct work *work;
+    struct work *work, *spare;
     struct relay *relay;
     struct error error;
 };
@@ -115,6 +115,7 @@ static int setup(void **state)
     scratch_make(&fixture->scratch);
     assert_int_equal(store_open(fixture->scratch.url, "relay", &fixture->store, &fixture->error), OK);
     assert_int_equal(work_new(fixture->store, 4 << 20, &fixture->work, &fixture->error), OK);
+    assert_int_equal(work_new(fixture->store, 4 << 20, &fixture->spare, &fixture->error), OK);
     assert_int_equal(relay_open(&settings, wake, NULL, &fixture->relay, &fixture->error), OK);
     *state = fixture;
     return 0;
@@ -125,6 +126,7 @@ static int teardown(void **state)
     struct fixture *fixture = *state;
     relay_close(fixture->relay, 0);
     work_destroy(fixture->work);
+    work_destroy(fixture->spare);
     store_close(fixture->store);
     scratch_remove(&fixture->scratch);
     free(fixture);
@@ -132,7 +134,7 @@ static int teardown(void **state)
     return 0;
 }
 
-static void turn(struct fixture *fixture, bool add)
+static void begin(struct fixture *fixture, bool add)
 {
     assert_int_equal(work_begin(fixture->work, &fixture->error), OK);
     relay_turn(fixture->relay, fixture->work);
@@ -140,8 +142,29 @@ static void turn(struct fixture *fixture, bool add)
     if (add)
         outbox_add(fixture->work,
                    &(struct outbox_row){.topic = TEXT("orders"), .partition = -1, .key = TEXT("k")});
-    assert_int_equal(work_commit(fixture->work, &fixture->error), OK);
-    relay_committed(fixture->relay, fixture->work);
+}
+
+/* Not sent yet: the other unit of work is the next. */
+static void commit(struct fixture *fixture)
+{
+    struct work *work = fixture->work;
+    assert_int_equal(work_commit(work, &fixture->error), OK);
+    relay_committed(fixture->relay, work);
+    fixture->work = fixture->spare;
+    fixture->spare = work;
+}
+
+static void roll_back(struct fixture *fixture)
+{
+    work_rollback(fixture->work);
+    relay_rolled_back(fixture->relay);
+}
+
+static void turn(struct fixture *fixture, bool add)
+{
+    begin(fixture, add);
+    commit(fixture);
+    relay_send(fixture->relay);
 }
 
 /* The producer ends without having reported anything; its next one. Milliseconds between the two. */
@@ -196,10 +219,8 @@ static void a_refusal_that_was_rolled_back_is_set_aside_by_the_next_commit(void 
     turn(fixture, true);
     assert_int_equal(current->sent_count, 1);
     current->report(current->owner, current->sent[0], REJECT, -1, -1, "too large");
-    assert_int_equal(work_begin(fixture->work, &fixture->error), OK);
-    relay_turn(fixture->relay, fixture->work);
-    work_rollback(fixture->work);
-    relay_rolled_back(fixture->relay);
+    begin(fixture, false);
+    roll_back(fixture);
     assert_int_equal(relay_set_aside(fixture->relay), 0);
     assert_int_equal(left_in_table(fixture), 1);
     turn(fixture, false);
@@ -238,6 +259,116 @@ static void a_refused_row_is_not_under_way_any_more(void **state)
     assert_false(busy[0]);
 }
 
+/* ---- what is sent while the next unit of work is open */
+
+static void acknowledge_all(void)
+{
+    for (size_t i = 0; i < current->sent_count; i++)
+        current->report(current->owner, current->sent[i], OK, 0, 0, NULL);
+}
+
+static void what_a_later_unit_of_work_rolls_back_is_sent_once_and_deleted_once(void **state)
+{
+    struct fixture *fixture = *state;
+    turn(fixture, false); /* in step from here on */
+    begin(fixture, true);
+    commit(fixture);
+    assert_int_equal(current->sent_count, 0);
+    begin(fixture, true);
+    relay_send(fixture->relay);
+    assert_int_equal(current->sent_count, 1);
+    roll_back(fixture); /* its own row was never there */
+    relay_send(fixture->relay);
+    turn(fixture, false);
+    assert_int_equal(current->sent_count, 1);
+    assert_int_equal(left_in_table(fixture), 1);
+
+    acknowledge_all();
+    begin(fixture, true); /* deletes it, and is rolled back */
+    roll_back(fixture);
+    assert_int_equal(left_in_table(fixture), 1);
+    turn(fixture, false);
+    assert_int_equal(left_in_table(fixture), 0);
+    assert_int_equal(current->sent_count, 1);
+}
+
+static void what_was_rolled_back_before_it_was_sent_loses_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    turn(fixture, false);
+    begin(fixture, true);
+    commit(fixture);
+    for (int i = 0; i < 3; i++) { /* as a batch that loses races: none of them waited */
+        begin(fixture, true);
+        roll_back(fixture);
+    }
+    assert_int_equal(current->sent_count, 0);
+    relay_send(fixture->relay);
+    assert_int_equal(current->sent_count, 1);
+}
+
+static void commits_are_sent_in_their_order_and_the_next_one_sends_the_one_before(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { COMMITS = 8 };
+    turn(fixture, false);
+    for (size_t i = 0; i < COMMITS; i++) {
+        begin(fixture, true);
+        commit(fixture);
+        assert_int_equal(current->sent_count, i);
+    }
+    relay_send(fixture->relay);
+    relay_send(fixture->relay);
+    assert_int_equal(current->sent_count, COMMITS);
+    for (size_t i = 1; i < COMMITS; i++)
+        assert_true(current->sent[i - 1] < current->sent[i]);
+    acknowledge_all();
+    turn(fixture, false);
+    assert_int_equal(left_in_table(fixture), 0);
+}
+
+/* Its table is read from the first row on then, and what is not sent yet is one of those. */
+static void what_is_not_sent_when_the_relay_falls_behind_is_sent_from_the_table_once(void **state)
+{
+    struct fixture *fixture = *state;
+    turn(fixture, false);
+    turn(fixture, true);
+    begin(fixture, true);
+    commit(fixture);
+    current->fatal = true; /* with one under way and one not sent */
+    clock_advance(RELAY_REOPEN_MS_MAX * INT64_C(1000));
+    turn(fixture, true);
+    assert_int_equal(opened_count, 2);
+    turn(fixture, true);
+    assert_int_equal(current->sent_count, 4);
+    for (size_t i = 1; i < current->sent_count; i++)
+        assert_true(current->sent[i - 1] < current->sent[i]);
+    acknowledge_all();
+    turn(fixture, false);
+    assert_int_equal(left_in_table(fixture), 0);
+}
+
+static void a_producer_that_is_done_for_when_it_is_sent_leaves_it_in_the_table(void **state)
+{
+    struct fixture *fixture = *state;
+    turn(fixture, false);
+    begin(fixture, true);
+    commit(fixture);
+    current->fatal = true;
+    relay_send(fixture->relay);
+    assert_true(relay_behind(fixture->relay));
+    assert_int_equal(relay_wait_ms(fixture->relay), 0);
+    clock_advance(RELAY_REOPEN_MS_MAX * INT64_C(1000));
+    turn(fixture, false);
+    assert_int_equal(current->sent_count, 1);
+}
+
+static void sqlite_is_never_waited_for(void **state)
+{
+    struct fixture *fixture = *state;
+    assert_false(store_meanwhile(fixture->store, wake, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -247,6 +378,17 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(refusals_past_the_bound_stay_in_the_outbox, setup, teardown),
         cmocka_unit_test_setup_teardown(a_refused_row_is_not_under_way_any_more, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_later_unit_of_work_rolls_back_is_sent_once_and_deleted_once,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(what_was_rolled_back_before_it_was_sent_loses_nothing, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(commits_are_sent_in_their_order_and_the_next_one_sends_the_one_before,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            what_is_not_sent_when_the_relay_falls_behind_is_sent_from_the_table_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_producer_that_is_done_for_when_it_is_sent_leaves_it_in_the_table,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(sqlite_is_never_waited_for, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

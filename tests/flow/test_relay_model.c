@@ -195,7 +195,7 @@ static void ghosts_go(void)
 struct process {
     bool up;
     struct store *store;
-    struct work *work;
+    struct work *work, *spare; /* as in the loop: what one has committed is sent while the other waits */
     struct instances instances;
     struct relay *relay;
     bool in_work;
@@ -208,6 +208,11 @@ static void wake(void *owner)
     (void)owner;
 }
 
+static void send_meanwhile(void *owner)
+{
+    relay_send(owner);
+}
+
 static void start(struct process *process)
 {
     const struct producer_settings settings = {.queue_records_max = UNDER_WAY_MAX};
@@ -217,20 +222,25 @@ static void start(struct process *process)
         assert_int_equal(store_open(url, "test", &process->store, &error), OK);
         assert_int_equal(store_migrate(process->store, TABLES, 1, NULL, 0, &error), OK);
         assert_int_equal(work_new(process->store, 8 << 20, &process->work, &error), OK);
+        assert_int_equal(work_new(process->store, 8 << 20, &process->spare, &error), OK);
     }
     assert_int_equal(relay_open(&settings, wake, NULL, &process->relay, &error), OK);
     relay_share(process->relay, &process->instances);
+    /* Without it all is sent at the latest moment. */
+    store_meanwhile(process->store, one_of(2) ? send_meanwhile : NULL, process->relay);
 }
 
 /* Nothing of it is heard any more, but for what is under way. */
 static void crash(struct process *process)
 {
+    store_meanwhile(process->store, NULL, NULL);
     relay_close(process->relay, 0);
     process->up = false;
 }
 
 static void leave(struct process *process)
 {
+    store_meanwhile(process->store, NULL, NULL);
     relay_close(process->relay, 0);
     instances_leave(process->store, &process->instances);
     process->up = false;
@@ -253,6 +263,7 @@ static void beat(struct process *process, bool patient)
     int32_t others = instances->others;
     instances->beat_us = 0;
     instances->part_count = PARTS;
+    relay_send(process->relay);
     relay_parts(process->relay, busy);
     for (int part = 0; part < PARTS && instances->joined; part++) {
         bool wanted = others == 0 || assigned[part] == process - processes;
@@ -312,6 +323,11 @@ static void turn(struct process *process, unsigned busy_keys, bool empty)
     process->in_work = false;
     if (outcome == OK) {
         relay_committed(process->relay, process->work);
+        struct work *work = process->work;
+        process->work = process->spare;
+        process->spare = work;
+        if (one_of(3) == 0) /* the loop goes to sleep */
+            relay_send(process->relay);
         return;
     }
     relay_rolled_back(process->relay);
@@ -454,6 +470,7 @@ static void whatever_happens_each_key_is_sent_whole_and_in_order(void **state)
         history();
     for (int i = 0; i < PROCESSES; i++) {
         work_destroy(processes[i].work);
+        work_destroy(processes[i].spare);
         store_close(processes[i].store);
     }
     clock_release();

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "support/scratch.h"
 #include "support/world.h"
 #include "wire/origin.h"
 
@@ -351,8 +352,9 @@ static void a_pause_by_an_operator_stops_records_and_resuming_takes_them(void **
 
 #define IN_A_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
 
-int main(void)
+int main(int argc, char **argv)
 {
+    scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
         IN_A_WORLD(a_record_that_fails_goes_up_the_retry_topics_and_order_of_its_key_is_kept),
         IN_A_WORLD(other_keys_flow_while_one_waits),

@@ -12,6 +12,8 @@
 #include "kafka/producer.h"
 #include "kafka/reader.h"
 #include "support/broker.h"
+#include "support/cluster.h"
+#include "support/scratch.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -203,6 +205,8 @@ int world_setup(void **state)
              getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
     assert_non_null(mkdtemp(world->folder));
     snprintf(world->url, sizeof(world->url), "sqlite:%s/test.db", world->folder);
+    if (scratch_cluster())
+        cluster_make(scratch_cluster(), world->url);
     assert_int_equal(registry_open(NULL, &world->registry, &world->error), OK);
     const struct producer_settings producer = {
         .client = client(world), .linger_ms = 1, .queue_records_max = 10000, .queue_kbytes_max = 10000};

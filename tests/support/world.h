@@ -1,6 +1,6 @@
 /*
  * world: a service on librdkafka's mock cluster: it counts orders by customer and fails as it is told. For
- * tests of the flow.
+ * tests of the flow. Its database is SQLite's, or what scratch_choose() has chosen.
  *
  * Customers: "shaky…" says RETRY while state.fail_times lasts, "bad…" REJECT, "breaks" breaks a constraint,
  * "away" OUTAGE while state.away is set; "slow…" are counted after state.slow_ms, "stuck…" when state.stuck
@@ -32,7 +32,7 @@ struct state {
 struct world {
     struct broker *broker;
     char folder[64];
-    char url[128];
+    char url[256];
     struct state state;
     struct config *config;
     struct metrics *metrics;

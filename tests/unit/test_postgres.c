@@ -324,6 +324,42 @@ static void outbox_numbers_of_two_instances_go_up_in_the_order_of_their_commits(
     }
 }
 
+/* ---- while it is waited for */
+
+static void count_up(void *owner)
+{
+    ++*(int *)owner;
+}
+
+static void what_is_to_be_done_meanwhile_is_done_in_each_wait_until_it_is_taken_away(void **state)
+{
+    (void)state;
+    int calls = 0, before;
+    assert_true(store_meanwhile(one.store, count_up, &calls));
+    assert_int_equal(work_begin(one.work, &error), OK);
+    assert_int_equal(calls, 0); /* nothing is sent to the server yet */
+    rows_want(one.work, &THINGS, &(struct thing){.name = TEXT("a")});
+    assert_int_equal(work_read(one.work, &error), OK);
+    before = calls;
+    assert_true(before > 0);
+    rows_add(one.work, &THINGS, &(struct thing){.name = TEXT("a")});
+    assert_int_equal(calls, before);
+    assert_int_equal(work_commit(one.work, &error), OK);
+    assert_true(calls > before);
+    cluster_kill(&cluster);
+    before = calls;
+    assert_int_equal(add(&one, TEXT("b")), OUTAGE); /* a server that is away may be waited for longest */
+    assert_true(calls > before);
+    cluster_go_on(&cluster);
+    before = calls;
+    assert_int_equal(add(&one, TEXT("b")), OK);
+    assert_true(calls > before);
+    store_meanwhile(one.store, NULL, NULL);
+    before = calls;
+    assert_int_equal(add(&one, TEXT("c")), OK);
+    assert_int_equal(calls, before);
+}
+
 /* ---- a pooler */
 
 static void a_pooler_in_transaction_mode_may_stand_between(void **state)
@@ -639,6 +675,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_event_takes_effect_in_one_instance_only, setup, teardown),
         cmocka_unit_test_setup_teardown(outbox_numbers_of_two_instances_go_up_in_the_order_of_their_commits,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            what_is_to_be_done_meanwhile_is_done_in_each_wait_until_it_is_taken_away, setup, teardown),
         cmocka_unit_test_setup_teardown(a_pooler_in_transaction_mode_may_stand_between, setup, teardown),
         cmocka_unit_test_setup_teardown(text_that_is_none_is_mended_where_people_read_it_and_refused_as_a_key,
                                         setup, teardown),
