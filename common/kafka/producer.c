@@ -19,7 +19,7 @@ enum {
     PRODUCER_METADATA_MS = 500,
     PRODUCER_CLOSE_MIN_MS = 200,
     PRODUCER_GATHERED_MAX = 2000, /* gathered records that go without waiting for those in flight … */
-    PRODUCER_GATHER_US = 5000,    /* … as do those of which one was taken so long ago */
+    PRODUCER_GATHER_US = 50000,   /* … as do those of which one was taken so long ago */
 };
 
 #define PRODUCER_GATHER_LINGER_MS "0.1"

@@ -51,7 +51,7 @@ MUST_CHECK enum outcome producer_open(const struct producer_settings *settings, 
 MUST_CHECK enum outcome producer_send(struct producer *producer, const struct producer_record *record,
                                       uint64_t tag, struct error *error);
 /*
- * Of a producer that gathers: what was taken goes now if nothing is in flight (or much was taken, or some ms
+ * Of a producer that gathers: what was taken goes now if nothing is in flight (or much was taken, or 50 ms
  * ago), and otherwise together, as soon as all that is in flight is reported. So a lone record does not wait,
  * and under load a request carries what came during a round trip: fewer requests for the broker, and
  * librdkafka, which polls without a pause while a partition has more than five records in flight and others
