@@ -28,7 +28,7 @@ TEXT_BYTES_MAX = 200000
 SUITES = {
     "codec": ("codecs.py", True, True, {"smoke": 4, "quick": 4, "full": 12}, 300),
     "limits": ("limits.py", True, True, {"smoke": 5, "quick": 10, "full": 60}, 900),
-    "tables": ("tables.py", True, True, {"smoke": 5, "quick": 20, "full": 330}, 3600),
+    "tables": ("tables.py", True, True, {"smoke": 5, "quick": 20, "full": 640}, 3600),
     "inventory": ("inventory.py", True, True, {"smoke": 8, "quick": 20, "full": 120}, 1800),
     "scaling": ("scaling.py", True, True, {"smoke": 8, "quick": 15, "full": 240}, 1800),
     "accept": ("accept.py", True, True, {"smoke": 6, "quick": 15, "full": 100}, 1200),

@@ -4,8 +4,7 @@
  * written, and the commit), arrays in binary, statements prepared once. What a batch costs here nobody can go
  * below.
  *
- * floor_postgres URL EVENTS BATCH [BEFORE] prints events/s and CPU µs an event (the client's), in a schema of
- * its own; BEFORE: so many events are in the tables already.
+ * floor_postgres URL EVENTS BATCH prints events/s and CPU µs an event (the client's), in a schema of its own.
  */
 #include "store/inventory_work.h"
 
@@ -165,10 +164,9 @@ static void must(const char *sql)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4 && argc != 5)
+    if (argc != 4)
         return 64;
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
-    size_t before = argc == 5 ? strtoul(argv[4], NULL, 10) : 0;
     conn = PQconnectdb(argv[1]);
     if (PQstatus(conn) != CONNECTION_OK)
         give_up("connect");
@@ -227,13 +225,11 @@ int main(int argc, char **argv)
     struct stock stock[SKUS];
     bool in_hand[SKUS];
     size_t wanted[SKUS], wanted_count;
-    struct arrival *list = malloc((batch > BATCH_BEFORE ? batch : BATCH_BEFORE) * sizeof(*list));
+    struct arrival *list = malloc(batch * sizeof(*list));
     int64_t first = 0, last = 0;
     struct timing timing = timing_begin();
-    for (size_t at = 0, handled; at < before + events; at += handled) {
-        if (at == before)
-            timing = timing_begin();
-        handled = batch_count(at, before, events, batch);
+    for (size_t at = 0, handled; at < events; at += handled) {
+        handled = events - at < batch ? events - at : batch;
         for (size_t i = 0; i < handled; i++)
             arrival_make(&list[i], at + i);
         memset(in_hand, 0, sizeof(in_hand));

@@ -3,8 +3,7 @@
  * sqlite3 alone with no library around it. What a batch costs here nobody can go below; how far the store is
  * above it is what it costs.
  *
- * floor_sqlite FILE EVENTS BATCH [BEFORE] prints events/s and CPU µs an event; BEFORE: so many events are in
- * the tables already.
+ * floor_sqlite FILE EVENTS BATCH prints events/s and CPU µs an event.
  */
 #include "store/inventory_work.h"
 
@@ -50,10 +49,9 @@ static int wal_grew(void *owner, sqlite3 *of, const char *name, int pages)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4 && argc != 5)
+    if (argc != 4)
         return 64;
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
-    size_t before = argc == 5 ? strtoul(argv[4], NULL, 10) : 0;
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
     must(sqlite3_open_v2(argv[1], &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                          NULL));
@@ -91,13 +89,11 @@ int main(int argc, char **argv)
     }
     must(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL));
 
-    struct arrival *list = malloc((batch > BATCH_BEFORE ? batch : BATCH_BEFORE) * sizeof(*list));
+    struct arrival *list = malloc(batch * sizeof(*list));
     int64_t seq = 1, written = 0; /* by the batch before */
     struct timing timing = timing_begin();
-    for (size_t at = 0, count; at < before + events; at += count) {
-        if (at == before)
-            timing = timing_begin();
-        count = batch_count(at, before, events, batch);
+    for (size_t at = 0, count; at < events; at += count) {
+        count = events - at < batch ? events - at : batch;
         for (size_t i = 0; i < count; i++)
             arrival_make(&list[i], at + i);
         if ((int64_t)wal_pages * 4096 >= 8 << 20) {

@@ -3,15 +3,18 @@
  * reservation added, one outbox row with 150 bytes and 8 headers; what the batch before sent is deleted.
  * Handlers and Kafka aside.
  *
- * bench_rows FILE|postgresql://… EVENTS BATCH [BEFORE] prints events/s and CPU µs an event; BEFORE: so many
- * events are in the tables already, handled in large batches that are not counted. bench/tables.py runs it
- * beside the floor.
+ * bench_rows FILE|postgresql://… EVENTS BATCH [BEFORE,…]: for each BEFORE (0 where none is given) fills the
+ * tables until so many events were handled, in large batches that are not counted, prints "at" and how many
+ * that are, and then of EVENTS more the events/s and the CPU µs an event. bench/tables.py runs it, beside the
+ * floor where it begins at 0.
  */
 #include "store/inbox.h"
 #include "store/inventory_work.h"
 #include "store/outbox.h"
 
 #include <stdlib.h>
+
+enum { BATCH_BEFORE = 5000 }; /* of what only fills the tables */
 
 static const struct rows_column STOCK_COLUMNS[] = {
     ROWS_COLUMN(stock, sku, ROWS_TEXT),
@@ -81,6 +84,47 @@ static void handle(struct work *work, const struct arrival *event)
                      });
 }
 
+struct bench {
+    struct work *work;
+    struct arrival *list;
+    struct inbox_note *notes;
+    int64_t *sent; /* of the batch before */
+    size_t sent_count, done;
+};
+
+static void one_batch(struct bench *bench, size_t count)
+{
+    struct work *work = bench->work;
+    for (size_t i = 0; i < count; i++)
+        arrival_make(&bench->list[i], bench->done + i);
+    must(work_begin(work, &error));
+    for (size_t i = 0; i < count; i++) {
+        bench->notes[i] = (struct inbox_note){.id = bench->list[i].id, .attempt = 1};
+        rows_want(work, &STOCK, &(struct stock){.sku = sku_name(bench->list[i].sku)});
+    }
+    inbox_note(work, bench->notes, count);
+    must(work_read(work, &error));
+    for (size_t i = 0; i < count; i++) {
+        if (bench->notes[i].seen)
+            abort();
+        work_item_begin(work);
+        handle(work, &bench->list[i]);
+    }
+    outbox_done(work, bench->sent, bench->sent_count);
+    must(work_commit(work, &error));
+    const struct outbox_row *rows;
+    bench->sent_count = outbox_added(work, &rows);
+    for (size_t i = 0; i < bench->sent_count; i++)
+        bench->sent[i] = rows[i].seq;
+    bench->done += count;
+}
+
+static void batches(struct bench *bench, size_t until, size_t batch)
+{
+    while (bench->done < until)
+        one_batch(bench, until - bench->done < batch ? until - bench->done : batch);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 4 && argc != 5)
@@ -88,54 +132,37 @@ int main(int argc, char **argv)
     char url[4096];
     snprintf(url, sizeof(url), "%s%s", strstr(argv[1], "://") ? "" : "sqlite:", argv[1]);
     size_t events = strtoul(argv[2], NULL, 10), batch = strtoul(argv[3], NULL, 10);
-    size_t before = argc == 5 ? strtoul(argv[4], NULL, 10) : 0;
+    size_t room = batch > BATCH_BEFORE ? batch : BATCH_BEFORE;
     struct store *store;
-    struct work *work;
+    struct bench bench = {
+        .list = malloc(room * sizeof(*bench.list)),
+        .notes = malloc(room * sizeof(*bench.notes)),
+        .sent = malloc(room * sizeof(*bench.sent)),
+    };
+    if (!bench.list || !bench.notes || !bench.sent)
+        return 70;
     must(store_open(url, "bench", &store, &error));
     must(store_migrate(store, TABLES, 2, NULL, 0, &error));
-    must(work_new(store, 64 << 20, &work, &error));
-    must(work_begin(work, &error));
+    must(work_new(store, 64 << 20, &bench.work, &error));
+    must(work_begin(bench.work, &error));
     for (size_t i = 0; i < SKUS; i++)
-        rows_add(work, &STOCK, &(struct stock){.sku = sku_name(i), .available = STOCK_AT_FIRST});
-    must(work_commit(work, &error));
+        rows_add(bench.work, &STOCK, &(struct stock){.sku = sku_name(i), .available = STOCK_AT_FIRST});
+    must(work_commit(bench.work, &error));
 
-    size_t room = batch > BATCH_BEFORE ? batch : BATCH_BEFORE;
-    struct arrival *list = malloc(room * sizeof(*list));
-    struct inbox_note *notes = malloc(room * sizeof(*notes));
-    int64_t *sent = malloc(room * sizeof(*sent));
-    size_t sent_count = 0;
-    struct timing timing = timing_begin();
-    for (size_t at = 0, count; at < before + events; at += count) {
-        if (at == before)
-            timing = timing_begin();
-        count = batch_count(at, before, events, batch);
-        for (size_t i = 0; i < count; i++)
-            arrival_make(&list[i], at + i);
-        must(work_begin(work, &error));
-        for (size_t i = 0; i < count; i++) {
-            notes[i] = (struct inbox_note){.id = list[i].id, .attempt = 1};
-            rows_want(work, &STOCK, &(struct stock){.sku = sku_name(list[i].sku)});
-        }
-        inbox_note(work, notes, count);
-        must(work_read(work, &error));
-        for (size_t i = 0; i < count; i++) {
-            if (notes[i].seen)
-                abort();
-            work_item_begin(work);
-            handle(work, &list[i]);
-        }
-        outbox_done(work, sent, sent_count);
-        must(work_commit(work, &error));
-        const struct outbox_row *rows;
-        sent_count = outbox_added(work, &rows);
-        for (size_t i = 0; i < sent_count; i++)
-            sent[i] = rows[i].seq;
+    for (char *mark = argc == 5 ? argv[4] : "0"; mark;
+         mark = strchr(mark, ',') ? strchr(mark, ',') + 1 : NULL) {
+        batches(&bench, strtoul(mark, NULL, 10), BATCH_BEFORE);
+        printf("at %zu\n", bench.done);
+        fflush(stdout);
+        struct timing timing = timing_begin();
+        batches(&bench, bench.done + events, batch);
+        timing_print("store", batch, events, timing);
+        fflush(stdout);
     }
-    timing_print("store", batch, events, timing);
-    free(list);
-    free(notes);
-    free(sent);
-    work_destroy(work);
+    free(bench.list);
+    free(bench.notes);
+    free(bench.sent);
+    work_destroy(bench.work);
     store_close(store);
     return 0;
 }

@@ -9,7 +9,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { SKUS = 200, VALUE_BYTES = 150, HEADERS = 8, BLOB_BYTES_MAX = 1024, BATCH_BEFORE = 5000 };
+enum { SKUS = 200, VALUE_BYTES = 150, HEADERS = 8, BLOB_BYTES_MAX = 1024 };
 #define STOCK_AT_FIRST INT64_C(1000000000)
 
 struct stock {
@@ -70,14 +70,6 @@ static inline size_t headers_join(const struct arrival *event, char *into)
         at += event->headers[i].value.length;
     }
     return (size_t)(at - into);
-}
-
-/* Of the batch that begins at the event `at`: what only fills the tables comes in large ones, and none is of
- * both kinds. */
-static inline size_t batch_count(size_t at, size_t before, size_t events, size_t batch)
-{
-    size_t left = at < before ? before - at : before + events - at, most = at < before ? BATCH_BEFORE : batch;
-    return left < most ? left : most;
 }
 
 struct timing {
