@@ -5,11 +5,14 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 static const char *const level_colours[] = {"\033[2m", "\033[32m", "\033[33m", "\033[31m"};
+static const char *const level_priorities[] = {"<7>", "<6>", "<4>", "<3>"};
 #define COLOUR_OFF "\033[0m"
 
 static struct {
@@ -17,6 +20,7 @@ static struct {
     enum log_level level;
     bool text;
     bool colour;
+    bool journal; /* stderr is systemd's journal */
 } settings = {.service = "weir", .level = LOG_INFO};
 
 /* What a station has said in the second that runs. */
@@ -31,6 +35,18 @@ static struct station stations[LOG_STATIONS_MAX];
 static size_t station_count;
 static pthread_mutex_t writing_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* The journal says which stream it gave (systemd.exec(5)); stderr may have been sent elsewhere since. */
+static bool is_journal(void)
+{
+    const char *given = getenv("JOURNAL_STREAM");
+    char here[64];
+    struct stat stat;
+    if (!given || fstat(STDERR_FILENO, &stat) != 0)
+        return false;
+    snprintf(here, sizeof(here), "%ju:%ju", (uintmax_t)stat.st_dev, (uintmax_t)stat.st_ino);
+    return strcmp(given, here) == 0;
+}
+
 void log_open(const char *service, enum log_level level, const char *format)
 {
     bool terminal = isatty(STDERR_FILENO);
@@ -38,6 +54,7 @@ void log_open(const char *service, enum log_level level, const char *format)
     settings.service = service;
     settings.level = level;
     settings.text = format ? strcmp(format, "text") == 0 : terminal;
+    settings.journal = is_journal();
     settings.colour = terminal && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
 }
 
@@ -62,13 +79,15 @@ struct line {
 #define LINE_TAIL_TEXT " truncated=true\n"
 enum { LINE_TAIL_BYTES = sizeof(LINE_TAIL_JSON) - 1 }; /* kept free for either */
 
-static void line_start(struct line *line)
+static void line_start(struct line *line, enum log_level level)
 {
     line->buffer = (struct buffer){
         .at = line->bytes,
         .capacity = sizeof(line->bytes) - LINE_TAIL_BYTES,
         .bytes_max = sizeof(line->bytes) - LINE_TAIL_BYTES,
     };
+    if (settings.journal) /* which takes it off, and knows the line's priority by it (sd-daemon(3)) */
+        buffer_add_string(&line->buffer, level_priorities[level]);
     line->json = json_writer(&line->buffer);
     line->truncated = false;
 }
@@ -212,7 +231,7 @@ static void write_line(enum log_level level, const char *station, const char *me
                        const struct log_field *fields, size_t field_count)
 {
     struct line line;
-    line_start(&line);
+    line_start(&line, level);
     if (settings.text)
         head_text(&line, level, station, text_of(message));
     else

@@ -6,6 +6,7 @@
  * record or request is in hand, fields…}. Text is for a terminal: time (UTC), level, station, message,
  * key=value; coloured on one, unless NO_COLOR is set. Values are escaped, so that a line stays a line; what
  * does not fit LOG_LINE_BYTES_MAX is cut and the line says "truncated". Any thread; a line is one write(2).
+ * Where stderr is systemd's journal a line begins with its priority, "<4>", which the journal takes off.
  * Lines of one station past LOG_LINES_PER_SECOND_MAX are counted and said, once a second, with the next line
  * of any station.
  */

@@ -1,6 +1,7 @@
 #include "base/notify.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,6 +24,24 @@ void notify_tell(const char *state)
     socklen_t bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
     (void)sendto(fd, state, strnlen(state, NOTIFY_TEXT_BYTES_MAX), MSG_NOSIGNAL, (const void *)&to, bytes);
     close(fd);
+}
+
+void notify_status(const char *text)
+{
+    char state[NOTIFY_TEXT_BYTES_MAX];
+    const size_t head = strlen("STATUS=");
+    size_t length = (size_t)snprintf(state, sizeof(state), "STATUS=%s", text);
+    if (length >= sizeof(state)) {
+        length = sizeof(state) - 1;
+        /* The byte that did not fit goes on with a character: what is there of it goes too. */
+        while (length > head && ((unsigned char)text[length - head] & 0xc0) == 0x80)
+            length--;
+        state[length] = '\0';
+    }
+    for (size_t i = 0; i < length; i++)
+        if (state[i] == '\n') /* it would begin another variable */
+            state[i] = ' ';
+    notify_tell(state);
 }
 
 int64_t notify_watchdog_ms(void)

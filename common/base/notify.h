@@ -12,6 +12,8 @@ enum { NOTIFY_TEXT_BYTES_MAX = 256 };
 
 /* "READY=1", "STOPPING=1", "WATCHDOG=1", "STATUS=…"; several with line ends between. Any thread. */
 void notify_tell(const char *state);
+/* "STATUS=" and this, made one line, and cut between two characters where it does not fit. Any thread. */
+void notify_status(const char *text);
 /* How often a "WATCHDOG=1" is owed, half of what WATCHDOG_USEC allows; 0: never, or another process owes it. */
 int64_t notify_watchdog_ms(void);
 

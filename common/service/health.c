@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "base/stop.h"
 
 #include <stdio.h>
@@ -217,6 +218,17 @@ void health_open(struct health *health, const struct service *service, const cha
         http_add_page(http, "/openapi.json", page_openapi, health);
 }
 
+/* The reason may become another one while it is not ready, and is then told anew. */
+static void tell_status(struct health *health, bool ready, const char *reason)
+{
+    char status[sizeof(health->told)];
+    snprintf(status, sizeof(status), "%s%s", ready ? "ready" : "not ready: ", ready ? "" : reason);
+    if (strcmp(status, health->told) == 0)
+        return;
+    memcpy(health->told, status, sizeof(status));
+    notify_status(status);
+}
+
 bool health_watch(struct health *health)
 {
     char reason[REASON_BYTES];
@@ -227,5 +239,6 @@ bool health_watch(struct health *health)
         log_warn("health", "not ready", LOG_STRING("reason", reason));
     health->was_ready = ready;
     health->said = true;
+    tell_status(health, ready, reason);
     return ready;
 }

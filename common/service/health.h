@@ -25,6 +25,7 @@ struct health {
     struct dispatch *dispatch;
     struct registry *registry;
     bool was_ready, said; /* by health_watch() */
+    char told[256];       /* to systemd, by health_watch() */
     struct lag {
         char topic[64];
         int32_t partition;
@@ -39,8 +40,8 @@ struct health {
 void health_open(struct health *health, const struct service *service, const char *group_id,
                  struct metrics *metrics, struct dispatch *dispatch, struct registry *registry,
                  struct server *http);
-/* One thread, now and then: logs when the service has become ready, or is not any more and why. True when it
- * is ready. */
+/* One thread, now and then: logs when the service has become ready, or is not any more and why; what
+ * systemctl status shows follows it. True when it is ready. */
 bool health_watch(struct health *health);
 
 #endif

@@ -175,11 +175,9 @@ static void *keeper_run(void *owner)
         ready = health_watch(&running->health);
         if (ready && !was)
             kafka_said_forget();
-        if (ready != was)
-            notify_tell(ready ? "STATUS=ready" : "STATUS=not ready: /readyz says why");
         tell_watchdog(running, watchdog_ms, &watchdog_due_us);
     }
-    notify_tell("STOPPING=1");
+    notify_tell("STOPPING=1\nSTATUS=draining");
     log_info("drain", "asked to stop: no more requests are taken", LOG_INT("left_ms", stop_drain_left_ms()));
     http_drain(running->http);
     dlq_http_stop(running->dlq_http);

@@ -253,6 +253,36 @@ static void colour_is_for_terminals_only(void **state)
     json_decref(line_of(&log));
 }
 
+static void journal_is_told_the_priority_and_nobody_else(void **state)
+{
+    (void)state;
+    struct stat stat;
+    char stream[64];
+    catch_begin();
+    assert_int_equal(fstat(STDERR_FILENO, &stat), 0);
+    snprintf(stream, sizeof(stream), "%ju:%ju", (uintmax_t)stat.st_dev, (uintmax_t)stat.st_ino);
+    setenv("JOURNAL_STREAM", stream, 1);
+    log_open("order", LOG_DEBUG, "text");
+    log_debug("relay", "a", LOG_INT("n", 1));
+    log_info("relay", "b", LOG_INT("n", 1));
+    log_warn("relay", "c", LOG_INT("n", 1));
+    log_error("relay", "d", LOG_INT("n", 1));
+    log_open("order", LOG_DEBUG, "json");
+    log_error("relay", "e", LOG_INT("n", 1));
+    setenv("JOURNAL_STREAM", "8:1", 1); /* stderr was sent elsewhere */
+    log_open("order", LOG_DEBUG, "text");
+    log_error("relay", "f", LOG_INT("n", 1));
+    char *log = catch_end();
+    unsetenv("JOURNAL_STREAM");
+    assert_string_equal(log, "<7>12:00:00.123 debug relay     a n=1\n"
+                             "<6>12:00:00.123 info  relay     b n=1\n"
+                             "<4>12:00:00.123 warn  relay     c n=1\n"
+                             "<3>12:00:00.123 error relay     d n=1\n"
+                             "<3>{\"timestamp\":\"1970-01-01T12:00:00.123456Z\",\"level\":\"error\","
+                             "\"message\":\"e\",\"service.name\":\"order\",\"station\":\"relay\",\"n\":1}\n"
+                             "12:00:00.123 error relay     f n=1\n");
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, hold_clock, release_clock)
@@ -264,6 +294,7 @@ int main(void)
         TEST(flood_of_one_station_is_counted_and_said_and_others_are_heard),
         TEST(lines_of_threads_are_not_mixed),
         TEST(colour_is_for_terminals_only),
+        TEST(journal_is_told_the_priority_and_nobody_else),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,6 +62,28 @@ static void state_goes_to_the_socket_that_was_named(void **state)
     rmdir(folder);
 }
 
+static void status_is_one_line_and_cut_between_characters(void **state)
+{
+    (void)state;
+    char name[64], text[2 * NOTIFY_TEXT_BYTES_MAX], expected[NOTIFY_TEXT_BYTES_MAX];
+    snprintf(name, sizeof(name), "@weir-status-%d", (int)getpid());
+    int fd = listener(name);
+    setenv("NOTIFY_SOCKET", name, 1);
+    notify_status("not ready: no\nWATCHDOG=1");
+    expect_said(fd, "STATUS=not ready: no WATCHDOG=1");
+    for (size_t lead = 0; lead < 3; lead++) { /* then characters of three bytes, past the end */
+        size_t length = lead, fits = (sizeof(expected) - 1 - strlen("STATUS=") - lead) / 3 * 3;
+        memset(text, 'a', lead);
+        for (; length + 4 < sizeof(text); length += 3)
+            memcpy(text + length, "\xe2\x82\xac", 4);
+        notify_status(text);
+        snprintf(expected, sizeof(expected), "STATUS=%.*s", (int)(lead + fits), text);
+        expect_said(fd, expected);
+    }
+    unsetenv("NOTIFY_SOCKET");
+    close(fd);
+}
+
 static void nobody_to_tell_is_no_trouble(void **state)
 {
     (void)state;
@@ -101,6 +123,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(state_goes_to_the_socket_that_was_named),
+        cmocka_unit_test(status_is_one_line_and_cut_between_characters),
         cmocka_unit_test(nobody_to_tell_is_no_trouble),
         cmocka_unit_test(watchdog_is_owed_twice_as_often_as_it_is_looked_for),
     };
