@@ -41,7 +41,7 @@ class Booted(world.World):
         self.ports, self.clients, self.postgres = PORTS, [], None
         self.kafka_port, self.kafka = 9092, "127.0.0.1:9092"
         self.machine = None
-        shutil.copy(deb, root + "/root/weir.deb")
+        shutil.copy(deb, root + "/srv/weir.deb")
 
     # ---- the machine
 
@@ -89,7 +89,7 @@ class Booted(world.World):
         self.tell(f"kill -{name} {self.main_pid(unit)}")
 
     def install(self):
-        return self.tell("apt-get install -y --reinstall -o Dpkg::Use-Pty=0 /root/weir.deb")
+        return self.tell("apt-get install -y --reinstall -o Dpkg::Use-Pty=0 /srv/weir.deb")
 
     # ---- what a World is asked by shop and books
 
