@@ -382,6 +382,7 @@ enum outcome work_begin(struct work *work, struct error *error)
     work->elsewhere = NULL;
     work->asked = NULL;
     work->any = false;
+    work->newcomers = false;
     arena_reset(work->arena);
     work->begun_us = clock_wall_us();
     struct backend *backend = work->store->backend;
@@ -569,10 +570,15 @@ enum outcome work_commit(struct work *work, struct error *error)
     bool inbox = inbox_changed(work);
     if (ready && (apply.table_count || inbox || outbox || work->pruned)) {
         struct error cause;
-        if (backend->ops->apply(backend, &apply, &cause) != OK)
-            work_fail(work, &cause);
-        else
+        if (backend->ops->apply(backend, &apply, &cause) == OK) {
             work->open = false;
+            if (work->newcomers)
+                newcomers_right(&store->newcomers);
+        } else {
+            work_fail(work, &cause);
+            if (work->newcomers && store_raced(&cause))
+                newcomers_wrong(&store->newcomers);
+        }
     }
     if (work->open) { /* failed, or nothing to write */
         work_rollback(work);
@@ -622,6 +628,26 @@ void rows_want(struct work *work, const struct rows_table *table, const void *ke
     uint64_t hash = key_hash(table, key);
     if (!map_find(map, hash, key))
         (void)map_add(work, map, hash, key);
+}
+
+void rows_want_new(struct work *work, const struct rows_table *table, const void *key)
+{
+    assert(work->open);
+    struct store *store = work->store;
+    if (!store->backend->ops->shared) { /* a look is cheap, and an insert that meets a row is no race */
+        rows_want(work, table, key);
+        return;
+    }
+    struct work_map *map = failed(work) ? NULL : map_of(work, table);
+    if (!map)
+        return;
+    uint64_t hash = key_hash(table, key);
+    if (map_find(map, hash, key))
+        return;
+    struct rows_entry *entry = map_add(work, map, hash, key);
+    work->newcomers = true;
+    if (entry)
+        entry->known = newcomers_pass(&store->newcomers, mix(hash, (uintptr_t)table));
 }
 
 void *rows_get(struct work *work, const struct rows_table *table, const void *key)

@@ -89,6 +89,13 @@ void work_rollback(struct work *work);
 
 /* key: a row struct with its key columns set. */
 void rows_want(struct work *work, const struct rows_table *table, const void *key);
+/*
+ * The same of a key that comes with something new, so that a row with it is unlikely to be there, and that
+ * gets one from every item that finds none. Where several processes may work on the database it is then taken
+ * for not there, without a look, unless it came before (store/newcomers.h). If it is there all the same,
+ * work_commit() fails as after a race (store_raced()), and is looked for when the batch is run again.
+ */
+void rows_want_new(struct work *work, const struct rows_table *table, const void *key);
 /* The row to read and to change, the same pointer all through the batch; NULL where there is none. Key
  * columns stay as they are. Text put into it lives as long as the work's arena. Each item asks for its rows
  * itself: what it changes through a pointer from an earlier item is not undone. */

@@ -125,6 +125,7 @@ void store_close(struct store *store)
     if (store->backend)
         store->backend->ops->close(store->backend);
     acks_free(&store->acks);
+    newcomers_free(&store->newcomers);
     free(store);
 }
 

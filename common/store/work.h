@@ -4,6 +4,7 @@
 
 #include "store/acks.h"
 #include "store/backend.h"
+#include "store/newcomers.h"
 
 #include <stdatomic.h>
 
@@ -12,6 +13,7 @@ struct store {
     _Atomic int64_t outbox_rows;
     _Atomic int64_t outbox_oldest_us;
     struct acks acks;
+    struct newcomers newcomers;
 };
 
 /* Of rows, notes and outbox rows in one work, each. */
@@ -95,6 +97,7 @@ struct work {
     bool elsewhere_read, elsewhere_more;
     const struct rows_table *asked;
     bool any;
+    bool newcomers; /* rows were wanted that are likely to be new */
 
     struct rows_entry *nowhere; /* given out by rows_add() after a failure */
 };

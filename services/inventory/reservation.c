@@ -119,10 +119,11 @@ static void lines_move(struct work *work, const struct line *lines, size_t count
 
 /* ---- OrderPlaced */
 
+/* An order's first event, and on_order_placed() makes a reservation of it in any case. */
 static void placed_keys(struct work *work, const struct event *event)
 {
     const struct order_placed *order = event->data;
-    reservation_keys(work, event);
+    rows_want_new(work, &reservations_table, &(struct reservation_row){.order_id = event->key});
     for (size_t i = 0; i < order->items_count && i < ITEMS_COUNT_MAX; i++)
         stock_want(work, order->items[i].sku);
 }

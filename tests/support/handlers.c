@@ -168,10 +168,8 @@ static void keep(struct handlers *handlers, const struct outbox_row *row)
                                                            text_copy(handlers->arena, source->value)};
 }
 
-void handlers_commit(struct handlers *handlers)
+static void committed(struct handlers *handlers)
 {
-    struct error error;
-    must(work_commit(handlers->work, &error), &error, "commit");
     handlers->in_work = false;
     const struct outbox_row *rows;
     size_t count = outbox_added(handlers->work, &rows);
@@ -179,14 +177,30 @@ void handlers_commit(struct handlers *handlers)
         keep(handlers, &rows[i]);
 }
 
+void handlers_commit(struct handlers *handlers)
+{
+    struct error error;
+    must(work_commit(handlers->work, &error), &error, "commit");
+    committed(handlers);
+}
+
+/* As the loop does: what met a row that was taken for new is done again, once. */
 enum outcome handlers_event(struct handlers *handlers, const struct event_type *type, const void *data)
 {
-    handlers_begin(handlers);
-    handlers_want(handlers, type, data);
-    handlers_read(handlers);
-    enum outcome outcome = handlers_take(handlers, type, data);
-    handlers_commit(handlers);
-    return outcome;
+    struct error error;
+    for (bool again = false;; again = true) {
+        handlers_begin(handlers);
+        handlers_want(handlers, type, data);
+        handlers_read(handlers);
+        enum outcome outcome = handlers_take(handlers, type, data),
+                     commit = work_commit(handlers->work, &error);
+        handlers->in_work = false;
+        if (commit != OK && store_raced(&error) && !again)
+            continue;
+        must(commit, &error, "commit");
+        committed(handlers);
+        return outcome;
+    }
 }
 
 static const struct tick *tick_of(const struct handlers *handlers, const char *name)

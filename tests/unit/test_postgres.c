@@ -287,6 +287,36 @@ static void a_key_that_another_instance_added_since_is_tried_again(void **state)
     assert_true(is_there(&one, TEXT("a")));
 }
 
+/* As a handler that makes a row where it finds none. */
+static enum outcome add_if_new(struct instance *instance, struct text name, bool *ret_found)
+{
+    assert_int_equal(work_begin(instance->work, &error), OK);
+    rows_want_new(instance->work, &THINGS, &(struct thing){.name = name});
+    assert_int_equal(work_read(instance->work, &error), OK);
+    work_item_begin(instance->work);
+    *ret_found = rows_get(instance->work, &THINGS, &(struct thing){.name = name});
+    if (!*ret_found)
+        rows_add(instance->work, &THINGS, &(struct thing){.name = name});
+    return work_commit(instance->work, &error);
+}
+
+static void a_row_that_is_taken_for_new_and_is_there_is_a_race_and_found_when_it_is_tried_again(void **state)
+{
+    (void)state;
+    bool found;
+    assert_int_equal(open_at(&two, url, "test"), OK);
+    assert_int_equal(add(&two, TEXT("a")), OK);
+    assert_int_equal(add_if_new(&one, TEXT("a"), &found), RETRY);
+    assert_true(store_raced(&error));
+    assert_false(found);
+    assert_int_equal(add_if_new(&one, TEXT("a"), &found), OK);
+    assert_true(found);
+    assert_int_equal(add_if_new(&one, TEXT("b"), &found), OK);
+    assert_false(found);
+    assert_int_equal(add_if_new(&one, TEXT("b"), &found), OK);
+    assert_true(found);
+}
+
 static void an_event_takes_effect_in_one_instance_only(void **state)
 {
     (void)state;
@@ -627,6 +657,36 @@ static void plans_check(const char *log_from)
 }
 
 /* Nobody has analysed them: the planner takes such tables for larger than they are. */
+/* How often things were looked for by key. */
+static size_t looks(void)
+{
+    size_t count = 0;
+    char *log = server_log();
+    for (const char *at = log; (at = strstr(at, "JOIN \"weir_test\".things")); at++)
+        count++;
+    free(log);
+    return count;
+}
+
+static void rows_that_are_taken_for_new_are_not_looked_for(void **state)
+{
+    (void)state;
+    char name[16];
+    bool found;
+    assert_int_equal(add(&one, TEXT("a")), OK);
+    size_t before = looks();
+    assert_true(before > 0);
+    for (int i = 0; i < 5; i++) {
+        snprintf(name, sizeof(name), "new-%d", i);
+        assert_int_equal(add_if_new(&one, text_of(name), &found), OK);
+        assert_false(found);
+    }
+    assert_int_equal(looks(), before);
+    assert_int_equal(add_if_new(&one, TEXT("new-3"), &found), OK);
+    assert_true(found);
+    assert_true(looks() > before);
+}
+
 static void nothing_that_a_batch_does_reads_a_table_from_end_to_end(void **state)
 {
     (void)state;
@@ -672,6 +732,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_instances_may_start_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(a_key_that_another_instance_added_since_is_tried_again, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(
+            a_row_that_is_taken_for_new_and_is_there_is_a_race_and_found_when_it_is_tried_again, setup,
+            teardown),
+        cmocka_unit_test_setup_teardown(rows_that_are_taken_for_new_are_not_looked_for, setup, teardown),
         cmocka_unit_test_setup_teardown(an_event_takes_effect_in_one_instance_only, setup, teardown),
         cmocka_unit_test_setup_teardown(outbox_numbers_of_two_instances_go_up_in_the_order_of_their_commits,
                                         setup, teardown),
