@@ -34,7 +34,9 @@ class Booted(world.World):
 
     def __init__(self, root, deb):
         world.need("WEIR_KAFKA_HOME")
-        assert ctypes.CDLL(None, use_errno=True).unshare(NEW_NETWORK) == 0, "no network of its own can be had"
+        if ctypes.CDLL(None).unshare(NEW_NETWORK):
+            print("no network of its own can be had here")
+            sys.exit(world.SKIPPED)
         self.root = root
         self.folder = tempfile.mkdtemp(prefix="weir-e2e-")
         self.gateway, self.mailbox = None, None
