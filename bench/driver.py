@@ -28,16 +28,16 @@ TEXT_BYTES_MAX = 200000
 SUITES = {
     "codec": ("codecs.py", True, True, {"smoke": 4, "quick": 4, "full": 12}, 300),
     "limits": ("limits.py", True, True, {"smoke": 5, "quick": 10, "full": 60}, 900),
-    "tables": ("tables.py", True, True, {"smoke": 5, "quick": 20, "full": 640}, 3600),
-    "inventory": ("inventory.py", True, True, {"smoke": 8, "quick": 20, "full": 120}, 1800),
+    "tables": ("tables.py", True, True, {"smoke": 5, "quick": 20, "full": 380}, 3600),
+    "inventory": ("inventory.py", True, True, {"smoke": 8, "quick": 20, "full": 96}, 1800),
     "scaling": ("scaling.py", True, True, {"smoke": 8, "quick": 15, "full": 240}, 1800),
-    "accept": ("accept.py", True, True, {"smoke": 6, "quick": 15, "full": 100}, 1200),
+    "accept": ("accept.py", True, True, {"smoke": 6, "quick": 15, "full": 280}, 1200),
     "saga": ("saga.py", True, True, {"smoke": 12, "quick": 30, "full": 600}, 3600),
-    "footprint": ("footprint.py", True, True, {"smoke": 12, "quick": 20, "full": 90}, 1200),
-    "tasks": ("tasks.py", True, True, {"smoke": 5, "quick": 10, "full": 60}, 1200),
+    "footprint": ("footprint.py", True, True, {"smoke": 12, "quick": 20, "full": 48}, 1200),
+    "tasks": ("tasks.py", True, True, {"smoke": 5, "quick": 10, "full": 40}, 1200),
     "faults": ("faults.py", True, True, {"smoke": 20, "quick": 40, "full": 150}, 1500),
-    "redrive": ("redrive.py", False, True, {"smoke": 5, "quick": 15, "full": 120}, 1800),
-    "failure": ("failure.py", False, True, {"smoke": 15, "quick": 40, "full": 240}, 1800),
+    "redrive": ("redrive.py", False, True, {"smoke": 5, "quick": 15, "full": 40}, 1800),
+    "failure": ("failure.py", False, True, {"smoke": 15, "quick": 40, "full": 325}, 1800),
     "peers": ("peers/run", False, True, {"smoke": 60, "quick": 120, "full": 600}, 3600),
 }
 PEERS_WORDS = {"smoke": ["--quick", "--only", "weir,floor", "--records", "2000", "--rate", "0"], "quick": ["--quick"], "full": []}
@@ -206,7 +206,7 @@ class Run:
     def words(self, name, results):
         program = f"{measure.ROOT}/bench/{SUITES[name][0]}"
         if name == "peers":
-            return [program, "--json", results, "--build", self.chosen.build, *PEERS_WORDS[self.chosen.size], *self.chosen.peers_words]
+            return [sys.executable, program, "--json", results, "--build", self.chosen.build, *PEERS_WORDS[self.chosen.size], *self.chosen.peers_words]
         words = [sys.executable, program, "--build", self.chosen.build, "--size", self.chosen.size, "--results", results,
                  "--kafka", self.kafka() if self.node_folder else "-"]
         if self.node_folder:

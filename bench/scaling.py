@@ -31,15 +31,17 @@ def one(suite, instances, partitions, number, ids, log):
                 if instances > 1 and service.process.poll() not in (None, 0):
                     return REFUSED
                 raise
-        got = programs.handle_all(services, suite.events, SECONDS_MAX, suite.postgres)
+        got = programs.handle_all(services, suite.events, SECONDS_MAX, suite.postgres, outbox_empty=lambda: not int(suite.postgres.sql(
+            "SELECT count(*) FROM weir_inventory.outbox_pack", "bench_scaling")[0][0]))
     finally:
         for service in services:
             if service.process.poll() is None:
                 service.stop()
+    # The outbox may hold what a clock wrote meanwhile (how much stock is left), for one that was stopped first.
     found = suite.postgres.sql("SET search_path TO weir_inventory; SELECT (SELECT count(*) FROM reservations WHERE state = 1), "
-                               "(SELECT count(*) FROM outbox_pack), (SELECT sum(reserved) FROM stock)", "bench_scaling")[0]
-    if suite.plant("scaling") or [int(each) for each in found] != [suite.events, 0, suite.events]:
-        raise measure.Wrong(f"{found} reservations, outbox rows and units, not {suite.events}, 0, {suite.events}")
+                               "(SELECT sum(reserved) FROM stock)", "bench_scaling")[0]
+    if suite.plant("scaling") or [int(each) for each in found] != [suite.events, suite.events]:
+        raise measure.Wrong(f"{found} reservations and units, not {suite.events} each")
     orders.answered_once(tail, ids)
     tail.close()
     return {"instances": instances, "partitions": partitions, "round": number, **got}
