@@ -1127,9 +1127,14 @@ void lanes_rolled_back(struct lanes *lanes)
     lanes->added_count = lanes->added_mark = 0;
 }
 
-size_t lanes_in_flight(const struct lanes *lanes)
+size_t lanes_in_flight(struct lanes *lanes)
 {
-    return atomic_load(&lanes->sent);
+    size_t count = atomic_load(&lanes->sent); /* first: an answer is there before it is no longer counted */
+    pthread_mutex_lock(&lanes->lock);
+    for (const struct lane_answer *answer = lanes->answered; answer; answer = answer->next)
+        count++;
+    pthread_mutex_unlock(&lanes->lock);
+    return count;
 }
 
 void lanes_stop(struct lanes *lanes)

@@ -100,7 +100,7 @@ void lanes_rolled_back(struct lanes *lanes);
 /* True when lanes_begin() would begin something now; else *ret_at_us says when to look again (0: never by
  * itself). */
 bool lanes_due(struct lanes *lanes, int64_t now_us, int64_t *ret_at_us);
-size_t lanes_in_flight(const struct lanes *lanes);
-void lanes_stop(struct lanes *lanes); /* draining: begin nothing more */
+size_t lanes_in_flight(struct lanes *lanes); /* sent, and not yet taken as answers */
+void lanes_stop(struct lanes *lanes);        /* draining: begin nothing more */
 
 #endif

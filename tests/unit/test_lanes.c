@@ -172,6 +172,21 @@ static void a_call_is_sent_after_the_commit_that_asks_for_it_and_gone_when_settl
     assert_int_equal(rows(world), 0);
 }
 
+/* A drain that does not wait for it would leave a call behind of which nobody knows any more what became. */
+static void an_answer_that_nobody_has_taken_is_in_flight(void **state)
+{
+    struct world *world = *state;
+    asked(world, "k", "u1");
+    assert_int_equal(lanes_in_flight(world->lanes), 1);
+    fake_net_answer(0, OK);
+    assert_int_equal(lanes_in_flight(world->lanes), 1);
+    begin(world);
+    end(world, false);
+    assert_int_equal(lanes_in_flight(world->lanes), 1);
+    turn(world);
+    assert_int_equal(lanes_in_flight(world->lanes), 0);
+}
+
 static void a_batch_that_is_rolled_back_sends_nothing(void **state)
 {
     struct world *world = *state;
@@ -392,6 +407,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(
             a_call_is_sent_after_the_commit_that_asks_for_it_and_gone_when_settled, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_answer_that_nobody_has_taken_is_in_flight, setup, teardown),
         cmocka_unit_test_setup_teardown(a_batch_that_is_rolled_back_sends_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(an_item_that_is_undone_asks_for_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(the_same_call_asked_for_twice_is_one, setup, teardown),
