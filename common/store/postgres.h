@@ -162,7 +162,7 @@ struct postgres {
     /* A commit whose answer was lost, and of which nothing is known yet. */
     char doubt_xid[24];
     int64_t doubt_pid;
-    bool outrun; /* it turned out to be committed after its batch had been given up */
+    bool outrun; /* it turned out to be committed, and its batch was given up */
 
     struct postgres_statement statements[POSTGRES_STATEMENTS_MAX];
     size_t statement_count;

@@ -945,8 +945,11 @@ static enum outcome commit_lookup(struct postgres *postgres, struct outbox_numbe
         bool committed = false;
         struct error why;
         enum outcome outcome = postgres_doubt(postgres, &committed, &why);
-        if (outcome == OK && committed)
-            return committed_read(postgres, xid, numbers, error);
+        if (outcome == OK && committed) {
+            outcome = committed_read(postgres, xid, numbers, error);
+            postgres->outrun = postgres->outrun || outcome != OK; /* begin() says so */
+            return outcome;
+        }
         if (outcome == OK)
             return OUTAGE; /* error says how the connection went; nothing was written */
         if (outcome == FATAL) {

@@ -32,7 +32,7 @@ struct cutter {
     int listener, wake[2];
     pthread_t thread;
     pthread_mutex_t lock;
-    uint64_t at, messages[2];
+    uint64_t at, again, messages[2];
     enum cutter_side side;
     int refuse, refuse_then;
     struct pair pairs[PAIRS_MAX];
@@ -80,7 +80,8 @@ static bool cuts(struct cutter *cutter, enum cutter_side side)
     uint64_t number = ++cutter->messages[side];
     bool cut = cutter->at && cutter->side == side && number == cutter->at;
     if (cut) {
-        cutter->at = 0;
+        cutter->at = cutter->again ? number + cutter->again : 0;
+        cutter->again = 0;
         cutter->refuse = cutter->refuse_then;
     }
     pthread_mutex_unlock(&cutter->lock);
@@ -201,9 +202,17 @@ void cutter_cut(struct cutter *cutter, enum cutter_side side, uint64_t at, int r
     pthread_mutex_lock(&cutter->lock);
     cutter->side = side;
     cutter->at = at;
+    cutter->again = 0;
     cutter->refuse = 0;
     cutter->refuse_then = refuse;
     cutter->messages[0] = cutter->messages[1] = 0;
+    pthread_mutex_unlock(&cutter->lock);
+}
+
+void cutter_cut_again(struct cutter *cutter, uint64_t after)
+{
+    pthread_mutex_lock(&cutter->lock);
+    cutter->again = after;
     pthread_mutex_unlock(&cutter->lock);
 }
 

@@ -23,6 +23,8 @@ void cutter_end(struct cutter *cutter);
 /* The n-th message from now that goes to that side; 0: none. refuse: that many connections after it find
  * nobody. */
 void cutter_cut(struct cutter *cutter, enum cutter_side side, uint64_t at, int refuse);
+/* After cutter_cut(): once more, so many messages to that side after the first time. */
+void cutter_cut_again(struct cutter *cutter, uint64_t after);
 uint64_t cutter_messages(struct cutter *cutter, enum cutter_side side); /* since cutter_cut() */
 
 #endif

@@ -212,6 +212,42 @@ static void a_commit_that_took_effect_unseen_ends_the_process_that_knows_nothing
     cutter_end(cutter);
 }
 
+/* The answer to COMMIT is lost, and then the connection by which it is looked up, after each of its messages.
+ */
+static void a_commit_in_doubt_that_is_cut_again_is_not_taken_for_undone(void **state)
+{
+    (void)state;
+    enum { AGAIN_MAX = 80 };
+    char through[CLUSTER_URL_BYTES], name[16];
+    struct cutter *cutter = cutter_start(&cluster, url, through);
+    bool uncut = false;
+    for (uint64_t again = 1; !uncut; again++) {
+        assert_true(again < AGAIN_MAX);
+        close_all(&one);
+        assert_int_equal(open_at(&one, through, "test"), OK);
+        for (int i = 0; i < 3; i++) {
+            snprintf(name, sizeof(name), "n%llu-%d", (unsigned long long)again, i);
+            cutter_cut(cutter, CUTTER_TO_CLIENT, 0, 0);
+            assert_int_equal(add(&one, text_of(name)), OK);
+        }
+        uint64_t at = cutter_messages(cutter, CUTTER_TO_CLIENT) - 1;
+        cutter_cut(cutter, CUTTER_TO_CLIENT, at, 0);
+        cutter_cut_again(cutter, again);
+        snprintf(name, sizeof(name), "doubt%llu", (unsigned long long)again);
+        enum outcome outcome = add(&one, text_of(name));
+        uncut = cutter_messages(cutter, CUTTER_TO_CLIENT) < at + again;
+        cutter_cut(cutter, CUTTER_TO_CLIENT, 0, 0);
+        if (outcome == OK)
+            continue;
+        assert_true(outcome == OUTAGE || outcome == FATAL);
+        assert_int_equal(add(&one, TEXT("later")), FATAL);
+        assert_int_equal(error.exit_code, EXIT_TRY_AGAIN);
+    }
+    close_all(&one);
+    assert_int_equal(open_at(&one, url, "test"), OK);
+    cutter_end(cutter);
+}
+
 static void a_restart_between_two_batches_goes_unnoticed(void **state)
 {
     (void)state;
@@ -726,6 +762,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_outage_begins_and_ends_with_the_server, setup, teardown),
         cmocka_unit_test_setup_teardown(
             a_commit_that_took_effect_unseen_ends_the_process_that_knows_nothing_of_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_commit_in_doubt_that_is_cut_again_is_not_taken_for_undone, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_restart_between_two_batches_goes_unnoticed, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_an_error_at_the_start_is_an_outage_later, setup, teardown),
         cmocka_unit_test_setup_teardown(a_lock_of_a_tool_is_an_outage, setup, teardown),
