@@ -20,12 +20,8 @@ MONITORING = ROOT / "compose/monitoring"
 RULES = MONITORING / "prometheus/rules"
 CASES = sorted(HERE.glob("*_test.yml"))
 
-# What is not Weir's: the names that the two exporters and Prometheus itself have, as far as they are used.
-FOREIGN = {
-    "up": "", "ALERTS": "alertstate alertname severity",
-    "kafka_brokers": "", "kafka_topic_partition_under_replicated_partition": "topic partition",
-    "node_filesystem_avail_bytes": "mountpoint fstype device", "node_filesystem_size_bytes": "mountpoint fstype device",
-}
+# Of Prometheus itself.
+PROMETHEUS = {"up": set(), "ALERTS": {"alertstate", "alertname", "severity"}}
 # Of Prometheus: the job, the instance, and the service by which prometheus.yml calls it.
 TARGET_LABELS = {"job", "instance", "service", "le"}
 WORDS = {
@@ -50,6 +46,23 @@ def exported():
             names.setdefault(name + suffix, set()).update(found)
     for name in re.findall(r'"(process_\w+)"', (ROOT / "common/base/metrics.c").read_text()):
         names[name] = set()
+    return names
+
+
+def exporters():
+    """The same of the two exporters, at the versions that compose pulls: exporters.txt."""
+    environment = (ROOT / "compose/.env").read_text().splitlines()
+    names, programs = {}, []
+    for line in (HERE / "exporters.txt").read_text().splitlines():
+        words = line.split()
+        if not words or line.startswith("#"):
+            continue
+        if len(words) == 2 and "=" in words[1]:
+            programs.append(words[0])
+            check(words[1] in environment, f"exporters.txt: compose/.env has no {words[1]}: list what the {words[0]} there exports")
+        else:
+            names[words[0]] = set(words[1:])
+    check(programs == ["kafka_exporter", "node_exporter"] and len(names) > 30, "exporters.txt was not understood")
     return names
 
 
@@ -96,7 +109,7 @@ def check_rules(known):
     check(len(alerts) > 10 and len(recording) > 5, "the rules were not found")
     for name, block in recording.items():
         check_expression(f"recording.yml: {name}", expression(block), known)
-        check(f"{name}{{" in cases, f"the cases: {name} has no case")
+        check(re.search(rf"expr: \S*\b{name}\b", cases), f"the cases: {name} has no case")
         known[name] = set(re.findall(r"\w+", re.search(r"by \(([^)]*)\)", expression(block)).group(1)))
     for name, block in alerts.items():
         check_expression(f"alerts.yml: {name}", expression(block), known)
@@ -134,6 +147,9 @@ def check_dashboards(known):
                 asked += 1
                 check(target["datasource"]["uid"] == source_uid, f"{path.name}: {panel['title']}: datasource")
                 check_expression(f"{path.name}: {panel['title']}", target["expr"], known)
+        for annotation in board["annotations"]["list"]:
+            check(annotation["datasource"]["uid"] == source_uid, f"{path.name}: {annotation['name']}: datasource")
+            check_expression(f"{path.name}: {annotation['name']}", annotation["target"]["expr"], known)
         for variable in board["templating"]["list"]:
             check_expression(f"{path.name}: ${variable['name']}", re.sub(r"label_values\((\w+), *\w+\)", r"\1", variable["definition"]), known)
     check(asked > 30, "the dashboards ask for next to nothing")
@@ -143,7 +159,7 @@ def main():
     if not shutil.which("promtool"):
         print("there is no promtool: it comes with Debian's package prometheus")
         return 77
-    known = {**exported(), **{name: set(labels.split()) for name, labels in FOREIGN.items()}}
+    known = {**exporters(), **exported(), **PROMETHEUS}
     check("weir_events_total" in known and "weir_handle_seconds_bucket" in known, "common/reference.md was not understood")
     check_rules(known)
     check_dashboards(known)
