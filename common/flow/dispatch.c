@@ -15,7 +15,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { DRAIN_STEP_MS = 10 };
+enum {
+    DRAIN_STEP_MS = 10,
+    DRAIN_LOOKS_MAX = 3, /* by the last process on a database, for what others left in the outbox */
+};
 
 const struct setting flow_settings[] = {
     {"BATCH_COUNT_MAX", SETTING_INT, "1000", 1, 10000, NULL, "Items in one transaction at most."},
@@ -306,9 +309,9 @@ static void refuse_requests(struct dispatch *dispatch)
 /* All that was begun is finished: nothing in the doors, nothing in flight, nothing to delete. */
 static bool drained(struct dispatch *dispatch)
 {
-    int64_t relay_ms = relay_wait_ms(dispatch->relay);
-    return dispatch->count == 0 && relay_in_flight(dispatch->relay) == 0 &&
-           lanes_in_flight(dispatch->lanes) == 0 && relay_ms < 0;
+    /* In this order: what is reported meanwhile is to be deleted then. */
+    return dispatch->count == 0 && lanes_in_flight(dispatch->lanes) == 0 &&
+           relay_in_flight(dispatch->relay) == 0 && relay_wait_ms(dispatch->relay) < 0;
 }
 
 static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
@@ -323,6 +326,7 @@ static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
      * the loop itself cannot go on. */
     int64_t keep_ms = drain_left_ms() / 10,
             until_us = clock_monotonic_us() + (drain_left_ms() - keep_ms) * INT64_C(1000);
+    int looks = 0;
     while (drain_left_ms() > keep_ms && clock_monotonic_us() < until_us) {
         if (dispatch->fatal && dispatch->outage_ms > DISPATCH_OUTAGE_MS_MIN)
             break; /* and again: nothing more can be committed */
@@ -338,7 +342,8 @@ static void drain(struct dispatch *dispatch, int64_t (*drain_left_ms)(void))
         if (dispatch->count || housekeeping_due(dispatch))
             batch_run(dispatch, dispatch->items, dispatch->count);
         relay_send(dispatch->relay);
-        if (drained(dispatch) && !dispatch->outage_ms)
+        if (drained(dispatch) && !dispatch->outage_ms &&
+            (sharing_leave(dispatch) || ++looks == DRAIN_LOOKS_MAX))
             break;
         if (!relay_connected(dispatch->relay) && lanes_in_flight(dispatch->lanes) == 0 &&
             dispatch->count == 0)
@@ -426,8 +431,8 @@ bool dispatch_ready(const struct dispatch *dispatch, char *reason, size_t reason
     if (!consumer_ready(dispatch->consumer)) {
         char trouble[256];
         bool known = consumer_trouble(dispatch->consumer, trouble, sizeof(trouble));
-        snprintf(reason, reason_bytes, "Kafka has not given this member its partitions%s%s", known ? ": " : "",
-                 known ? trouble : "");
+        snprintf(reason, reason_bytes, "Kafka has not given this member its partitions%s%s",
+                 known ? ": " : "", known ? trouble : "");
         return false;
     }
     if (relay_refused(dispatch->relay, refused, sizeof(refused))) {

@@ -240,6 +240,9 @@ int64_t ticks_wait_ms(const struct dispatch *dispatch, int64_t now_us);
 /* Between units of work, each turn: beats when it is time. False: nothing may be done now. */
 MUST_CHECK bool sharing_beat(struct dispatch *dispatch);
 int64_t sharing_wait_ms(const struct dispatch *dispatch, int64_t now_us);
+/* At the end of a drain. False: the last process on the database has found something in the outbox, and sends
+ * it in the next turns. */
+MUST_CHECK bool sharing_leave(struct dispatch *dispatch);
 
 /* ---- outage.c */
 void give_up(struct dispatch *dispatch, const struct error *error);

@@ -94,3 +94,16 @@ int64_t sharing_wait_ms(const struct dispatch *dispatch, int64_t now_us)
         return INT64_MAX;
     return dispatch->instances.beat_us > now_us ? (dispatch->instances.beat_us - now_us + 999) / 1000 : 0;
 }
+
+bool sharing_leave(struct dispatch *dispatch)
+{
+    struct instances *instances = &dispatch->instances;
+    struct error error;
+    bool left;
+    if (!instances->shared ||
+        instances_leave_empty(dispatch->settings.store, instances, &left, &error) != OK || left)
+        return true; /* or nobody can tell: the next one to start looks */
+    instances->beat_us = 0;
+    relay_look_again(dispatch->relay);
+    return false;
+}

@@ -194,6 +194,8 @@ struct backend_ops {
     /* Where it is shared; else NULL. No transaction is open. */
     enum outcome (*beat)(struct backend *backend, const struct instances *instances,
                          struct backend_beat *beat, struct error *error);
+    enum outcome (*leave_empty)(struct backend *backend, const struct instances *instances, bool *ret_left,
+                                struct error *error);
     void (*leave)(struct backend *backend, const struct instances *instances);
 };
 

@@ -99,12 +99,32 @@ enum outcome instances_beat(struct store *store, struct instances *instances, st
     return OK;
 }
 
+static void left(struct instances *instances)
+{
+    instances->joined = false;
+    memset(instances->owned, 0, sizeof(instances->owned));
+    instances->owned_count = 0;
+}
+
+enum outcome instances_leave_empty(struct store *store, struct instances *instances, bool *ret_left,
+                                   struct error *error)
+{
+    struct backend *backend = store->backend;
+    bool gone = true;
+    enum outcome outcome =
+        instances->joined ? backend->ops->leave_empty(backend, instances, &gone, error) : OK;
+    if (outcome != OK)
+        return outcome;
+    *ret_left = gone;
+    if (gone)
+        left(instances);
+    return OK;
+}
+
 void instances_leave(struct store *store, struct instances *instances)
 {
     struct backend *backend = store->backend;
     if (instances->joined)
         backend->ops->leave(backend, instances);
-    instances->joined = false;
-    memset(instances->owned, 0, sizeof(instances->owned));
-    instances->owned_count = 0;
+    left(instances);
 }

@@ -65,6 +65,12 @@ bool instances_own_all(const struct instances *instances);
  * exit code 75: this process was buried.
  */
 MUST_CHECK enum outcome instances_beat(struct store *store, struct instances *instances, struct error *error);
+/* At the end, with nothing under way: releases all and deletes its own row, as instances_leave(). *ret_left
+ * false: not so, as it is the last one and the outbox is not empty. Another wrote that for one that had
+ * looked for the last time: it is to be read after a beat. Of several that leave together the last one finds
+ * it. */
+MUST_CHECK enum outcome instances_leave_empty(struct store *store, struct instances *instances,
+                                              bool *ret_left, struct error *error);
 /* At the end: releases all, deletes its own row. */
 void instances_leave(struct store *store, struct instances *instances);
 

@@ -560,6 +560,7 @@ static const struct backend_ops POSTGRES_OPS = {
     .rollback = postgres_rollback,
     .meanwhile = postgres_meanwhile,
     .beat = postgres_beat,
+    .leave_empty = postgres_leave_empty,
     .leave = postgres_leave,
 };
 

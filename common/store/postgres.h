@@ -222,6 +222,8 @@ void postgres_list_columns(struct buffer *sql, const char *prefix, const struct 
 
 enum outcome postgres_beat(struct backend *backend, const struct instances *instances,
                            struct backend_beat *beat, struct error *error);
+enum outcome postgres_leave_empty(struct backend *backend, const struct instances *instances, bool *ret_left,
+                                  struct error *error);
 void postgres_leave(struct backend *backend, const struct instances *instances);
 /* Raises an error where this instance's row is gone; else its row stays until the transaction's end. */
 void postgres_fence(struct postgres *postgres);

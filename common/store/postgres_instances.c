@@ -177,22 +177,41 @@ static void add_state(struct postgres *postgres, const struct instances *instanc
         &(struct postgres_step){.take = take_outbox_state, .owner = beat, .expected = -1, .what = "outbox"});
 }
 
+/* One beat at a time, or leave: each looks at what the one before it has left. */
+static void add_turn(struct postgres *postgres)
+{
+    char name[POSTGRES_NAME_BYTES_MAX + 16];
+    snprintf(name, sizeof(name), "%s.instances", postgres->schema);
+    postgres_parameters_clear(&postgres->parameters);
+    postgres_put_int(&postgres->parameters, (int64_t)text_hash(text_of(name)));
+    postgres_add(postgres, "SELECT pg_advisory_xact_lock($1)", &PLAIN);
+}
+
+/* A transaction of its own has ended; what went wrong with it is an outage. */
+static enum outcome ended(struct postgres *postgres, enum outcome outcome, struct error *error)
+{
+    if (outcome == OK)
+        postgres->transaction = TRANSACTION_NONE;
+    else
+        postgres_rollback(&postgres->backend);
+    if (outcome == RETRY || outcome == REJECT) {
+        error->outcome = OUTAGE;
+        outcome = OUTAGE;
+    }
+    return outcome;
+}
+
 enum outcome postgres_beat(struct backend *backend, const struct instances *instances,
                            struct backend_beat *beat, struct error *error)
 {
     struct postgres *postgres = (struct postgres *)backend;
-    char name[POSTGRES_NAME_BYTES_MAX + 16];
-    snprintf(name, sizeof(name), "%s.instances", postgres->schema);
     enum outcome outcome = postgres_connect(postgres, error);
     bool tried = false;
     if (outcome != OK)
         return outcome;
     postgres->transaction = TRANSACTION_WANTED;
     do {
-        postgres_parameters_clear(&postgres->parameters);
-        /* One beat at a time: each looks at what the one before it has left. */
-        postgres_put_int(&postgres->parameters, (int64_t)text_hash(text_of(name)));
-        postgres_add(postgres, "SELECT pg_advisory_xact_lock($1)", &PLAIN);
+        add_turn(postgres);
         add_join(postgres, instances);
         if (beat->bury)
             add_bury(postgres, instances);
@@ -201,16 +220,40 @@ enum outcome postgres_beat(struct backend *backend, const struct instances *inst
         postgres_add(postgres, "COMMIT", &PLAIN);
         outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
     } while (outcome != OK && postgres_again(postgres, &tried));
-    if (outcome == OK)
-        postgres->transaction = TRANSACTION_NONE;
-    else
-        postgres_rollback(backend);
+    outcome = ended(postgres, outcome, error);
     if (outcome == OK)
         postgres->instances = instances;
-    if (outcome == RETRY || outcome == REJECT) {
-        error->outcome = OUTAGE;
-        outcome = OUTAGE;
-    }
+    return outcome;
+}
+
+static enum outcome take_left(void *owner, const PGresult *result, struct error *error)
+{
+    (void)error;
+    *(bool *)owner = postgres_int(result, 0, 0) == 0;
+    return OK;
+}
+
+enum outcome postgres_leave_empty(struct backend *backend, const struct instances *instances, bool *ret_left,
+                                  struct error *error)
+{
+    struct postgres *postgres = (struct postgres *)backend;
+    if (!postgres->conn || PQstatus(postgres->conn) != CONNECTION_OK)
+        return error_outage(error, "store-connection", "%s: not connected", postgres->name);
+    postgres->transaction = TRANSACTION_WANTED;
+    add_turn(postgres);
+    put_id(&postgres->parameters, instances);
+    postgres_add(postgres,
+                 postgres_print(postgres, "DELETE FROM @.instance WHERE id = $1 AND NOT (" ALONE
+                                          " AND EXISTS (SELECT 1 FROM @.outbox_pack))"),
+                 &PLAIN);
+    put_id(&postgres->parameters, instances);
+    postgres_add(
+        postgres, postgres_print(postgres, "SELECT count(*) FROM @.instance WHERE id = $1"),
+        &(struct postgres_step){.take = take_left, .owner = ret_left, .expected = -1, .what = "instance"});
+    postgres_add(postgres, "COMMIT", &PLAIN);
+    enum outcome outcome = ended(postgres, postgres_land(postgres, POSTGRES_LEAVE_MS, error), error);
+    if (outcome == OK && *ret_left)
+        postgres->instances = NULL;
     return outcome;
 }
 

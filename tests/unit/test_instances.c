@@ -162,6 +162,52 @@ static void one_that_leaves_is_followed_at_once(void **state)
     assert_int_equal(two->instances.others, 0);
 }
 
+static bool leave_empty(struct process *process)
+{
+    bool left = false;
+    assert_int_equal(instances_leave_empty(process->store, &process->instances, &left, &error), OK);
+    assert_int_equal(left, !process->instances.joined);
+    return left;
+}
+
+static void the_last_one_does_not_leave_while_the_outbox_holds_something(void **state)
+{
+    (void)state;
+    for (int first = 0; first < 2; first++) {
+        struct process *early = &processes[first], *last = &processes[1 - first];
+        const struct outbox_row *rows;
+        bool more;
+        memset(&early->instances, 0, sizeof(early->instances));
+        memset(&last->instances, 0, sizeof(last->instances));
+        want(one, "1111");
+        want(two, "0011");
+        assert_int_equal(write_row(two, "a"), OK); /* for a part of the other */
+        assert_true(leave_empty(early));
+        assert_false(leave_empty(last));
+        assert_int_equal(write_row(last, "b"), OK); /* it goes on as before */
+        want(last, "0000");
+        assert_string_equal(owned(last), "1111");
+        assert_int_equal(work_begin(last->work, &error), OK);
+        size_t count = outbox_read(last->work, 0, 10, &rows, &more);
+        assert_int_equal(count, 2);
+        const int64_t seqs[] = {rows[0].seq, rows[1].seq};
+        outbox_done(last->work, seqs, 2);
+        assert_int_equal(work_commit(last->work, &error), OK);
+        assert_true(leave_empty(last));
+        assert_int_equal(cluster_do(url, "SELECT count(*) FROM weir_test.instance"), 0);
+        assert_true(leave_empty(last)); /* as it is not there */
+    }
+}
+
+static void one_that_was_buried_has_left(void **state)
+{
+    (void)state;
+    want(one, "1111");
+    assert_int_equal(write_row(one, "a"), OK);
+    cluster_do(url, "DELETE FROM weir_test.instance");
+    assert_true(leave_empty(one));
+}
+
 static void one_without_a_beat_is_buried_and_can_commit_nothing_any_more(void **state)
 {
     (void)state;
@@ -409,6 +455,8 @@ int main(void)
         ON_POSTGRES(a_part_changes_hands_when_its_owner_lets_go_of_it),
         ON_POSTGRES(nobody_else_has_what_one_has),
         ON_POSTGRES(one_that_leaves_is_followed_at_once),
+        ON_POSTGRES(the_last_one_does_not_leave_while_the_outbox_holds_something),
+        ON_POSTGRES(one_that_was_buried_has_left),
         ON_POSTGRES(one_without_a_beat_is_buried_and_can_commit_nothing_any_more),
         ON_POSTGRES(who_was_away_itself_gives_the_others_time),
         ON_POSTGRES(parts_grow_with_the_topic),
