@@ -24,14 +24,6 @@ bool instances_own(const struct instances *instances, int32_t part)
     return part >= 0 && part < instances->part_count && instances->owned[part] && instances->wanted[part];
 }
 
-bool instances_own_all(const struct instances *instances)
-{
-    for (int32_t part = 0; part < instances->part_count; part++)
-        if (!instances_own(instances, part))
-            return false;
-    return instances->part_count > 0;
-}
-
 static void alone_for_ever(struct instances *instances)
 {
     instances->gained[0] = !instances->owned[0];

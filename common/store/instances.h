@@ -53,7 +53,6 @@ struct instances {
 int32_t instances_part(const struct instances *instances, struct text key, bool key_null);
 /* May this process do what follows from a commit of that part? Not any more once it is not wanted. */
 bool instances_own(const struct instances *instances, int32_t part);
-bool instances_own_all(const struct instances *instances);
 
 /*
  * Beats: says that this process lives, buries the dead, releases what is owned and neither wanted nor busy,

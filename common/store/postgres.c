@@ -375,7 +375,7 @@ enum outcome postgres_take_outbox(void *owner, const PGresult *result, struct er
 
 /* What this instance left in the table is read on from from_seq. What others wrote may come late, with a
  * lower number, and is looked for again each time: both in one statement, so that what is seen is of one
- * moment. */
+ * moment. Also while it is alone, as far as it knows. */
 static enum outcome postgres_outbox_read(struct backend *backend, bool elsewhere, int64_t from_seq,
                                          size_t limit,
                                          bool (*each)(void *owner, const struct backend_pack *pack),
@@ -388,14 +388,14 @@ static enum outcome postgres_outbox_read(struct backend *backend, bool elsewhere
         " FROM @.outbox_pack WHERE seq >= $2 AND part = ANY ($1) ORDER BY seq "
         "LIMIT $3) UNION ALL (SELECT o.* FROM unnest($1) AS v (part) CROSS JOIN LATERAL "
         "(SELECT " PACK_COLUMNS " FROM @.outbox_pack t WHERE t.elsewhere AND t.part = v.part AND t.seq < $2 "
-                                "ORDER BY t.seq LIMIT $3) o "
+        "ORDER BY t.seq LIMIT $3) o "
         "ORDER BY o.seq LIMIT $3)) x ORDER BY seq LIMIT $3";
     struct postgres *postgres = (struct postgres *)backend;
     struct postgres_outbox reading = {NULL, each, owner};
     const struct postgres_step step = {
         .take = postgres_take_outbox, .owner = &reading, .expected = -1, .what = "outbox"};
     int64_t rows = limit > INT64_MAX ? INT64_MAX : (int64_t)limit;
-    bool some = postgres->instances && (elsewhere || !instances_own_all(postgres->instances)), tried = false;
+    bool some = postgres->instances, tried = false;
     const char *sql = postgres_print(postgres, !some ? all : elsewhere ? POSTGRES_ELSEWHERE : owned);
     enum outcome outcome;
     if (elsewhere && !postgres->instances)
