@@ -26,6 +26,8 @@ struct relay {
     struct sent sent;                  /* beside other instances */
     const struct work *unsent;         /* committed, and its rows not sent yet; NULL: none */
     bool nothing_new;                  /* all that was read is under way: reading again waits for a report */
+    bool full;                         /* the producer did not take a row … */
+    size_t full_in_flight;             /* … while so many were under way */
     int64_t poll_at_us, poll_ms;
     int64_t reopen_at_us; /* not before                                       */
     int64_t reopen_ms;
@@ -47,7 +49,8 @@ struct relay {
     size_t refused_count;
     char denied[256]; /* what this principal lacks; empty: nothing is known to be */
     atomic_size_t in_flight;
-    atomic_bool wanted; /* the loop wants to hear of the next report */
+    atomic_bool wanted;        /* the loop wants to hear of the next report */
+    atomic_size_t wanted_left; /* … above all of that which leaves so many */
 };
 
 static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset,
@@ -78,7 +81,8 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
     }
     pthread_mutex_unlock(&relay->lock);
     size_t left = atomic_fetch_sub(&relay->in_flight, 1) - 1;
-    if ((left == 0 || left % 512 == 0 || outcome != OK) && atomic_exchange(&relay->wanted, false))
+    if ((left == 0 || left % 512 == 0 || left == atomic_load(&relay->wanted_left) || outcome != OK) &&
+        atomic_exchange(&relay->wanted, false))
         relay->wake(relay->wake_owner);
 }
 
@@ -195,6 +199,8 @@ static bool send(struct relay *relay, const struct outbox_row *row)
     }
     if (shared(relay))
         sent_remove(&relay->sent, row->seq);
+    relay->full = true;
+    relay->full_in_flight = atomic_load(&relay->in_flight);
     return false;
 }
 
@@ -295,6 +301,14 @@ static void turn_in_step(struct relay *relay, struct work *work)
         outbox_want_elsewhere(work, RELAY_READ_MAX);
 }
 
+/* With how many under way at most the table is read on. */
+static size_t room_at(const struct relay *relay)
+{
+    if (relay->alone_until_us && clock_monotonic_us() >= relay->alone_until_us)
+        return 0;
+    return relay->full ? relay->full_in_flight / 2 : (size_t)relay->settings.queue_records_max / 2;
+}
+
 void relay_turn(struct relay *relay, struct work *work)
 {
     assert(work != relay->unsent);
@@ -306,6 +320,9 @@ void relay_turn(struct relay *relay, struct work *work)
         return;
     }
     relay->unsent = NULL; /* it is in the table, behind others */
+    if (relay->full && atomic_load(&relay->in_flight) > room_at(relay))
+        return;
+    relay->full = false;
     const struct outbox_row *rows;
     int64_t from_seq = relay->sent_seq;
     bool all = true, more;
@@ -443,12 +460,11 @@ int64_t relay_wait_ms(struct relay *relay)
     if (relay->nothing_new)
         atomic_store(&relay->wanted, true); /* a report brings the next step */
     if (relay->behind && !relay->nothing_new) {
-        size_t room = relay->alone_until_us && clock_monotonic_us() >= relay->alone_until_us
-                          ? 0
-                          : (size_t)relay->settings.queue_records_max / 2;
+        size_t room = room_at(relay);
+        atomic_store(&relay->wanted_left, room);
+        atomic_store(&relay->wanted, true); /* a report makes room; before the look, which may be too late */
         if (atomic_load(&relay->in_flight) <= room)
-            return 0;
-        atomic_store(&relay->wanted, true); /* a report makes room */
+            return relay->full && relay->full_in_flight == 0 ? RELAY_SETTLE_MS : 0;
     }
     return acked ? RELAY_SETTLE_MS : -1;
 }

@@ -31,6 +31,8 @@ struct producer {
 };
 
 static struct producer *current; /* the relay's; NULL between two */
+static bool full;                /* it takes nothing more */
+static size_t refused_count, wake_count;
 static int64_t opened_us[OPENED_MAX];
 static size_t opened_count;
 
@@ -51,7 +53,10 @@ enum outcome producer_open(const struct producer_settings *settings, producer_re
 enum outcome producer_send(struct producer *producer, const struct producer_record *record, uint64_t tag,
                            struct error *error)
 {
-    (void)record, (void)error;
+    (void)record;
+    refused_count += full;
+    if (full)
+        return error_retry(error, "queue-full", "full");
     assert_true(producer->sent_count < SENT_MAX);
     producer->sent[producer->sent_count++] = tag;
     return OK;
@@ -104,6 +109,7 @@ struct fixture {
 static void wake(void *owner)
 {
     (void)owner;
+    wake_count++;
 }
 
 static int setup(void **state)
@@ -111,7 +117,8 @@ static int setup(void **state)
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     const struct producer_settings settings = {.queue_records_max = SENT_MAX};
     clock_hold(INT64_C(1800000000000000));
-    opened_count = 0;
+    opened_count = refused_count = wake_count = 0;
+    full = false;
     scratch_make(&fixture->scratch);
     assert_int_equal(store_open(fixture->scratch.url, "relay", &fixture->store, &fixture->error), OK);
     assert_int_equal(work_new(fixture->store, 4 << 20, &fixture->work, &fixture->error), OK);
@@ -226,6 +233,42 @@ static void a_refusal_that_was_rolled_back_is_set_aside_by_the_next_commit(void 
     turn(fixture, false);
     assert_int_equal(relay_set_aside(fixture->relay), 1);
     assert_int_equal(left_in_table(fixture), 0);
+}
+
+/* By its bytes a queue may be full with few records in it. */
+static void a_producer_that_takes_no_more_is_asked_again_when_half_of_it_is_reported(void **state)
+{
+    enum { UNDER_WAY = 4 };
+    struct fixture *fixture = *state;
+    for (int i = 0; i < UNDER_WAY; i++)
+        turn(fixture, true);
+    full = true;
+    turn(fixture, true);
+    assert_true(relay_behind(fixture->relay));
+    for (int i = 0; i < UNDER_WAY / 2; i++) {
+        assert_int_not_equal(relay_wait_ms(fixture->relay), 0);
+        turn(fixture, true); /* for others */
+        assert_int_equal(refused_count, 1);
+        assert_int_equal(wake_count, 0);
+        current->report(current->owner, current->sent[i], OK, 0, 0, NULL);
+    }
+    assert_int_equal(wake_count, 1);
+    assert_int_equal(relay_wait_ms(fixture->relay), 0);
+    full = false;
+    turn(fixture, false);
+    assert_int_equal(current->sent_count, UNDER_WAY + 1 + UNDER_WAY / 2);
+    assert_false(relay_behind(fixture->relay));
+}
+
+static void a_producer_that_takes_nothing_at_all_is_asked_again_a_little_later(void **state)
+{
+    struct fixture *fixture = *state;
+    full = true;
+    turn(fixture, true);
+    assert_int_equal(relay_wait_ms(fixture->relay), RELAY_SETTLE_MS);
+    full = false;
+    turn(fixture, false);
+    assert_int_equal(current->sent_count, 1);
 }
 
 static void refusals_past_the_bound_stay_in_the_outbox(void **state)
@@ -376,6 +419,10 @@ int main(void)
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(a_refusal_that_was_rolled_back_is_set_aside_by_the_next_commit, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(
+            a_producer_that_takes_no_more_is_asked_again_when_half_of_it_is_reported, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_producer_that_takes_nothing_at_all_is_asked_again_a_little_later,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(refusals_past_the_bound_stay_in_the_outbox, setup, teardown),
         cmocka_unit_test_setup_teardown(a_refused_row_is_not_under_way_any_more, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_later_unit_of_work_rolls_back_is_sent_once_and_deleted_once,
