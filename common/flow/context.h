@@ -9,6 +9,7 @@
 #include "flow/handler.h"
 #include "base/span.h"
 #include "flow/lanes.h"
+#include "flow/own.h"
 
 struct context {
     const char *service;
@@ -16,9 +17,10 @@ struct context {
     struct registry *registry;
     struct lanes *lanes;
     const struct instances *instances; /* store/instances.h: whose is what follows from a commit */
-    struct buffer scratch; /* for encoding; its bytes are copied into the arena */
-    int64_t now_us;        /* the batch's */
-    struct spans *spans;   /* NULL: no traces */
+    struct buffer scratch;             /* for encoding; its bytes are copied into the arena */
+    int64_t now_us;                    /* the batch's */
+    struct spans *spans;               /* NULL: no traces */
+    struct own *own;                   /* NULL: whatever it reads is handled */
 
     /* the item in hand */
     struct id id;            /* of what is being handled: parent of every id made */

@@ -596,6 +596,8 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
         outcome = topics_open(dispatch, error);
     if (outcome == OK)
         outcome = guards_open(dispatch, error);
+    if (!dispatch->context.spans && !dispatch->chaos.on) /* each record is to be seen, and struck */
+        dispatch->context.own = &dispatch->own;
     if (outcome == OK)
         outcome = decode_open(&dispatch->decode, settings->subscriptions, settings->registry, error);
     if (outcome == OK)
@@ -679,5 +681,6 @@ void dispatch_close(struct dispatch *dispatch, int timeout_ms)
     free(dispatch->held);
     free(dispatch->waiters);
     crash_close(dispatch->crash);
+    own_free(&dispatch->own);
     free(dispatch);
 }

@@ -46,6 +46,9 @@ struct emit_as {
     struct text source;
     int64_t time_us;         /* 0: now                               */
     struct text traceparent; /* empty: the current one's next span   */
+    /* The rows of this unit of work bear its effect on this service: it need not be handled when this service
+     * reads it from the topic (flow/own.h). */
+    bool effected;
 };
 void work_emit_type(struct work *work, const struct event_type *type, const void *data,
                     const struct emit_as *as);

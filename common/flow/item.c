@@ -51,6 +51,24 @@ static enum outcome from_retry_topic(struct dispatch *dispatch, struct item *ite
     return OK;
 }
 
+/* What this process wrote itself and need not decode; false: like any other. Only what is handled may end an
+ * outage of a handler. */
+static bool own_decode(const struct dispatch *dispatch, struct item *item)
+{
+    struct id id;
+    if (!dispatch->context.own || item->door != DOOR_RECORD || item->refused || item->crashes ||
+        (size_t)item->record.topic_index >= dispatch->topic_count || dispatch->outage_of_handler ||
+        !own_find(&dispatch->own, item->record.value, &id))
+        return false;
+    item->note = arena_take_zeroed(work_arena(dispatch->work), sizeof(*item->note));
+    if (!item->note)
+        return false;
+    *item->note = (struct inbox_note){.id = id, .attempt = 1};
+    item->topic = TOPIC_COUNT;
+    topic_find(item->record.topic, &item->topic);
+    return true;
+}
+
 enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct error *error)
 {
     struct arena *arena = work_arena(dispatch->work);
@@ -64,6 +82,9 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     item->origin = NULL;
     item->home = &item->record;
     item->due_us = 0;
+    item->own = own_decode(dispatch, item);
+    if (item->own)
+        return OK;
     if (item->door == DOOR_RECORD)
         outcome = record_headers(&item->record, arena, &item->headers, &item->header_count, &item->error);
     if (outcome == OK && item->door == DOOR_RECORD &&
@@ -125,7 +146,7 @@ void item_keys(struct dispatch *dispatch, struct item *item)
             break;
         inbox_note(work, item->note, 1);
         item_want_held(dispatch, item);
-        if (!item->reject && item->decoded.subscription->keys)
+        if (!item->own && !item->reject && item->decoded.subscription->keys)
             item->decoded.subscription->keys(work, &item->decoded.event);
         break;
     case DOOR_REQUEST:
@@ -231,6 +252,9 @@ static enum outcome item_handle_record(struct dispatch *dispatch, struct item *i
     if (item->door == DOOR_RECORD && item->note->seen) {
         item->state = ITEM_DONE;
         item->meter = METER_DUPLICATE;
+    } else if (item->own) {
+        item->state = ITEM_DONE;
+        item->meter = METER_OK;
     } else if (item->origin && item->origin->drop.length) {
         route_drop(dispatch, item);
     } else if (route_behind(dispatch, item)) {

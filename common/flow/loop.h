@@ -73,6 +73,7 @@ struct item {
     int crashes;  /* of the process while it was handled; 1 or more: in a batch of its own */
     bool unknown; /* its schema cannot be had now: its partition waits, the others do not */
     bool refused; /* from before its batch: a constraint refused it, or it kills the process */
+    bool own;     /* this process wrote it, and has its effect: only its id is noted (own.h) */
     bool reject;  /* so, or it cannot be decoded: straight to the dead letters, as class */
     /* DOOR_RECORD, DOOR_WAITING */
     struct record record;      /* as delivered */
@@ -101,6 +102,7 @@ struct item {
 struct dispatch {
     struct dispatch_settings settings;
     struct context context;
+    struct own own;
     struct work *work;
     /* The other one, in turn: committed last, its rows perhaps not sent yet. NULL: the store is never waited
      * for, and they are sent at once. */

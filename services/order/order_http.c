@@ -94,7 +94,7 @@ enum outcome order_http_place(struct work *work, const struct request *request, 
     outcome = order_fill(work, row, order, error);
     if (outcome != OK)
         return outcome;
-    work_emit(work, order);
+    work_emit_type(work, &order_placed_type, order, &(struct emit_as){.effected = true});
     order_step(work, row);
 
     struct buffer body = buffer_of(ANSWER_BODY_BYTES_MAX);

@@ -28,6 +28,22 @@
 
 /* ---- tests */
 
+static bool take_count(void *owner, const struct store_row *row)
+{
+    *(int64_t *)owner = store_row_int(row, 0);
+    return true;
+}
+
+static int64_t count_of(struct world *world, const char *query)
+{
+    int64_t count = -1;
+    struct store_reader *reader;
+    assert_int_equal(store_reader_open(world->url, "test", &reader, &world->error), OK);
+    assert_int_equal(store_read(reader, query, NULL, 0, take_count, &count, &world->error), OK);
+    store_reader_close(reader);
+    return count;
+}
+
 static void an_event_takes_effect_once_however_often_it_is_delivered(void **state)
 {
     struct world *world = *state;
@@ -128,6 +144,25 @@ static void a_key_gives_the_first_answer_again_and_the_effect_once(void **state)
     world_ask(world, &unkeyed, "http", "");
     assert_int_equal(asked_wait(&unkeyed), 202);
     assert_int_equal(world_look(world, "http").orders, 2);
+}
+
+/* Both events have one key, so that the first is read when the second was. */
+static void what_a_request_says_and_has_done_is_not_handled_when_it_comes_back(void **state)
+{
+    struct world *world = *state;
+    struct asked own, told;
+    world_ask(world, &own, "own", "");
+    assert_int_equal(asked_wait(&own), 202);
+    world_ask(world, &told, "told", "");
+    assert_int_equal(asked_wait(&told), 202);
+    world_wait_for_orders(world, "told", 2);
+    assert_string_equal(world_look(world, "told").seen, "ht");
+    assert_int_equal(atomic_load(&world->state.handled), 1);
+    assert_string_equal(world_look(world, "own").seen, "h");
+    assert_int_equal(count_of(world, "SELECT count(*) FROM inbox"), 2); /* that it came back is noted */
+    world_place(world, "e1", "own", "x");                               /* of somebody else */
+    world_wait_for_orders(world, "own", 2);
+    assert_string_equal(world_look(world, "own").seen, "hx");
 }
 
 static void the_same_key_twice_at_once_is_a_conflict(void **state)
@@ -252,24 +287,6 @@ static void past_the_bound_of_the_outbox_no_record_is_taken_and_requests_go_on(v
     assert_false(paused_for_backlog(world));
 }
 
-static bool take_count(void *owner, const struct store_row *row)
-{
-    *(int64_t *)owner = store_row_int(row, 0);
-    return true;
-}
-
-static int64_t refused_rows(struct world *world)
-{
-    int64_t count = -1;
-    struct store_reader *reader;
-    assert_int_equal(store_reader_open(world->url, "test", &reader, &world->error), OK);
-    assert_int_equal(
-        store_read(reader, "SELECT count(*) FROM outbox_refused", NULL, 0, take_count, &count, &world->error),
-        OK);
-    store_reader_close(reader);
-    return count;
-}
-
 /* So that what is handed over together goes in one batch, however busy the machine is. */
 static int setup_lingering(void **state)
 {
@@ -304,9 +321,9 @@ static void of_a_batch_that_kafka_refuses_only_what_it_refuses_alone_is_set_asid
         assert_string_equal(found_header(&found, "ce_id"), id);
     }
     int64_t until_us = clock_monotonic_us() + WAIT_MS_MAX * 1000;
-    while (refused_rows(world) < 1 && clock_monotonic_us() < until_us)
+    while (count_of(world, "SELECT count(*) FROM outbox_refused") < 1 && clock_monotonic_us() < until_us)
         usleep(10000);
-    assert_int_equal(refused_rows(world), 1);
+    assert_int_equal(count_of(world, "SELECT count(*) FROM outbox_refused"), 1);
 }
 
 int main(int argc, char **argv)
@@ -326,6 +343,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(a_restart_goes_on_where_it_was, world_setup, world_teardown),
         cmocka_unit_test_setup_teardown(a_key_gives_the_first_answer_again_and_the_effect_once, world_setup,
                                         world_teardown),
+        cmocka_unit_test_setup_teardown(what_a_request_says_and_has_done_is_not_handled_when_it_comes_back,
+                                        world_setup, world_teardown),
         cmocka_unit_test_setup_teardown(the_same_key_twice_at_once_is_a_conflict, world_setup,
                                         world_teardown),
         cmocka_unit_test_setup_teardown(requests_past_the_bound_are_not_taken_and_all_before_it_are_answered,

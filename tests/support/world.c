@@ -90,6 +90,13 @@ static enum outcome post_count(struct work *work, const struct request *request,
 {
     (void)error;
     count_order(work, request->parameters[0], TEXT("h"), 1);
+    bool own = starts_with(request->parameters[0], "own");
+    if (own || starts_with(request->parameters[0], "told")) {
+        const struct order_placed order = {.order_id = TEXT("0190b6a0-0000-7000-8000-00000000000f"),
+                                           .customer_id = request->parameters[0],
+                                           .locale = TEXT("t")};
+        work_emit_type(work, &order_placed_type, &order, &(struct emit_as){.effected = own});
+    }
     *answer = (struct answer){.status = 202, .body = TEXT("{\"first\":true}")};
     return OK;
 }

@@ -4,7 +4,8 @@
  *
  * Customers: "shaky…" says RETRY while state.fail_times lasts, "bad…" REJECT, "breaks" breaks a constraint,
  * "away" OUTAGE while state.away is set; "slow…" are counted after state.slow_ms, "stuck…" when state.stuck
- * is no longer set (or after WAIT_MS_MAX), all others at once.
+ * is no longer set (or after WAIT_MS_MAX), all others at once. Asked for "own…" or "told…" by a request, the
+ * service counts it and emits an OrderPlaced as well, which for "own…" has had its effect with that.
  */
 #ifndef SUPPORT_WORLD_H
 #define SUPPORT_WORLD_H
