@@ -122,6 +122,7 @@ struct request {
     struct text traceparent;     /* valid, else empty              */
     struct id id;                /* of this request: parent of the ids of what it causes */
     json_t *json;                /* body of a route with .json, parsed before it is queued; an object */
+    void *plain; /* the same as route->read() gave it; json is then NULL. Text in it lies in body */
 };
 struct text request_query(const struct request *request, const char *name); /* empty when absent */
 struct text request_header(const struct request *request, const char *name_lower_case);
@@ -151,7 +152,11 @@ struct route {
     const char *method; /* "POST" */
     const char *path;   /* "/v1/orders/{id}/cancel" */
     enum route_kind kind;
-    bool json;    /* the body must be a JSON object: 400 otherwise, before the loop sees it */
+    bool json; /* the body must be a JSON object: 400 otherwise, before the loop sees it */
+    /* On the HTTP thread, for a route with .json: a body that is so plainly JSON, and one of this route, that
+     * it need not be parsed as a tree of values. Memory of malloc(), which whoever made the request frees;
+     * NULL: it is to be parsed. Optional. */
+    void *(*read)(struct text body);
     bool backlog; /* 503 with Retry-After past the backlog bound */
     /* Before the request is queued, on the HTTP thread, with only config and request: signatures. Returns 0
      * or an HTTP status that refuses it (401, 403). Optional. */

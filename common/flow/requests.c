@@ -201,11 +201,24 @@ void idempotency_keys(struct work *work, const struct request *request)
 
 static void request_hash(const struct request *request, uint8_t ret[DIGEST_BYTES])
 {
+    /* Of the path that was asked for last, and of a parameter that it does not have: nearly always those of
+     * the next request, too. */
+    static _Thread_local const char *last_path;
+    static _Thread_local uint8_t of_path[DIGEST_BYTES], of_none[DIGEST_BYTES];
     uint8_t all[DIGEST_BYTES * (REQUEST_PARAMETERS_MAX + 2)];
     size_t count = 0;
-    digest_sha256(text_of(request->route->path), all + DIGEST_BYTES * count++);
-    for (size_t i = 0; i < REQUEST_PARAMETERS_MAX; i++)
-        digest_sha256(request->parameters[i], all + DIGEST_BYTES * count++);
+    if (last_path != request->route->path) {
+        last_path = request->route->path;
+        digest_sha256(text_of(last_path), of_path);
+        digest_sha256(TEXT(""), of_none);
+    }
+    memcpy(all + DIGEST_BYTES * count++, of_path, DIGEST_BYTES);
+    for (size_t i = 0; i < REQUEST_PARAMETERS_MAX; i++, count++) {
+        if (request->parameters[i].length)
+            digest_sha256(request->parameters[i], all + DIGEST_BYTES * count);
+        else
+            memcpy(all + DIGEST_BYTES * count, of_none, DIGEST_BYTES);
+    }
     digest_sha256(request->body, all + DIGEST_BYTES * count++);
     digest_sha256((struct text){(const char *)all, DIGEST_BYTES * count}, ret);
 }

@@ -377,6 +377,7 @@ static void exchange_free(struct exchange *exchange)
         MHD_destroy_response(exchange->response);
     atomic_fetch_sub(&server->bodies_bytes, exchange->body_counted);
     json_decref(exchange->request.json);
+    free(exchange->request.plain);
     buffer_free(&exchange->body);
     free(exchange->headers);
     free(exchange->room);
@@ -656,11 +657,13 @@ static bool exchange_json(struct exchange *exchange)
     struct error error;
     if (!request->route->json)
         return true;
-    if (json_read_request(request->body, &request->json, &error) != OK) {
+    if (request->route->read)
+        request->plain = request->route->read(request->body);
+    if (!request->plain && json_read_request(request->body, &request->json, &error) != OK) {
         exchange_refuse(exchange, json_is_ambiguous(&error) ? 422 : 400, error.text, 0);
         return false;
     }
-    if (!json_is_object(request->json)) {
+    if (!request->plain && !json_is_object(request->json)) {
         exchange_refuse(exchange, 400, "the body is not a JSON object", 0);
         return false;
     }

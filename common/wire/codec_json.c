@@ -345,7 +345,8 @@ static void read_value(struct reader *reader, const struct schema *schema, const
 enum outcome codec_from_json(const struct codec_type *type, const json_t *json, struct arena *arena,
                              void **ret_data, struct codec_faults *faults, struct error *error)
 {
-    struct codec_faults own = {0};
+    struct codec_faults own; /* large: not cleared */
+    own.count = 0;
     struct reader reader = {.arena = arena, .faults = faults ? faults : &own};
     size_t before = reader.faults->count;
     void *data = take(&reader, type->schema->size);

@@ -46,6 +46,7 @@ static const struct route order_routes[] = {
      .path = "/v1/orders",
      .kind = ROUTE_WRITE,
      .json = true,
+     .read = order_plain_read,
      .backlog = true,
      .keys = order_http_place_keys,
      .handle = order_http_place},

@@ -80,6 +80,15 @@ void order_want(struct work *work, struct text order_id);
 extern const struct subscription order_subscriptions[];
 extern const struct tick order_ticks[];
 
+/* ---- order_plain.c */
+/* The body of POST /v1/orders, by malloc; items lie behind it, text in body. total_minor and placed_at are
+ * still to be set, order_id is empty where none was given, and whether it is valid is not looked at. NULL: to
+ * be read as JSON. Pure, any thread. */
+void *order_plain_read(struct text body);
+/* With all that it points to in the arena; NULL past its bound. */
+struct order_placed *order_plain_copy(struct arena *arena, const struct order_placed *plain,
+                                      struct text body);
+
 /* ---- order_http.c */
 enum outcome order_http_place(struct work *work, const struct request *request, struct answer *answer,
                               struct error *error);

@@ -10,9 +10,16 @@ void order_http_keys(struct work *work, const struct request *request)
 
 /* ---- POST /v1/orders */
 
+/* As it was asked for; empty where one is to be made here. */
+static struct text order_id_asked(const struct request *request)
+{
+    const struct order_placed *plain = request->plain;
+    return plain ? plain->order_id : json_text(request->json, "order_id");
+}
+
 void order_http_place_keys(struct work *work, const struct request *request)
 {
-    struct text order_id = json_text(request->json, "order_id");
+    struct text order_id = order_id_asked(request);
     if (order_id.length && id_lower(work_arena(work), &order_id))
         order_want(work, order_id);
 }
@@ -28,9 +35,10 @@ static int64_t order_total(const struct order_placed *order)
     return total;
 }
 
-/* The body as the event that it asks for. RETRY when out of memory, REJECT with faults added. */
-static enum outcome order_read(struct work *work, const json_t *body, struct order_placed **ret,
-                               struct codec_faults *faults, struct error *error)
+/* The body as the event that it asks for, but for total_minor. RETRY when out of memory, REJECT with faults
+ * added. */
+static enum outcome order_read_json(struct work *work, const json_t *body, struct order_placed **ret,
+                                    struct codec_faults *faults, struct error *error)
 {
     static const char *const ours[] = {"total_minor", "placed_at"};
     json_t *json = json_copy((json_t *)(uintptr_t)body); /* shallow: members are set, none is changed */
@@ -50,9 +58,33 @@ static enum outcome order_read(struct work *work, const json_t *body, struct ord
     enum outcome outcome =
         codec_from_json(order_placed_type.codec, json, work_arena(work), &data, faults, error);
     json_decref(json);
+    if (outcome == OK)
+        *ret = data;
+    return outcome;
+}
+
+static enum outcome order_read_plain(struct work *work, const struct request *request,
+                                     struct order_placed **ret, struct error *error)
+{
+    char id[ID_TEXT_BYTES];
+    struct order_placed *order = order_plain_copy(work_arena(work), request->plain, request->body);
+    if (order && !order->order_id.length)
+        order->order_id = text_copy(work_arena(work), id_to_text(id_new(), id));
+    if (!order || !order->order_id.at)
+        return error_retry(error, "memory", "out of memory");
+    order->placed_at = work_now_us(work);
+    *ret = order;
+    return OK;
+}
+
+static enum outcome order_read(struct work *work, const struct request *request, struct order_placed **ret,
+                               struct codec_faults *faults, struct error *error)
+{
+    struct order_placed *order;
+    enum outcome outcome = request->plain ? order_read_plain(work, request, &order, error)
+                                          : order_read_json(work, request->json, &order, faults, error);
     if (outcome != OK)
         return outcome;
-    struct order_placed *order = data;
     if (!event_lower_id(&order_placed_type, order, work_arena(work)))
         return error_retry(error, "memory", "out of memory");
     order->total_minor = order_total(order);
@@ -72,9 +104,10 @@ static bool order_id_taken(const struct order_row *row)
 enum outcome order_http_place(struct work *work, const struct request *request, struct answer *answer,
                               struct error *error)
 {
-    struct codec_faults faults = {0};
+    struct codec_faults faults; /* large, and nearly always empty: not cleared */
+    faults.count = 0;
     struct order_placed *order;
-    enum outcome outcome = order_read(work, request->json, &order, &faults, error);
+    enum outcome outcome = order_read(work, request, &order, &faults, error);
     if (outcome == REJECT) {
         answer_faults(work, answer, &faults);
         return OK;
@@ -83,7 +116,7 @@ enum outcome order_http_place(struct work *work, const struct request *request, 
         return outcome;
 
     struct order_row key = {.order_id = order->order_id}, *row = NULL;
-    if (json_object_get(request->json, "order_id")) /* one made here just now need not be looked for */
+    if (order_id_asked(request).length) /* one made here just now need not be looked for */
         row = rows_get(work, &orders_table, &key);
     if (order_id_taken(row)) {
         answer_problem(work, answer, 409, "order %.*s is there already", TEXT_ARG(order->order_id));

@@ -405,10 +405,13 @@ int handlers_request(struct handlers *handlers, const char *method, const char *
         request.parameters[0] = text_copy(handlers->arena, text_of(parameter));
     request.body = text_copy(handlers->arena, text_of(body));
     request.content_type = TEXT("application/json");
-    if (request.route->json)
+    if (request.route->read)
+        request.plain = request.route->read(request.body);
+    if (request.route->json && !request.plain)
         must(json_read(request.body, &request.json, &error), &error, "body");
     int status = run_request(handlers, &request, own, ret_body);
     json_decref(request.json);
+    free(request.plain);
     return status;
 }
 
@@ -424,9 +427,12 @@ int handlers_post(struct handlers *handlers, const char *path, const char *conte
         .content_type = text_of(content_type),
     };
     struct error error;
-    if (request.route->json)
+    if (request.route->read)
+        request.plain = request.route->read(request.body);
+    if (request.route->json && !request.plain)
         must(json_read(request.body, &request.json, &error), &error, "body");
     int status = run_request(handlers, &request, !handlers->in_work, ret_body);
     json_decref(request.json);
+    free(request.plain);
     return status;
 }

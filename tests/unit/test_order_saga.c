@@ -376,14 +376,21 @@ static void an_order_by_http_is_placed_once_and_told(void **nothing)
     assert_int_equal(said->total_minor, 900);
     assert_true(text_is(said->locale, "en"));
     assert_int_equal(said->order_id.at[14], '7'); /* version 7 */
+    assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL,
+                                      "{" ORDER_BODY ITEMS_BODY ",\"locale\":\"d\\u0065\"}", NULL),
+                     202); /* not plainly written, and read by way of a tree of values */
+    said = handlers->said[1].data;
+    assert_int_equal(said->total_minor, 900);
+    assert_true(text_is(said->locale, "de"));
+    assert_int_equal(said->order_id.at[14], '7');
 
     const char *with_id = "{\"order_id\":\"0193aaaa-0000-7000-8000-000000000003\"," ORDER_BODY ITEMS_BODY "}";
     assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL, with_id, NULL), 202);
     assert_int_equal(handlers_request(handlers, "POST", "/v1/orders", NULL, with_id, NULL), 409);
-    assert_int_equal(handlers->said_count, 2);
-    assert_int_equal(handlers_give(handlers, (const struct order_placed *)handlers->said[1].data),
+    assert_int_equal(handlers->said_count, 3);
+    assert_int_equal(handlers_give(handlers, (const struct order_placed *)handlers->said[2].data),
                      OK); /* it comes back */
-    assert_int_equal(handlers->said_count, 2);
+    assert_int_equal(handlers->said_count, 3);
     assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}",
                                       "0193aaaa-0000-7000-8000-000000000003", NULL, &body),
                      200);
