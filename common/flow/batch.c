@@ -136,19 +136,28 @@ void batch_rolled_back(struct dispatch *dispatch)
     crash_rolled_back(dispatch->crash);
 }
 
+static bool comes_again(const struct item *item)
+{
+    return item->state == ITEM_STALE || item->state == ITEM_HELD;
+}
+
+/* After the offsets of the others: a partition is read again from the lowest that is not done. */
+static void give_back(struct dispatch *dispatch, struct item *items, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (items[i].door != DOOR_RECORD)
+            continue;
+        if (items[i].state == ITEM_STALE)
+            consumer_drop(dispatch->consumer, &items[i].record, 1);
+        else if (items[i].state == ITEM_HELD)
+            hold(dispatch, &items[i]);
+    }
+}
+
 /* After the commit: a record goes to where its state says. True: its offset may go. */
 static bool record_let_go(struct dispatch *dispatch, struct item *item, double seconds)
 {
     struct meters *meters = &dispatch->meters;
-    if (item->state == ITEM_STALE) {
-        if (item->door == DOOR_RECORD)
-            consumer_drop(dispatch->consumer, &item->record, 1);
-        return false;
-    }
-    if (item->state == ITEM_HELD) {
-        hold(dispatch, item);
-        return false;
-    }
     if (item->state == ITEM_RETRIED)
         FAULT(retry_after_commit);
     if (item->state == ITEM_REJECTED)
@@ -173,7 +182,7 @@ static bool record_let_go(struct dispatch *dispatch, struct item *item, double s
 /* After the commit: each to where it goes. */
 void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, int64_t since_us)
 {
-    size_t done_count = 0, handled = 0, rejected = 0;
+    size_t done_count = 0, again = 0, handled = 0, rejected = 0;
     const struct error *rejection = NULL;
     double seconds = (double)(clock_monotonic_us() - since_us) / 1e6;
 
@@ -201,13 +210,16 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
             rejected += item->state == ITEM_REJECTED;
             if (item->error.outcome == REJECT)
                 rejection = &item->error;
-            if (record_let_go(dispatch, item, seconds))
+            again += comes_again(item);
+            if (!comes_again(item) && record_let_go(dispatch, item, seconds))
                 dispatch->records[done_count++] = item->record;
             break;
         }
     }
     if (done_count)
         consumer_done(dispatch->consumer, dispatch->records, done_count);
+    if (again)
+        give_back(dispatch, items, count);
     if (count)
         metric_observe(dispatch->meters.batch_items, (double)count);
     if (handled || rejected)
