@@ -159,7 +159,7 @@ struct reading {
     struct work *work;
     int64_t after_seq;
     size_t limit;
-    size_t packs;
+    size_t packs, bytes;
     struct outbox_row *rows;
     size_t count;
     size_t capacity;
@@ -210,11 +210,23 @@ static bool reading_room(struct reading *reading, size_t more)
     return true;
 }
 
+/* The first one is read whatever its size. */
+static bool too_much(size_t *bytes, const struct backend_pack *pack)
+{
+    bool first = *bytes == 0;
+    *bytes += pack->body.length;
+    return !first && *bytes > OUTBOX_READ_BYTES_MAX;
+}
+
 static bool reading_pack(void *owner, const struct backend_pack *pack)
 {
     struct reading *reading = owner;
     struct work *work = reading->work;
     struct outbox_row *rows;
+    if (too_much(&reading->bytes, pack)) {
+        reading->more = true;
+        return false;
+    }
     enum opened opened = pack_open(work->arena, pack, &rows);
     if (opened == OPENED && !reading_room(reading, (size_t)pack->events))
         opened = OPENED_NO_ROOM;
@@ -448,7 +460,7 @@ static void elsewhere_start(void *owner)
     struct work *work = owner;
     work->elsewhere_read = true;
     work->elsewhere_more = false;
-    work->elsewhere_count = work->elsewhere_packs = 0;
+    work->elsewhere_count = work->elsewhere_packs = work->elsewhere_bytes = 0;
 }
 
 /* The commit is on its way: what cannot be taken now is left where it is, and read again. */
@@ -459,7 +471,8 @@ static bool elsewhere_pack(void *owner, const struct backend_pack *pack)
     if (!work->elsewhere)
         work->elsewhere = arena_take(work->arena, work->elsewhere_limit * sizeof(*work->elsewhere));
     work->elsewhere_more = true;
-    if (!work->elsewhere || pack_open(work->arena, pack, &rows) != OPENED)
+    if (!work->elsewhere || too_much(&work->elsewhere_bytes, pack) ||
+        pack_open(work->arena, pack, &rows) != OPENED)
         return false;
     for (size_t i = 0; i < (size_t)pack->events; i++) {
         if (is_done(work, rows[i].seq))

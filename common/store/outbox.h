@@ -17,7 +17,10 @@
 #include "store/rows.h"
 #include "wire/event.h"
 
-enum { OUTBOX_READ_PACKS_MAX = 128 }; /* rows of the table in one reading: about a megabyte */
+enum {
+    OUTBOX_READ_PACKS_MAX = 128,      /* rows of the table in one reading: about a megabyte */
+    OUTBOX_READ_BYTES_MAX = 16 << 20, /* … where events are large: no more of the unit of work's arena */
+};
 
 struct outbox_row {
     int64_t seq; /* given by work_commit(); goes up, with gaps, and never comes again; at least 1 */

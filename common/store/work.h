@@ -92,7 +92,7 @@ struct work {
     struct work_list done;    /* of int64_t: events, the refused among them */
     struct work_list refused; /* of struct backend_refusal */
     /* Rows that other instances wrote for this one: as they were read with the commit. */
-    size_t elsewhere_limit, elsewhere_count, elsewhere_packs;
+    size_t elsewhere_limit, elsewhere_count, elsewhere_packs, elsewhere_bytes;
     struct outbox_row *elsewhere;
     bool elsewhere_read, elsewhere_more;
     const struct rows_table *asked;

@@ -448,10 +448,47 @@ static void a_refused_row_is_set_aside_and_not_read_again(void **state)
     assert_int_equal(number(fixture, "SELECT count(*) FROM outbox_refused"), 1);
 }
 
+/* More than the unit of work has room for, in as many packs as one reading has rows at most. */
+static void large_events_are_read_in_steps(void **state)
+{
+    enum { EVENT_BYTES = 1 << 20, EVENTS = OUTBOX_READ_PACKS_MAX, BATCH = 16, ARENA_BYTES = 64 << 20 };
+    struct fixture *fixture = *state;
+    char *value = calloc(1, EVENT_BYTES);
+    work_destroy(fixture->work);
+    assert_int_equal(work_new(fixture->store, ARENA_BYTES, &fixture->work, &fixture->error), OK);
+    for (int i = 0; i < EVENTS; i += BATCH) {
+        begin(fixture);
+        for (int j = 0; j < BATCH; j++)
+            outbox_add(fixture->work, &(struct outbox_row){.topic = TEXT("dlq.outbox"),
+                                                           .partition = -1,
+                                                           .key = TEXT("k"),
+                                                           .value = {value, EVENT_BYTES}});
+        commit(fixture);
+    }
+    free(value);
+    int64_t after_seq = 0;
+    size_t all = 0, count;
+    bool more = true;
+    for (; more; all += count) {
+        const struct outbox_row *rows;
+        begin(fixture);
+        count = outbox_read(fixture->work, after_seq, 1000, &rows, &more);
+        assert_int_equal(work_failed(fixture->work, &fixture->error), OK);
+        assert_true(count > 0 || !more);
+        assert_true(count * EVENT_BYTES <= OUTBOX_READ_BYTES_MAX);
+        for (size_t i = 0; i < count; i++)
+            assert_int_equal(rows[i].value.length, EVENT_BYTES);
+        after_seq = count ? rows[count - 1].seq : after_seq;
+        commit(fixture);
+    }
+    assert_int_equal(all, EVENTS);
+}
+
 int main(int argc, char **argv)
 {
     scratch_choose(argc, argv);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(large_events_are_read_in_steps, setup, teardown),
         cmocka_unit_test_setup_teardown(a_row_comes_back_byte_for_byte, setup, teardown),
         cmocka_unit_test_setup_teardown(numbers_go_up_over_rollback_emptying_and_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_acknowledged_is_gone_in_any_order_and_the_rest_stays, setup,
