@@ -78,16 +78,15 @@ enum outcome instances_beat(struct store *store, struct instances *instances, st
     enum outcome outcome = backend->ops->beat(backend, instances, &beat, error);
     if (outcome != OK)
         return outcome;
-    bool first = !instances->joined, was_alone = instances->others == 0;
     instances->joined = true;
     instances->beaten_us = clock_monotonic_us();
     look(instances, &beat);
-    /* While it is alone all that comes and goes passes through its own hands, but for what was there when it
-     * came. */
-    if (first || instances->gained_count || beat.others || !was_alone) {
-        atomic_store(&store->outbox_rows, beat.outbox_rows);
-        atomic_store(&store->outbox_oldest_us, beat.outbox_oldest_us);
-    }
+    /* What came and went through other hands than its own is counted only here. Of a table that is longer
+     * than a beat looks at, memory tells more while it is alone. */
+    int64_t counted = atomic_load(&store->outbox_rows);
+    bool cut = beat.others == 0 && beat.outbox_rows >= INSTANCE_OUTBOX_MAX && counted > beat.outbox_rows;
+    atomic_store(&store->outbox_rows, cut ? counted : beat.outbox_rows);
+    atomic_store(&store->outbox_oldest_us, beat.outbox_oldest_us);
     return OK;
 }
 

@@ -10,6 +10,7 @@
 #include "store/instances.h"
 #include "store/outbox.h"
 #include "support/cluster.h"
+#include "support/cutter.h"
 #include "support/scratch.h"
 
 #include <stdio.h>
@@ -449,6 +450,38 @@ static void the_outbox_is_counted_by_its_owner(void **state)
 
 /* ---- SQLite */
 
+/* What others wrote was never in this one's hands, nor is what a commit did whose answer was lost. */
+static void the_outbox_is_counted_anew_by_each_beat(void **state)
+{
+    (void)state;
+    enum { OF_TWO = 5, TO_PREPARE = 3 };
+    char through[CLUSTER_URL_BYTES];
+    struct cutter *cutter = cutter_start(&cluster, url, through);
+    work_destroy(one->work);
+    store_close(one->store);
+    start(one, through);
+    want(one, "1111");
+    want(two, "0000");
+    for (int i = 0; i < OF_TWO; i++)
+        assert_int_equal(write_row(two, "a"), OK);
+    instances_leave(two->store, &two->instances);
+    assert_int_equal(beat(one), OK);
+    assert_int_equal(one->instances.others, 0);
+    assert_int_equal(outbox_rows(one->store), OF_TWO);
+    for (int i = 0; i < TO_PREPARE; i++) {
+        cutter_cut(cutter, CUTTER_TO_CLIENT, 0, 0);
+        assert_int_equal(write_row(one, "b"), OK);
+    }
+    cutter_cut(cutter, CUTTER_TO_CLIENT, cutter_messages(cutter, CUTTER_TO_CLIENT) - 1, 0);
+    assert_int_equal(write_row(one, "b"), OK);
+    assert_int_equal(beat(one), OK);
+    assert_int_equal(outbox_rows(one->store), OF_TWO + TO_PREPARE + 1);
+    work_destroy(one->work);
+    store_close(one->store);
+    cutter_end(cutter);
+    start(one, url);
+}
+
 static void with_sqlite_there_is_one_process_and_one_part(void **state)
 {
     (void)state;
@@ -491,6 +524,7 @@ int main(void)
         ON_POSTGRES(events_of_a_pack_are_acknowledged_one_by_one_by_its_owner),
         ON_POSTGRES(what_others_write_while_a_commit_waits_is_read_with_it),
         ON_POSTGRES(the_outbox_is_counted_by_its_owner),
+        ON_POSTGRES(the_outbox_is_counted_anew_by_each_beat),
     };
     cluster_start(&cluster);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
