@@ -176,6 +176,7 @@ struct postgres {
     size_t reset_count;
     int64_t outbox_rows;  /* events, whoever's */
     int64_t outbox_floor; /* no pack below it is there */
+    bool inbox_used;      /* had a row when it was last looked at */
     int64_t outbox_last;  /* the highest number of a pack seen */
     int64_t prune_page;
     void (*meanwhile)(void *owner); /* store_meanwhile(); NULL: nothing */

@@ -234,6 +234,7 @@ struct notes {
     size_t id_count;
     struct arena *arena;
     size_t looked_count; /* of the ids, those that are only looked for */
+    bool looked;         /* … and were, in the first flight */
     size_t *old;         /* places among the ids of those that were not added: they were there before */
     size_t old_count;
     int32_t *priors; /* of each id, where not all are new */
@@ -492,6 +493,36 @@ static enum outcome take_any(void *owner, const PGresult *result, struct error *
     return OK;
 }
 
+static enum outcome take_inbox_used(void *owner, const PGresult *result, struct error *error)
+{
+    struct postgres *postgres = owner;
+    (void)error;
+    postgres->inbox_used = postgres_int(result, 0, 0) > 0;
+    return OK;
+}
+
+static void add_looked(struct postgres *postgres, struct notes *notes)
+{
+    put_ids(postgres, notes, true);
+    postgres_add(
+        postgres,
+        postgres_print(postgres,
+                       "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) JOIN "
+                       "@.inbox i ON i.id = ANY (ARRAY[v.id]) ORDER BY v.place"),
+        &(struct postgres_step){.take = take_looked, .owner = notes, .expected = -1, .what = "inbox"});
+}
+
+/* Of a service whose events all tell by their effect the inbox is empty until a record fails: then the ids
+ * need not be sent. Where it was empty and is not any more, they are looked for after all. */
+static enum outcome looked_after_all(struct postgres *postgres, struct notes *notes, struct error *error)
+{
+    if (notes->looked || !notes->looked_count || !postgres->inbox_used)
+        return OK;
+    postgres_parameters_clear(&postgres->parameters);
+    add_looked(postgres, notes);
+    return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
+}
+
 static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *fetch, struct notes *notes,
                                struct wanting *wanting, struct error *error)
 {
@@ -502,13 +533,13 @@ static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *
     if (!postgres->xid[0] || postgres->transaction == TRANSACTION_WANTED)
         add_xid(postgres);
     if (notes->looked_count) {
-        put_ids(postgres, notes, true);
-        postgres_add(
-            postgres,
-            postgres_print(postgres,
-                           "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) JOIN "
-                           "@.inbox i ON i.id = ANY (ARRAY[v.id]) ORDER BY v.place"),
-            &(struct postgres_step){.take = take_looked, .owner = notes, .expected = -1, .what = "inbox"});
+        notes->looked = postgres->inbox_used;
+        if (notes->looked)
+            add_looked(postgres, notes);
+        postgres_add(postgres,
+                     postgres_print(postgres, "SELECT count(*) FROM (SELECT 1 FROM @.inbox LIMIT 1) x"),
+                     &(struct postgres_step){
+                         .take = take_inbox_used, .owner = postgres, .expected = -1, .what = "inbox"});
     }
     if (notes->id_count > notes->looked_count) {
         put_ids(postgres, notes, false);
@@ -558,6 +589,8 @@ enum outcome postgres_fetch(struct backend *backend, struct backend_fetch *fetch
     do
         outcome = fetch_send(postgres, fetch, &notes, wanting, error);
     while (outcome != OK && postgres_again(postgres, &tried));
+    if (outcome == OK)
+        outcome = looked_after_all(postgres, &notes, error);
     if (outcome == OK && notes.old_count)
         outcome = notes_ask(postgres, &notes, error);
     if (outcome == OK && !notes_settle(postgres, fetch->arena, &notes))
