@@ -15,7 +15,7 @@ import measure
 import orders
 import programs
 
-BATCH = 1000  # BATCH_COUNT_MAX of the services
+BATCH = 2000  # BATCH_COUNT_MAX of the services
 ROUND_SECONDS_MAX = 180
 AIM_SHARE, AIM_SECOND_SHARE = 0.9, 0.75
 

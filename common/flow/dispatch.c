@@ -21,7 +21,7 @@ enum {
 };
 
 const struct setting flow_settings[] = {
-    {"BATCH_COUNT_MAX", SETTING_INT, "1000", 1, 10000, NULL, "Items in one transaction at most."},
+    {"BATCH_COUNT_MAX", SETTING_INT, "2000", 1, 10000, NULL, "Items in one transaction at most."},
     {"INBOX_AGE", SETTING_DURATION, "14d", 60 * 1000, INT64_C(10) * 365 * 86400 * 1000, NULL,
      "How long the ids of handled events are kept; longer than any topic's retention."},
     {"WAITING_MAX", SETTING_INT, "100000", 1, 100000000, NULL,
