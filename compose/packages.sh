@@ -7,7 +7,7 @@ PACKAGES_SECONDS_MAX=900
 # What compiles and runs Weir.
 packages_build=(gcc libc6-dev cmake ninja-build pkgconf ca-certificates
     librdkafka-dev libavro-dev libsqlite3-dev libpq-dev libcurl4-openssl-dev libmicrohttpd-dev libjansson-dev
-    libssl-dev)
+    libssl-dev libjemalloc-dev)
 # What fetches and runs Kafka.
 packages_kafka=(maven default-jre-headless)
 # What only the tests need. prometheus is there for promtool, the JDK for the sample producer in Java; of postgresql the
