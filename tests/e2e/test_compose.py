@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """compose/compose.yaml as a user runs it, with other ports and under a project name of its own.
 
-    test_compose.py            one broker: from nothing to the first confirmed order, killed, drained
-    test_compose.py cluster    three brokers, each lost in turn while orders come in
+    test_compose.py            one broker: from nothing to the first confirmed order, killed, drained, down and up again
+    test_compose.py cluster    three brokers, each lost in turn while orders come in, then all of them down and up again
 
 It needs docker with compose, builds the image, and takes everything away again at the end. Figures (time, size, memory) are printed as
 a JSON line. Exit 77: there is no docker. It is no part of a plain tests/run, as it fetches images: WEIR_COMPOSE=1 tests/run -L compose.
@@ -156,6 +156,23 @@ def figures(here, took, first_order):
     assert size < 50e6, f"the image has {size / 1e6:.0f} MB"
 
 
+def down_and_up(here, orders, *profile):
+    """All containers are taken away, the volumes stay: all orders are there again, none is counted twice, and it goes on."""
+    def counted():
+        status, answer = here.ask("ANALYTICS_PORT", "/v1/figures")
+        return status == 200 and answer["orders"]["confirmed"] == len(orders)
+    here.wait("analytics has counted them", counted)
+    here.compose("--profile", "*", "down")
+    assert not here.containers(), here.containers()
+    here.up(*profile, "up", "--wait", "--no-build")
+    for order in orders:
+        here.wait(f"{order} of {len(orders)} is still there", lambda order=order: here.confirmed(order))
+    more = here.order("MUG")
+    here.wait("one more order", lambda: here.confirmed(more))
+    orders.append(more)
+    here.wait("analytics has counted this one besides them", counted)
+
+
 def one_broker(here):
     begun = time.monotonic()
     took = here.up("up", "--wait", "--no-build")
@@ -177,8 +194,9 @@ def one_broker(here):
     assert "OrderConfirmed" in said, said
 
     ids = {container["Service"]: container["Name"] for container in here.containers()}
+    orders = [first]
     for name in SERVICES:
-        orders = [here.order("MUG") for _ in range(5)]
+        orders += [here.order("MUG") for _ in range(5)]
         subprocess.run(["docker", "kill", "--signal", "KILL", ids[name]], check=True, capture_output=True)
         here.up("up", "--wait", "--no-build")
         orders += [here.order("MUG") for _ in range(5)]
@@ -189,6 +207,8 @@ def one_broker(here):
     for container in here.containers():
         if container["Service"] in SERVICES:
             assert container["ExitCode"] == 0, f"{container['Name']} did not drain: {container['ExitCode']}"
+    here.up("up", "--wait", "--no-build")
+    down_and_up(here, orders)
 
 
 def three_brokers(here):
@@ -226,6 +246,8 @@ def three_brokers(here):
     for order in orders:
         here.wait(f"{order} of {len(orders)}", lambda order=order: here.confirmed(order))
     print(f"{len(orders)} orders, each broker lost once: all confirmed", flush=True)
+    down_and_up(here, orders, "--profile", "cluster")
+    print("down and up again: all there", flush=True)
 
 
 def main():
