@@ -112,12 +112,26 @@ static void mark_custom(struct id *id)
     id->bytes[8] = (uint8_t)(0x80 | (id->bytes[8] & 0x3f));
 }
 
+struct id_name id_name_of(struct text name)
+{
+    struct id_name hashed;
+    static_assert(sizeof(hashed.digest) == DIGEST_BYTES, "a name's digest is one of SHA-256");
+    digest_sha256(name, hashed.digest);
+    return hashed;
+}
+
 struct id id_derive(struct id parent, struct text name)
+{
+    struct id_name hashed = id_name_of(name);
+    return id_derive_named(parent, &hashed);
+}
+
+struct id id_derive_named(struct id parent, const struct id_name *name)
 {
     /* The name's own hash first, so that any length of name makes a message of one length. */
     uint8_t message[sizeof(parent.bytes) + DIGEST_BYTES], hash[DIGEST_BYTES];
     memcpy(message, parent.bytes, sizeof(parent.bytes));
-    digest_sha256(name, message + sizeof(parent.bytes));
+    memcpy(message + sizeof(parent.bytes), name->digest, DIGEST_BYTES);
     digest_sha256((struct text){(const char *)message, sizeof(message)}, hash);
 
     struct id id;

@@ -21,6 +21,12 @@ struct id id_new(void);
  * (version 8).
  */
 struct id id_derive(struct id parent, struct text name);
+/* The same in two steps, for who derives many ids by one name. */
+struct id_name {
+    unsigned char digest[32];
+};
+struct id_name id_name_of(struct text name);
+struct id id_derive_named(struct id parent, const struct id_name *name);
 /* Any text as an id: a UUID as it is (either case), anything else by SHA-256 (version 8). */
 struct id id_from_text(struct text text);
 /* Only a UUID in its 36 byte form. */

@@ -74,9 +74,21 @@ bool work_instance_lives(struct work *work, struct id instance)
 /* The n-th event of a kind that this service makes of one thing has always the same id. */
 static struct id emit_id(struct context *context, const struct event_type *type)
 {
-    char name[96];
-    int length = snprintf(name, sizeof(name), "%s/%s/%d", context->service, type->name, context->emitted);
-    return id_derive(context->id, (struct text){name, (size_t)length});
+    size_t place = ((uintptr_t)type / sizeof(*type) + (size_t)context->emitted) % EMIT_NAMES;
+    struct emit_name *known = &context->names[place];
+    if (known->type != type || known->number != context->emitted) {
+        char name[96];
+        int length = snprintf(name, sizeof(name), "%s/%s/%d", context->service, type->name, context->emitted);
+        *known = (struct emit_name){type, context->emitted, id_name_of((struct text){name, (size_t)length})};
+    }
+    return id_derive_named(context->id, &known->name);
+}
+
+static struct text source_of(struct context *context)
+{
+    if (!context->source[0])
+        snprintf(context->source, sizeof(context->source), "/weir/%s", context->service);
+    return text_of(context->source);
 }
 
 static struct text arena_text(struct arena *arena, const char *string)
@@ -129,11 +141,9 @@ void work_emit_type(struct work *work, const struct event_type *type, const void
 
     char id_bytes[ID_TEXT_BYTES], time_bytes[CLOCK_RFC3339_BYTES_MAX],
         trace_bytes[HEADER_TRACEPARENT_BYTES + 1];
-    char source_bytes[64];
-    snprintf(source_bytes, sizeof(source_bytes), "/weir/%s", context->service);
     struct text key = *(const struct text *)(const void *)((const char *)data + type->key_offset);
     struct text id_text = as && as->id.length ? as->id : id_to_text(id, id_bytes);
-    struct text source = as && as->source.length ? as->source : text_of(source_bytes);
+    struct text source = as && as->source.length ? as->source : source_of(context);
     struct text trace = as && as->traceparent.length ? as->traceparent : trace_next(context, id, trace_bytes);
     clock_to_rfc3339(as && as->time_us ? as->time_us : context->now_us, time_bytes);
 
