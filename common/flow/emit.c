@@ -98,23 +98,24 @@ static struct text arena_text(struct arena *arena, const char *string)
 
 struct emitted {
     struct own *own;
-    uint64_t hash;
+    struct own_mark mark;
     struct id id;
 };
 
 static void remember(void *what)
 {
     const struct emitted *emitted = what;
-    own_add(emitted->own, emitted->hash, emitted->id);
+    own_add(emitted->own, &emitted->mark, emitted->id);
 }
 
 /* Where there is no room it is handled when it comes back. */
-static void remember_after_commit(struct work *work, struct own *own, struct text value, struct text id)
+static void remember_after_commit(struct work *work, struct own *own, const struct outbox_row *row,
+                                  struct text id)
 {
     struct emitted *emitted = arena_take(work_arena(work), sizeof(*emitted));
     if (!emitted)
         return;
-    *emitted = (struct emitted){own, own_hash(value), id_from_text(id)};
+    *emitted = (struct emitted){own, own_mark_of(row->key, row->value), id_from_text(id)};
     work_after_commit(work, remember, emitted);
 }
 
@@ -175,7 +176,7 @@ void work_emit_type(struct work *work, const struct event_type *type, const void
     };
     outbox_add(work, &row);
     if (context->own && as && as->effected)
-        remember_after_commit(work, context->own, value, id_text);
+        remember_after_commit(work, context->own, &row, id_text);
     if (context->spans && !(as && as->traceparent.length))
         trace_created(work, &row, type, headers[1].value, headers[7].value);
 }

@@ -58,7 +58,7 @@ static bool own_decode(const struct dispatch *dispatch, struct item *item)
     struct id id;
     if (!dispatch->context.own || item->door != DOOR_RECORD || item->refused || item->crashes ||
         (size_t)item->record.topic_index >= dispatch->topic_count || dispatch->outage_of_handler ||
-        !own_find(&dispatch->own, item->record.value, &id))
+        !own_find(&dispatch->own, item->record.key, item->record.value, &id))
         return false;
     item->note = arena_take_zeroed(work_arena(dispatch->work), sizeof(*item->note));
     if (!item->note)

@@ -8,24 +8,25 @@ void own_free(struct own *own)
     *own = (struct own){0};
 }
 
-uint64_t own_hash(struct text value)
+struct own_mark own_mark_of(struct text key, struct text value)
 {
     uint64_t hash = text_hash(value);
-    return hash ? hash : 1;
+    return (struct own_mark){.key = id_from_text(key), .hash = hash ? hash : 1, .length = value.length};
 }
 
-void own_add(struct own *own, uint64_t hash, struct id id)
+void own_add(struct own *own, const struct own_mark *mark, struct id id)
 {
     if (own->places || (own->places = calloc(OWN_PLACES, sizeof(*own->places))))
-        own->places[hash % OWN_PLACES] = (struct own_place){hash, id};
+        own->places[mark->hash % OWN_PLACES] = (struct own_place){*mark, id};
 }
 
-bool own_find(const struct own *own, struct text value, struct id *ret_id)
+bool own_find(const struct own *own, struct text key, struct text value, struct id *ret_id)
 {
     if (!own->places || !value.length)
         return false;
-    uint64_t hash = own_hash(value);
-    const struct own_place *place = &own->places[hash % OWN_PLACES];
+    struct own_mark mark = own_mark_of(key, value);
+    const struct own_place *place = &own->places[mark.hash % OWN_PLACES];
     *ret_id = place->id;
-    return place->hash == hash;
+    return place->mark.hash == mark.hash && place->mark.length == mark.length &&
+           id_equal(place->mark.key, mark.key);
 }

@@ -626,8 +626,11 @@ void rows_want(struct work *work, const struct rows_table *table, const void *ke
     if (!map)
         return;
     uint64_t hash = key_hash(table, key);
-    if (!map_find(map, hash, key))
+    struct rows_entry *entry = map_find(map, hash, key);
+    if (!entry)
         (void)map_add(work, map, hash, key);
+    else if (!work->read && !entry->present) /* rows_want_new() guessed: who asks here may only look */
+        entry->known = false;
 }
 
 void rows_want_new(struct work *work, const struct rows_table *table, const void *key)

@@ -93,7 +93,8 @@ void rows_want(struct work *work, const struct rows_table *table, const void *ke
  * The same of a key that comes with something new, so that a row with it is unlikely to be there, and that
  * gets one from every item that finds none. Where several processes may work on the database it is then taken
  * for not there, without a look, unless it came before (store/newcomers.h). If it is there all the same,
- * work_commit() fails as after a race (store_raced()), and is looked for when the batch is run again.
+ * work_commit() fails as after a race (store_raced()), and is looked for when the batch is run again. Where
+ * rows_want() names it as well before work_read(), it is looked for.
  */
 void rows_want_new(struct work *work, const struct rows_table *table, const void *key);
 /* The row to read and to change, the same pointer all through the batch; NULL where there is none. Key

@@ -353,6 +353,25 @@ static void a_row_that_is_taken_for_new_and_is_there_is_a_race_and_found_when_it
     assert_true(found);
 }
 
+static void a_row_that_is_also_wanted_as_any_other_is_not_taken_for_new(void **state)
+{
+    (void)state;
+    const struct thing key = {.name = TEXT("a")};
+    assert_int_equal(open_at(&two, url, "test"), OK);
+    assert_int_equal(add(&two, TEXT("a")), OK);
+    for (int wanted_first = 0; wanted_first < 2; wanted_first++) {
+        assert_int_equal(work_begin(one.work, &error), OK);
+        if (wanted_first)
+            rows_want(one.work, &THINGS, &key);
+        rows_want_new(one.work, &THINGS, &key);
+        if (!wanted_first)
+            rows_want(one.work, &THINGS, &key);
+        assert_int_equal(work_read(one.work, &error), OK);
+        assert_non_null(rows_get(one.work, &THINGS, &key));
+        work_rollback(one.work);
+    }
+}
+
 static void an_event_takes_effect_in_one_instance_only(void **state)
 {
     (void)state;
@@ -773,6 +792,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             a_row_that_is_taken_for_new_and_is_there_is_a_race_and_found_when_it_is_tried_again, setup,
             teardown),
+        cmocka_unit_test_setup_teardown(a_row_that_is_also_wanted_as_any_other_is_not_taken_for_new, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(rows_that_are_taken_for_new_are_not_looked_for, setup, teardown),
         cmocka_unit_test_setup_teardown(an_event_takes_effect_in_one_instance_only, setup, teardown),
         cmocka_unit_test_setup_teardown(outbox_numbers_of_two_instances_go_up_in_the_order_of_their_commits,
