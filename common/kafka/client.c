@@ -258,15 +258,16 @@ static const struct property consumer_properties[] = {
 
 /*
  * A full prefetch queue makes the fetcher sleep for a whole second on old versions, so that a consumer gets
- * at most what the queue holds a second: make it large there, bounded by its kilobytes. Newer ones have the
- * sleep as a property: a small queue and 10 ms run at full speed in little memory (0 would cost four times
- * the CPU).
+ * at most what the queue holds a second: more there than a loop handles, and no more, for a record costs
+ * some 700 bytes beside its own (a backlog of 400,000 held 324 MiB without that bound, 148 with it). Newer
+ * ones have the sleep as a property: a small queue and 10 ms run at full speed in little memory (0 would cost
+ * four times the CPU).
  */
 static enum outcome set_prefetch(rd_kafka_conf_t *conf, struct error *error)
 {
     static const struct property old[] = {
-        {"queued.min.messages", "1000000"},
-        {"queued.max.messages.kbytes", "65536"},
+        {"queued.min.messages", "100000"},
+        {"queued.max.messages.kbytes", "32768"},
         {NULL, NULL},
     };
     static const struct property with_backoff[] = {
