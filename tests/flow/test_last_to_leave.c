@@ -10,12 +10,9 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "base/metrics.h"
-#include "flow/dispatch.h"
-#include "sim/sim.h"
+#include "sim/order_line.h"
 #include "store/instances.h"
 #include "store/outbox.h"
-#include "support/cluster.h"
 #include "support/placed.h"
 
 #include <stdio.h>
@@ -29,14 +26,7 @@ static const char KEY[] = "00000000-0000-7000-8000-000000000001";
 static struct cluster cluster;
 
 static struct line {
-    struct sim sim;
-    char url[CLUSTER_URL_BYTES];
-    struct config *config;
-    struct registry *registry;
-    struct metrics *metrics;
-    struct store *store;
-    struct dispatch *dispatch;
-    struct error error;
+    struct order_line order;
     int handled, arrived; /* arrived: what the loop or the other has written, on the topic */
     int64_t drain_left_ms;
     size_t turns, idle;
@@ -55,25 +45,25 @@ static struct line {
 static void other_beat(void)
 {
     line.other.instances.beat_us = 0;
-    assert_int_equal(instances_beat(line.other.store, &line.other.instances, &line.error), OK);
+    assert_int_equal(instances_beat(line.other.store, &line.other.instances, &line.order.error), OK);
 }
 
 static void other_start(void)
 {
-    assert_int_equal(store_open(line.url, "order", &line.other.store, &line.error), OK);
-    assert_int_equal(work_new(line.other.store, 1 << 20, &line.other.work, &line.error), OK);
+    assert_int_equal(store_open(line.order.url, "order", &line.other.store, &line.order.error), OK);
+    assert_int_equal(work_new(line.other.store, 1 << 20, &line.other.work, &line.order.error), OK);
     line.other.instances.part_count = SIM_PARTITIONS;
 }
 
 static void other_write(void)
 {
     struct work *work = line.other.work;
-    assert_int_equal(work_begin(work, &line.error), OK);
-    assert_int_equal(work_read(work, &line.error), OK);
+    assert_int_equal(work_begin(work, &line.order.error), OK);
+    assert_int_equal(work_read(work, &line.order.error), OK);
     outbox_add(work,
                &(struct outbox_row){
                    .topic = TEXT("orders"), .partition = -1, .key = text_of(KEY), .value = TEXT("other")});
-    assert_int_equal(work_commit(work, &line.error), OK);
+    assert_int_equal(work_commit(work, &line.order.error), OK);
 }
 
 static void other_end(void)
@@ -101,12 +91,6 @@ static const struct subscription subscriptions[] = {
     {0},
 };
 
-static void no_answer(void *exchange, const struct answer *answer)
-{
-    (void)exchange;
-    (void)answer;
-}
-
 /* ---- Kafka */
 
 static void on_appended(void *owner, const struct sim_record *record)
@@ -121,7 +105,7 @@ static void inject(void)
     struct buffer value = placed_value(text_of(KEY), TEXT("anna"), TEXT("en"));
     const struct header headers[] = {{TEXT(HEADER_ID), TEXT("e1")},
                                      {TEXT(HEADER_TYPE), TEXT("weir.OrderPlaced")}};
-    sim_append(&line.sim, TEXT("orders"), text_of(KEY), buffer_text(&value), headers, 2);
+    sim_append(&line.order.sim, TEXT("orders"), text_of(KEY), buffer_text(&value), headers, 2);
     buffer_free(&value);
 }
 
@@ -132,20 +116,20 @@ static void on_turn(void *owner)
     assert_true(++line.turns < TURNS_MAX);
     if (line.turns == QUIET_TURNS / 2)
         other_beat();
-    sim_settle(&line.sim, true);
+    sim_settle(&line.order.sim, true);
     if (line.turns <= QUIET_TURNS) /* all beats of a start are over */
         clock_advance(INSTANCE_TAKE_MS * INT64_C(1000));
     if (line.turns > QUIET_TURNS && !line.injected) {
         line.injected = true;
         inject();
     }
-    bool quiet = line.sim.progress == line.progress && line.handled == 1;
+    bool quiet = line.order.sim.progress == line.progress && line.handled == 1;
     if (quiet) /* what was acknowledged is deleted */
         clock_advance(10000);
     line.idle = quiet ? line.idle + 1 : 0;
-    line.progress = line.sim.progress;
+    line.progress = line.order.sim.progress;
     if (line.idle > IDLE_TURNS)
-        dispatch_stop(line.dispatch);
+        dispatch_stop(line.order.dispatch);
 }
 
 /* Time stands still from here on: no beat and no look is due. */
@@ -158,76 +142,44 @@ static int64_t drain_left(void)
         if (line.other_leaves)
             instances_leave(line.other.store, &line.other.instances);
     }
-    sim_settle(&line.sim, true);
+    sim_settle(&line.order.sim, true);
     return line.drain_left_ms -= 5;
 }
 
 /* first: the other is there, and has all parts. */
 static void run(bool first, bool writes, bool leaves)
 {
-    static const char *const topics[] = {"orders", "dlq.order", "retry.order.2s", NULL};
-    static const int64_t delays_ms[] = {2000};
     static char *arguments[] = {NULL};
-    const struct setting *const settings_tables[] = {kafka_settings, flow_settings};
     memset(&line, 0, sizeof(line));
     line.drain_left_ms = DRAIN_MS;
     line.other_writes = writes;
     line.other_leaves = leaves;
-    cluster_make(&cluster, line.url);
-    clock_hold(INT64_C(1800000000000000));
-    assert_int_equal(config_read(settings_tables, 2, 0, arguments, &line.config, &line.error), OK);
-    assert_int_equal(registry_open(NULL, &line.registry, &line.error), OK);
-    sim_open(&line.sim, 1, topics);
-    line.sim.turn = on_turn;
-    line.sim.appended = on_appended;
-    line.metrics = metrics_new();
-    assert_int_equal(store_open(line.url, "order", &line.store, &line.error), OK);
-    size_t count = 0;
-    for (const struct rows_table *const *table = flow_tables; *table; table++)
-        count++;
-    assert_int_equal(store_migrate(line.store, flow_tables, count, NULL, 0, &line.error), OK);
+    order_line_make(&line.order, &cluster, arguments);
+    line.order.sim.turn = on_turn;
+    line.order.sim.appended = on_appended;
     other_start();
     if (first)
         other_beat();
-    const struct dispatch_settings settings = {
-        .service = "order",
-        .subscriptions = subscriptions,
-        .store = line.store,
-        .registry = line.registry,
-        .metrics = line.metrics,
-        .client = {.bootstrap_servers = "nowhere:1", .client_id = "line", .config = line.config},
-        .group_id = "weir-order",
-        .retry_delays_ms = delays_ms,
-        .retry_delay_count = 1,
-        .config = line.config,
-        .backlog_max = 1000,
-        .answer = no_answer,
-    };
-    assert_int_equal(dispatch_open(&settings, &line.dispatch, &line.error), OK);
-    assert_int_equal(dispatch_run(line.dispatch, drain_left, &line.error), OK);
-    dispatch_close(line.dispatch, 1000);
+    order_line_open(&line.order, subscriptions);
+    assert_int_equal(dispatch_run(line.order.dispatch, drain_left, &line.order.error), OK);
+    dispatch_close(line.order.dispatch, 1000);
     assert_int_equal(line.handled, 1);
 }
 
 static int64_t left_in_the_outbox(void)
 {
-    return cluster_do(line.url, "SELECT coalesce(sum(events), 0)::bigint FROM weir_order.outbox_pack");
+    return cluster_do(line.order.url, "SELECT coalesce(sum(events), 0)::bigint FROM weir_order.outbox_pack");
 }
 
 static int64_t instances_left(void)
 {
-    return cluster_do(line.url, "SELECT count(*) FROM weir_order.instance");
+    return cluster_do(line.order.url, "SELECT count(*) FROM weir_order.instance");
 }
 
 static void end(void)
 {
     other_end();
-    metrics_destroy(line.metrics);
-    store_close(line.store);
-    registry_close(line.registry);
-    config_destroy(line.config);
-    sim_close(&line.sim);
-    clock_release();
+    order_line_end(&line.order);
 }
 
 static void what_it_wrote_for_one_that_has_left_is_sent(void **state)
@@ -258,7 +210,8 @@ static void what_it_wrote_for_one_that_is_there_is_left_to_that_one(void **state
     assert_int_equal(line.arrived, 0);
     assert_int_equal(left_in_the_outbox(), 1);
     assert_int_equal(instances_left(), 1);
-    assert_int_equal(instances_leave_empty(line.other.store, &line.other.instances, &left, &line.error), OK);
+    assert_int_equal(instances_leave_empty(line.other.store, &line.other.instances, &left, &line.order.error),
+                     OK);
     assert_false(left);
     end();
 }

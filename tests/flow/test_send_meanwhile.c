@@ -9,10 +9,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "base/metrics.h"
-#include "flow/dispatch.h"
-#include "sim/sim.h"
-#include "support/cluster.h"
+#include "sim/order_line.h"
 #include "support/placed.h"
 
 #include <stdio.h>
@@ -26,14 +23,7 @@ static const char KEY[] = "00000000-0000-7000-8000-000000000001"; /* of all */
 static struct cluster cluster;
 
 static struct line {
-    struct sim sim;
-    char url[CLUSTER_URL_BYTES];
-    struct config *config;
-    struct registry *registry;
-    struct metrics *metrics;
-    struct store *store;
-    struct dispatch *dispatch;
-    struct error error;
+    struct order_line order;
     int64_t step_us; /* of the clock, each turn */
     int orders;      /* to be handled */
     int away_at;     /* this one meets an outage, the first time; -1: none */
@@ -50,7 +40,7 @@ static struct line {
 
 static int sent(void)
 {
-    return line.arrived + (int)line.sim.sent_count;
+    return line.arrived + (int)line.order.sim.sent_count;
 }
 
 /* ---- between the loop and its store (-Wl,--wrap) */
@@ -100,12 +90,6 @@ static const struct subscription subscriptions[] = {
     {0},
 };
 
-static void no_answer(void *exchange, const struct answer *answer)
-{
-    (void)exchange;
-    (void)answer;
-}
-
 /* ---- Kafka */
 
 static void inject(void)
@@ -116,7 +100,7 @@ static void inject(void)
         struct buffer value = placed_value(text_of(KEY), TEXT("anna"), TEXT("en"));
         const struct header headers[] = {{TEXT(HEADER_ID), text_of(id)},
                                          {TEXT(HEADER_TYPE), TEXT("weir.OrderPlaced")}};
-        sim_append(&line.sim, TEXT("orders"), text_of(KEY), buffer_text(&value), headers, 2);
+        sim_append(&line.order.sim, TEXT("orders"), text_of(KEY), buffer_text(&value), headers, 2);
         buffer_free(&value);
     }
 }
@@ -149,13 +133,13 @@ static void on_turn(void *owner)
     /* The first time after the last commit it looks for records; the second time it has slept. */
     if (line.handled == line.orders && line.injected && ++line.after > 1)
         assert_int_equal(sent(), line.orders);
-    line.idle = line.sim.progress == line.progress && line.injected ? line.idle + 1 : 0;
-    line.progress = line.sim.progress;
+    line.idle = line.order.sim.progress == line.progress && line.injected ? line.idle + 1 : 0;
+    line.progress = line.order.sim.progress;
     if (line.idle > IDLE_TURNS / 2)
-        sim_settle(&line.sim, true);
+        sim_settle(&line.order.sim, true);
     if (line.idle > IDLE_TURNS) {
         line.ended = true;
-        dispatch_stop(line.dispatch);
+        dispatch_stop(line.order.dispatch);
     }
 }
 
@@ -167,55 +151,23 @@ static int64_t drain_left(void)
 
 static void run(int orders, int away_at, int64_t step_us)
 {
-    static const char *const topics[] = {"orders", "dlq.order", "retry.order.2s", NULL};
-    static const int64_t delays_ms[] = {2000};
     static char *arguments[] = {"--batch-count-max", "1", NULL};
-    const struct setting *const settings_tables[] = {kafka_settings, flow_settings};
     memset(&line, 0, sizeof(line));
     line.orders = orders;
     line.away_at = away_at;
     line.step_us = step_us;
     line.drain_left_ms = 1000;
-    cluster_make(&cluster, line.url);
-    clock_hold(INT64_C(1800000000000000));
-    assert_int_equal(config_read(settings_tables, 2, 2, arguments, &line.config, &line.error), OK);
-    assert_int_equal(registry_open(NULL, &line.registry, &line.error), OK);
-    sim_open(&line.sim, 1, topics);
-    line.sim.turn = on_turn;
-    line.sim.appended = on_appended;
-    line.metrics = metrics_new();
-    assert_int_equal(store_open(line.url, "order", &line.store, &line.error), OK);
-    size_t count = 0;
-    for (const struct rows_table *const *table = flow_tables; *table; table++)
-        count++;
-    assert_int_equal(store_migrate(line.store, flow_tables, count, NULL, 0, &line.error), OK);
-    const struct dispatch_settings settings = {
-        .service = "order",
-        .subscriptions = subscriptions,
-        .store = line.store,
-        .registry = line.registry,
-        .metrics = line.metrics,
-        .client = {.bootstrap_servers = "nowhere:1", .client_id = "line", .config = line.config},
-        .group_id = "weir-order",
-        .retry_delays_ms = delays_ms,
-        .retry_delay_count = 1,
-        .config = line.config,
-        .backlog_max = 1000,
-        .answer = no_answer,
-    };
-    assert_int_equal(dispatch_open(&settings, &line.dispatch, &line.error), OK);
+    order_line_make(&line.order, &cluster, arguments);
+    line.order.sim.turn = on_turn;
+    line.order.sim.appended = on_appended;
+    order_line_open(&line.order, subscriptions);
     assert_non_null(line.call);
-    assert_int_equal(dispatch_run(line.dispatch, drain_left, &line.error), OK);
-    dispatch_close(line.dispatch, 1000);
+    assert_int_equal(dispatch_run(line.order.dispatch, drain_left, &line.order.error), OK);
+    dispatch_close(line.order.dispatch, 1000);
     assert_null(line.call); /* the store outlives the relay */
     assert_int_equal(line.handled, orders);
     assert_int_equal(line.arrived, orders);
-    metrics_destroy(line.metrics);
-    store_close(line.store);
-    registry_close(line.registry);
-    config_destroy(line.config);
-    sim_close(&line.sim);
-    clock_release();
+    order_line_end(&line.order);
 }
 
 /* Time stands still: nothing else is due that would wait for the database. */
