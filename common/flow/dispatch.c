@@ -411,21 +411,24 @@ bool dispatch_request(struct dispatch *dispatch, void *exchange, const struct re
 
 bool dispatch_ready(const struct dispatch *dispatch, char *reason, size_t reason_bytes)
 {
-    char refused[256];
+    char refused[256], why[ERROR_TEXT_BYTES_MAX];
     if (atomic_load(&dispatch->stopping)) {
         snprintf(reason, reason_bytes, "draining");
         return false;
     }
     if (atomic_load(&dispatch->in_outage)) {
-        snprintf(reason, reason_bytes, "outage: %s", dispatch->outage_reason);
+        reason_get(dispatch->outage_reason, why);
+        snprintf(reason, reason_bytes, "outage: %s", why);
         return false;
     }
     if (atomic_load(&dispatch->schema_waits)) {
-        snprintf(reason, reason_bytes, "outage: %s", dispatch->schema_reason);
+        reason_get(dispatch->schema_reason, why);
+        snprintf(reason, reason_bytes, "outage: %s", why);
         return false;
     }
     if (atomic_load(&dispatch->in_flood)) {
-        snprintf(reason, reason_bytes, "flood: %s", dispatch->flood_reason);
+        reason_get(dispatch->flood_reason, why);
+        snprintf(reason, reason_bytes, "flood: %s", why);
         return false;
     }
     if (!consumer_ready(dispatch->consumer)) {
@@ -479,8 +482,11 @@ void dispatch_status(const struct dispatch *dispatch, struct buffer *into)
                 : (paused & reasons[i].reason) != 0 || (reasons[i].reason == PAUSE_BACKLOG && full))
             json_put_text(&writer, text_of(reasons[i].name));
     json_array_end(&writer);
-    if (flood)
-        json_member_string(&writer, "flood", dispatch->flood_reason);
+    if (flood) {
+        char why[ERROR_TEXT_BYTES_MAX];
+        reason_get(dispatch->flood_reason, why);
+        json_member_string(&writer, "flood", why);
+    }
     json_member_int(&writer, "held_keys", atomic_load(&dispatch->held_keys));
     json_member_int(&writer, "waiting", atomic_load(&dispatch->waiting_records));
     json_member_int(&writer, "instances", atomic_load(&dispatch->instances_seen));

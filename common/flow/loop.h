@@ -137,9 +137,9 @@ struct dispatch {
     bool hold_used_up;                    /* … behind one that has used up its attempts */
     atomic_bool resume_asked;
     atomic_bool in_flood;
-    char flood_reason[ERROR_TEXT_BYTES_MAX];    /* written before in_flood is set */
+    char flood_reason[ERROR_TEXT_BYTES_MAX];    /* by reason_set(), before in_flood */
     atomic_bool schema_waits;                   /* a partition waits for the registry */
-    char schema_reason[ERROR_TEXT_BYTES_MAX];   /* written before schema_waits is set */
+    char schema_reason[ERROR_TEXT_BYTES_MAX];   /* by reason_set(), before schema_waits */
     int64_t schema_waits_until_us;              /* monotonic: over when none has come here since */
     _Atomic int64_t held_keys, waiting_records; /* for other threads */
     _Atomic int64_t held_since_us;              /* of the key that is held longest, 0: none */
@@ -181,7 +181,7 @@ struct dispatch {
     atomic_bool woken;
     atomic_bool stopping;
     atomic_bool in_outage;
-    char outage_reason[ERROR_TEXT_BYTES_MAX]; /* written before in_outage is set */
+    char outage_reason[ERROR_TEXT_BYTES_MAX]; /* by reason_set(), before in_outage */
     bool fatal;
     struct error fatal_error;
 };
@@ -249,6 +249,8 @@ MUST_CHECK bool sharing_leave(struct dispatch *dispatch);
 /* ---- outage.c */
 void give_up(struct dispatch *dispatch, const struct error *error);
 void outage_begin(struct dispatch *dispatch, const struct error *error);
+/* A copy of one of the three reasons, for other threads. */
+void reason_get(const char from[ERROR_TEXT_BYTES_MAX], char into[ERROR_TEXT_BYTES_MAX]);
 void outage_probe(struct dispatch *dispatch);
 void outage_passed(struct dispatch *dispatch, const struct item *items, size_t count);
 void outage_end(struct dispatch *dispatch);

@@ -4,7 +4,9 @@
 
 #include "base/clock.h"
 
+#include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 
 void give_up(struct dispatch *dispatch, const struct error *error)
 {
@@ -15,13 +17,30 @@ void give_up(struct dispatch *dispatch, const struct error *error)
     log_error("dispatch", "cannot go on: draining", LOG_STRING("error", error->text));
 }
 
+/* Other threads may still be reading what the outage before was for. One lock for all, held for a copy. */
+static pthread_mutex_t reason_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void reason_set(char into[ERROR_TEXT_BYTES_MAX], const char *text)
+{
+    pthread_mutex_lock(&reason_lock);
+    snprintf(into, ERROR_TEXT_BYTES_MAX, "%s", text);
+    pthread_mutex_unlock(&reason_lock);
+}
+
+void reason_get(const char from[ERROR_TEXT_BYTES_MAX], char into[ERROR_TEXT_BYTES_MAX])
+{
+    pthread_mutex_lock(&reason_lock);
+    memcpy(into, from, ERROR_TEXT_BYTES_MAX);
+    pthread_mutex_unlock(&reason_lock);
+}
+
 /* The store, or what a handler needs, is away: nothing is taken for a while. Said once, not once a try. */
 void outage_begin(struct dispatch *dispatch, const struct error *error)
 {
     if (!dispatch->outage_ms) {
         log_error("dispatch", "outage: paused until it is over; nothing is lost",
                   LOG_STRING("error", error->text));
-        snprintf(dispatch->outage_reason, sizeof(dispatch->outage_reason), "%s", error->text);
+        reason_set(dispatch->outage_reason, error->text);
         atomic_store(&dispatch->in_outage, true);
     }
     consumer_pause(dispatch->consumer, PAUSE_OUTAGE);
@@ -67,7 +86,7 @@ void schema_wait_begin(struct dispatch *dispatch, const struct error *error)
     dispatch->schema_waits_until_us = clock_monotonic_us() + SCHEMA_WAITS_MS * INT64_C(1000);
     if (atomic_load(&dispatch->schema_waits))
         return;
-    snprintf(dispatch->schema_reason, sizeof(dispatch->schema_reason), "%s", error->text);
+    reason_set(dispatch->schema_reason, error->text);
     atomic_store(&dispatch->schema_waits, true);
 }
 
@@ -95,10 +114,12 @@ void flood_begin(struct dispatch *dispatch, const struct error *error)
     bool again = dispatch->flood.state == FLOOD_HALF_OPEN;
     flood_window(&dispatch->flood, now_us, &handled, &rejected);
     flood_trip(&dispatch->flood, now_us);
-    if (!again)
-        snprintf(dispatch->flood_reason, sizeof(dispatch->flood_reason),
-                 "%lld records rejected of %lld: %.160s", (long long)rejected,
+    if (!again) {
+        char why[ERROR_TEXT_BYTES_MAX];
+        snprintf(why, sizeof(why), "%lld records rejected of %lld: %.160s", (long long)rejected,
                  (long long)(handled + rejected), error ? error->text : "");
+        reason_set(dispatch->flood_reason, why);
+    }
     atomic_store(&dispatch->in_flood, true);
     consumer_pause(dispatch->consumer, PAUSE_FLOOD);
     log_error("flood",
