@@ -112,10 +112,11 @@ static void mark_custom(struct id *id)
     id->bytes[8] = (uint8_t)(0x80 | (id->bytes[8] & 0x3f));
 }
 
+_Static_assert(sizeof(struct id_name) == DIGEST_BYTES, "a name's digest is one of SHA-256");
+
 struct id_name id_name_of(struct text name)
 {
     struct id_name hashed;
-    static_assert(sizeof(hashed.digest) == DIGEST_BYTES, "a name's digest is one of SHA-256");
     digest_sha256(name, hashed.digest);
     return hashed;
 }

@@ -487,18 +487,22 @@ static bool wanted_sort(struct backend_fetch *fetch, struct wanting *wanting)
 
 static enum outcome take_any(void *owner, const PGresult *result, struct error *error)
 {
-    struct backend_fetch *fetch = owner;
     (void)error;
-    fetch->any = postgres_int(result, 0, 0) > 0;
+    *(bool *)owner = postgres_int(result, 0, 0) > 0;
     return OK;
 }
 
-static enum outcome take_inbox_used(void *owner, const PGresult *result, struct error *error)
+/* Has the table any rows? False: out of memory. */
+static bool add_any(struct postgres *postgres, const char *table, bool *ret)
 {
-    struct postgres *postgres = owner;
-    (void)error;
-    postgres->inbox_used = postgres_int(result, 0, 0) > 0;
-    return OK;
+    buffer_clear(&postgres->sql);
+    buffer_print(&postgres->sql, "SELECT count(*) FROM (SELECT 1 FROM \"%s\".%s LIMIT 1) x", postgres->schema,
+                 table);
+    const char *sql = postgres_sql_end(postgres);
+    if (sql)
+        postgres_add(postgres, sql,
+                     &(struct postgres_step){.take = take_any, .owner = ret, .expected = -1, .what = table});
+    return sql;
 }
 
 static void add_looked(struct postgres *postgres, struct notes *notes)
@@ -536,10 +540,8 @@ static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *
         notes->looked = postgres->inbox_used;
         if (notes->looked)
             add_looked(postgres, notes);
-        postgres_add(postgres,
-                     postgres_print(postgres, "SELECT count(*) FROM (SELECT 1 FROM @.inbox LIMIT 1) x"),
-                     &(struct postgres_step){
-                         .take = take_inbox_used, .owner = postgres, .expected = -1, .what = "inbox"});
+        if (!add_any(postgres, "inbox", &postgres->inbox_used))
+            return postgres_memory(error);
     }
     if (notes->id_count > notes->looked_count) {
         put_ids(postgres, notes, false);
@@ -551,17 +553,8 @@ static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *
                            "AS v (id) ON CONFLICT DO NOTHING RETURNING id"),
             &(struct postgres_step){.take = take_inserted, .owner = notes, .expected = -1, .what = "inbox"});
     }
-    if (fetch->asked) {
-        buffer_clear(&postgres->sql);
-        buffer_print(&postgres->sql, "SELECT count(*) FROM (SELECT 1 FROM \"%s\".%s LIMIT 1) x",
-                     postgres->schema, fetch->asked->name);
-        const char *sql = postgres_sql_end(postgres);
-        if (!sql)
-            return postgres_memory(error);
-        postgres_add(postgres, sql,
-                     &(struct postgres_step){
-                         .take = take_any, .owner = fetch, .expected = -1, .what = fetch->asked->name});
-    }
+    if (fetch->asked && !add_any(postgres, fetch->asked->name, &fetch->any))
+        return postgres_memory(error);
     for (size_t i = 0; i < fetch->wanted_count; i++) {
         const struct rows_table *table = wanting[i].wanted->table;
         const struct postgres_tables *statements = statements_of(postgres, table);

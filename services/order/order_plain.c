@@ -7,9 +7,11 @@
  */
 #include "order/order.h"
 
+#include "items.h"
+
 #include <stdlib.h>
 
-enum { PLAIN_BYTES_MAX = 64 << 10, PLAIN_ITEMS_MAX = 100, DIGITS_MAX = 18 };
+enum { PLAIN_BYTES_MAX = 64 << 10, DIGITS_MAX = 18 };
 
 struct cursor {
     const char *at, *end;
@@ -100,7 +102,7 @@ static bool take_items(struct cursor *cursor, struct order_item *items, size_t *
     if (!take(cursor, '['))
         return false;
     do
-        if (count == PLAIN_ITEMS_MAX || !take_item(cursor, &items[count++]))
+        if (count == ITEMS_COUNT_MAX || !take_item(cursor, &items[count++]))
             return false;
     while (take(cursor, ','));
     *ret_count = count;
@@ -121,7 +123,7 @@ void *order_plain_read(struct text body)
 {
     struct cursor cursor = {body.at, body.at + body.length};
     struct order_placed order = {0};
-    struct order_item items[PLAIN_ITEMS_MAX];
+    struct order_item items[ITEMS_COUNT_MAX];
     struct text name;
     if (body.length == 0 || body.length > PLAIN_BYTES_MAX || !take(&cursor, '{'))
         return NULL;

@@ -395,24 +395,29 @@ static const struct route *route_of(const struct handlers *handlers, const char 
     return route;
 }
 
+/* With its body read as the HTTP thread does. */
+static int read_and_run(struct handlers *handlers, struct request *request, struct text *ret_body)
+{
+    struct error error;
+    if (request->route->read)
+        request->plain = request->route->read(request->body);
+    if (request->route->json && !request->plain)
+        must(json_read(request->body, &request->json, &error), &error, "body");
+    int status = run_request(handlers, request, !handlers->in_work, ret_body);
+    json_decref(request->json);
+    free(request->plain);
+    return status;
+}
+
 int handlers_request(struct handlers *handlers, const char *method, const char *path, const char *parameter,
                      const char *body, struct text *ret_body)
 {
     struct request request = {.route = route_of(handlers, method, path), .id = id_new()};
-    struct error error;
-    bool own = !handlers->in_work;
     if (parameter)
         request.parameters[0] = text_copy(handlers->arena, text_of(parameter));
     request.body = text_copy(handlers->arena, text_of(body));
     request.content_type = TEXT("application/json");
-    if (request.route->read)
-        request.plain = request.route->read(request.body);
-    if (request.route->json && !request.plain)
-        must(json_read(request.body, &request.json, &error), &error, "body");
-    int status = run_request(handlers, &request, own, ret_body);
-    json_decref(request.json);
-    free(request.plain);
-    return status;
+    return read_and_run(handlers, &request, ret_body);
 }
 
 int handlers_post(struct handlers *handlers, const char *path, const char *content_type,
@@ -426,13 +431,5 @@ int handlers_post(struct handlers *handlers, const char *path, const char *conte
         .body = text_copy(handlers->arena, body),
         .content_type = text_of(content_type),
     };
-    struct error error;
-    if (request.route->read)
-        request.plain = request.route->read(request.body);
-    if (request.route->json && !request.plain)
-        must(json_read(request.body, &request.json, &error), &error, "body");
-    int status = run_request(handlers, &request, !handlers->in_work, ret_body);
-    json_decref(request.json);
-    free(request.plain);
-    return status;
+    return read_and_run(handlers, &request, ret_body);
 }
