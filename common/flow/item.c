@@ -51,6 +51,24 @@ static enum outcome from_retry_topic(struct dispatch *dispatch, struct item *ite
     return OK;
 }
 
+/* What a copy says of ours beside its record's own headers counts for itself: a record that was taken with as
+ * many as it may have comes back with more, and its key would wait for it for ever. One that has too many of
+ * its own is a dead letter as it was before, of the same origin, and may be dropped. */
+static enum outcome headers_read(struct dispatch *dispatch, struct item *item)
+{
+    enum outcome outcome = record_headers(&item->record, work_arena(dispatch->work), &item->headers,
+                                          &item->header_count, &item->error);
+    bool given = outcome == OK || (outcome == REJECT && item->header_count);
+    if (!given || (size_t)item->record.topic_index < dispatch->topic_count ||
+        !retry_find(&dispatch->retry, item->record.topic, &item->step))
+        return outcome;
+    enum outcome origin = from_retry_topic(dispatch, item, &item->error);
+    if (origin != OK || outcome == OK || !origin_headers_fit(item->headers, item->header_count))
+        return origin != OK ? origin : outcome;
+    error_set(&item->error, OK, NULL, "%s", "");
+    return OK;
+}
+
 /* What this process wrote itself and need not decode; false: like any other. Only what is handled may end an
  * outage of a handler. */
 static bool own_decode(const struct dispatch *dispatch, struct item *item)
@@ -86,11 +104,7 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     if (item->own)
         return OK;
     if (item->door == DOOR_RECORD)
-        outcome = record_headers(&item->record, arena, &item->headers, &item->header_count, &item->error);
-    if (outcome == OK && item->door == DOOR_RECORD &&
-        (size_t)item->record.topic_index >= dispatch->topic_count &&
-        retry_find(&dispatch->retry, item->record.topic, &item->step))
-        outcome = from_retry_topic(dispatch, item, &item->error);
+        outcome = headers_read(dispatch, item);
     item->topic = TOPIC_COUNT;
     topic_find(item->home->topic, &item->topic);
     if (outcome == OK)

@@ -171,6 +171,19 @@ bool origin_is_ours(struct text name)
     return begins_with_one_of(name, ours);
 }
 
+bool origin_headers_fit(const struct header *headers, size_t count)
+{
+    size_t ours = 0, ours_bytes = 0, bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t length = headers[i].name.length + headers[i].value.length;
+        bool mine = origin_is_ours(headers[i].name);
+        ours += mine;
+        *(mine ? &ours_bytes : &bytes) += length;
+    }
+    return count - ours <= HEADERS_COUNT_MAX && bytes <= HEADERS_BYTES_MAX && ours <= ORIGIN_HEADERS_MAX &&
+           ours_bytes <= ORIGIN_HEADERS_BYTES_MAX;
+}
+
 bool origin_is_foreign(struct text name)
 {
     static const char *const foreign[] = {

@@ -39,7 +39,12 @@ enum origin_kind {
     ORIGIN_CONNECT /* __connect.errors.*, text                                            */
 };
 
-enum { ORIGIN_COUNT_MAX = 1000000 }; /* of deliveries, attempts, redrives; more counts as not said */
+enum {
+    ORIGIN_COUNT_MAX = 1000000, /* of deliveries, attempts, redrives; more counts as not said */
+    /* What a copy may carry of ours, beside what its record had (HEADERS_COUNT_MAX, HEADERS_BYTES_MAX). */
+    ORIGIN_HEADERS_MAX = 32,
+    ORIGIN_HEADERS_BYTES_MAX = 8 << 10,
+};
 
 struct origin {
     enum origin_kind kind;
@@ -62,6 +67,8 @@ struct origin {
 void origin_read(const struct header *headers, size_t count, struct origin *ret);
 /* Is it one of the names above, or another "__dlq.errors." or "weir_": replaced in each new copy? */
 bool origin_is_ours(struct text name);
+/* Would these headers be taken, were those of ours not counted among the record's own? */
+bool origin_headers_fit(const struct header *headers, size_t count);
 /* Is it one of Spring's or Connect's error headers, taken away when a record is sent home? */
 bool origin_is_foreign(struct text name);
 

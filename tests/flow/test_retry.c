@@ -357,6 +357,65 @@ static void our_names_on_a_main_topic_are_not_believed(void **state)
     assert_string_equal(found_header(&dead, "weir_drop"), "(absent)");
 }
 
+/* count headers of a record's own behind those that it has anyway. */
+static void place_with(struct world *world, const char *topic, const char *id, const char *customer,
+                       const char *mark, size_t count, const struct header *more, size_t more_count)
+{
+    enum { HAS = 3 };
+    static char names[WORLD_HEADERS_MAX][32];
+    struct header headers[WORLD_HEADERS_MAX];
+    size_t total = 0;
+    while (HAS + total < count) {
+        snprintf(names[total], sizeof(names[total]), "own-%zu", total);
+        headers[total] = (struct header){text_of(names[total]), TEXT("x")};
+        total++;
+    }
+    for (size_t i = 0; i < more_count; i++)
+        headers[total++] = more[i];
+    world_place_on(world, text_of(topic), id, KEY, customer, mark, headers, total);
+}
+
+/* The copy on the retry topic has more, for it says where it was and why it failed. */
+static void a_record_with_as_many_headers_as_may_be_is_retried(void **state)
+{
+    struct world *world = *state;
+    atomic_store(&world->state.fail_times, 2);
+    place_with(world, "orders", "e1", "shaky", "a", HEADERS_COUNT_MAX, NULL, 0);
+    place(world, "e2", KEY, "shaky", "b");
+    world_wait_for_orders(world, "shaky", 2);
+    assert_string_equal(world_look(world, "shaky").seen, "ab");
+    wait_for_status(world, "held_keys", 0);
+    struct found second = world_read(world, WORLD_RETRY_2, 1);
+    assert_true(second.header_count > HEADERS_COUNT_MAX);
+    assert_string_equal(found_header(&second, "own-60"), "x");
+}
+
+static void a_record_with_too_many_headers_is_a_dead_letter_that_can_be_sent_back_and_dropped(void **state)
+{
+    struct world *world = *state;
+    struct header back[] = {
+        {TEXT(HEADER_ERRORS_TOPIC), TEXT("orders")},     {TEXT(HEADER_ERRORS_PARTITION), TEXT("0")},
+        {TEXT(HEADER_ERRORS_OFFSET), TEXT("0")},         {TEXT(HEADER_ATTEMPT), TEXT("0")},
+        {TEXT(HEADER_ERRORS_DELIVERY_COUNT), TEXT("1")}, {TEXT(HEADER_DROP), TEXT("nobody wants it")}};
+    enum { DELIVERIES = 4, REDRIVEN = 5, DROPPED = 6 };
+    place_with(world, "orders", "e1", "anna", "a", HEADERS_COUNT_MAX + 1, NULL, 0);
+    struct found dead = world_read(world, "dlq.order", 1);
+    assert_string_equal(found_header(&dead, "__dlq.errors.topic"), "orders");
+    /* It is no better than it was, and it is still the same record. */
+    place_with(world, WORLD_RETRY_1, "e1", "anna", "a", HEADERS_COUNT_MAX + 1, back, REDRIVEN);
+    dead = world_read(world, "dlq.order", 2);
+    assert_string_equal(found_header(&dead, "__dlq.errors.topic"), "orders");
+    assert_string_equal(found_header(&dead, "__dlq.errors.delivery.count"), "2");
+    assert_string_equal(found_header(&dead, "weir_error_class"), "REJECT");
+    /* Dropped it makes no dead letter; what lies behind it does. */
+    back[DELIVERIES].value = TEXT("2");
+    place_with(world, WORLD_RETRY_1, "e1", "anna", "a", HEADERS_COUNT_MAX + 1, back, DROPPED);
+    world_produce(world, TEXT(WORLD_RETRY_1), 0, KEY, TEXT("junk"), NULL, 0);
+    dead = world_read(world, "dlq.order", 3);
+    assert_string_equal(found_header(&dead, "__dlq.errors.topic"), WORLD_RETRY_1);
+    assert_int_equal(world_look(world, "anna").orders, 0);
+}
+
 static void a_flood_of_rejects_stops_the_service_until_somebody_says_go_on(void **state)
 {
     struct world *world = *state; /* past 50 rejects the share counts */
@@ -418,6 +477,8 @@ int main(int argc, char **argv)
         IN_A_WORLD(an_outage_spends_no_attempt_and_makes_no_dead_letter),
         IN_A_WORLD(junk_on_a_retry_topic_is_a_dead_letter_that_names_it),
         IN_A_WORLD(our_names_on_a_main_topic_are_not_believed),
+        IN_A_WORLD(a_record_with_as_many_headers_as_may_be_is_retried),
+        IN_A_WORLD(a_record_with_too_many_headers_is_a_dead_letter_that_can_be_sent_back_and_dropped),
         IN_A_WORLD(a_flood_of_rejects_stops_the_service_until_somebody_says_go_on),
         IN_A_WORLD(a_pause_by_an_operator_stops_records_and_resuming_takes_them),
     };

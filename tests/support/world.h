@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 enum { WAIT_MS_MAX = 60000, PARTITIONS = 3, WORLD_DELAY_1_MS = 50, WORLD_DELAY_2_MS = 100 };
+enum { WORLD_HEADERS_MAX = 96 };
 #define WORLD_RETRY_1 "retry.order.50ms"
 #define WORLD_RETRY_2 "retry.order.100ms"
 
@@ -63,7 +64,7 @@ struct found {
     size_t count;
     struct {
         char name[64], value[256];
-    } headers[32];
+    } headers[WORLD_HEADERS_MAX];
     size_t header_count;
     char key[128];
     char value[256];
