@@ -15,6 +15,17 @@ static void member(struct json_writer *writer, const char *name, struct text val
         json_put_text(writer, value);
 }
 
+struct text audit_cut(struct text text)
+{
+    enum { FOLLOWING_MAX = 3 }; /* bytes of a character behind its first */
+    if (text.length <= AUDIT_TEXT_BYTES_MAX)
+        return text;
+    text.length = AUDIT_TEXT_BYTES_MAX;
+    for (int i = 0; i < FOLLOWING_MAX && ((unsigned char)text.at[text.length] & 0xc0) == 0x80; i++)
+        text.length--;
+    return text;
+}
+
 void audit_write(const struct audit_entry *entry, struct buffer *into)
 {
     struct json_writer writer = json_writer(into);
@@ -24,9 +35,9 @@ void audit_write(const struct audit_entry *entry, struct buffer *into)
     json_member_text(&writer, "topic", entry->topic);
     json_member_int(&writer, "partition", entry->partition);
     json_member_int(&writer, "offset", entry->offset);
-    json_member_text(&writer, "event_id", entry->event_id);
-    member(&writer, "key", entry->key, entry->key_null);
-    json_member_text(&writer, "fingerprint", entry->fingerprint);
+    json_member_text(&writer, "event_id", audit_cut(entry->event_id));
+    member(&writer, "key", audit_cut(entry->key), entry->key_null);
+    json_member_text(&writer, "fingerprint", audit_cut(entry->fingerprint));
     member(&writer, "to", entry->to, !entry->to.length);
     member(&writer, "reason", entry->reason, !entry->reason.length);
     json_member_text(&writer, "by", entry->by);

@@ -21,6 +21,10 @@ struct audit_entry {
     int64_t at_us;
     struct text run; /* one id for all that was done in one go */
 };
+/* What a record brought with it (event_id, key, fingerprint) is cut as by audit_cut(): a letter must not be
+ * able to make an entry that Kafka does not take. */
+enum { AUDIT_TEXT_BYTES_MAX = 1024 };
+struct text audit_cut(struct text text); /* not through a character of UTF-8 */
 void audit_write(const struct audit_entry *entry, struct buffer *into);
 /* REJECT ("audit") for what is none; extra members are passed over. Slices point into *ret_json, which the
  * caller gives back by json_decref(). */

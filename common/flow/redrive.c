@@ -250,7 +250,7 @@ void redrive_forecast_free(struct redrive_forecast *forecast)
 /* A letter on its way: first its copy, then its audit record. */
 struct flight {
     enum { FLIGHT_FREE, FLIGHT_COPY, FLIGHT_AUDIT } stage;
-    struct buffer story; /* key, then the audit's JSON */
+    struct buffer story; /* the audit's record: key, then its JSON */
     size_t key_bytes, bytes;
     bool key_null;
     char name[96]; /* of the letter */
@@ -464,7 +464,7 @@ static void story_write(struct run *run, const struct letter *letter, const stru
         .at_us = now_us,
         .run = text_of(run->done.run),
     };
-    buffer_add_text(into, letter->record->key);
+    buffer_add_text(into, audit_cut(letter->record->key));
     audit_write(&entry, into);
 }
 
@@ -484,8 +484,8 @@ static enum outcome send_one(struct run *run, const struct letter *letter, struc
     struct flight *flight = &run->flights[number];
     story_write(run, letter, &copy, sent, now_us, &flight->story);
     flight->key_null = letter->record->key_null;
-    flight->key_bytes = letter->record->key.length;
-    flight->bytes = letter->record->value.length + flight->story.length;
+    flight->key_bytes = audit_cut(letter->record->key).length;
+    flight->bytes = letter->record->key.length + letter->record->value.length + flight->story.length;
     run->bytes += flight->bytes;
     snprintf(flight->name, sizeof(flight->name), "%.*s[%d]@%lld", TEXT_ARG(letter->record->topic),
              (int)letter->record->partition, (long long)letter->record->offset);
@@ -585,7 +585,7 @@ enum outcome redrive_run(const struct redrive_settings *settings, struct redrive
     else
         (void)id_to_text(id_new(), run->done.run);
     for (uint16_t i = 0; i < REDRIVE_IN_FLIGHT_MAX; i++) {
-        run->flights[i].story = buffer_of(16 << 20); /* a record's key and what JSON makes of it */
+        run->flights[i].story = buffer_of(64 << 10); /* of texts that are cut: audit.h */
         run->free[run->free_count++] = i;
     }
     pthread_condattr_t attributes;

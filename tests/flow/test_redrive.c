@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { PARTITIONS = 3, WAIT_MS = 30000, COPIES_MAX = 4096, KEYS = 7 };
 
@@ -333,6 +334,27 @@ static void unreadable_letters_stay_and_the_rest_goes(void **state)
     assert_int_equal(run(world).unreadable, 1);
 }
 
+/* Its key stands twice in an audit record: as the record's key, and in what it says. */
+static void letter_with_a_key_as_large_as_a_record_holds_up_nobody(void **state)
+{
+    struct world *world = *state;
+    enum { KEY_BYTES = 1200000 };
+    char *key = malloc(KEY_BYTES + 1);
+    assert_non_null(key);
+    memset(key, 'k', KEY_BYTES);
+    key[KEY_BYTES] = '\0';
+    bury(world, "dlq.order", "k-1", 1, "aa");
+    bury(world, "dlq.order", key, 2, "aa");
+    bury(world, "dlq.order", "k-2", 3, "aa");
+    assert_true(producer_flush(world->producer, WAIT_MS));
+    assert_int_equal(run(world).sent, 3);
+    const struct redrive_done none = run(world);
+    assert_int_equal(none.sent, 0);
+    assert_int_equal(none.passed, 3);
+    assert_int_equal(count_of(world, "retry.order.2s"), 3);
+    free(key);
+}
+
 static void topic_that_is_not_there_holds_up_nobody(void **state)
 {
     struct world *world = *state;
@@ -477,6 +499,7 @@ int main(void)
         TEST(what_was_settled_before_is_sent_only_when_asked_for),
         TEST(forecast_finds_what_lies_there_twice),
         TEST(unreadable_letters_stay_and_the_rest_goes),
+        TEST(letter_with_a_key_as_large_as_a_record_holds_up_nobody),
         TEST(topic_that_is_not_there_holds_up_nobody),
         TEST(filter_decides_what_is_sent),
         TEST(limit_is_kept_and_the_next_run_goes_on_behind_it),

@@ -117,6 +117,34 @@ static void what_is_no_entry_is_refused(void **state)
     }
 }
 
+static void what_a_letter_brings_with_it_is_cut(void **state)
+{
+    (void)state;
+    enum { LONG = 1 << 20, WRITTEN_BYTES_MAX = 64 << 10 };
+    static char controls[LONG], accents[LONG];
+    struct audit_entry entry = dropped, read;
+    struct buffer buffer = buffer_of(WRITTEN_BYTES_MAX);
+    struct error error;
+    json_t *json;
+    memset(controls, '\1', sizeof(controls));
+    for (size_t i = 0; i < LONG; i++)
+        accents[i] = i == 0 ? 'a' : i % 2 ? '\xc3' : '\xa9';
+    entry.event_id = entry.fingerprint = (struct text){controls, LONG};
+    entry.key = (struct text){accents, LONG};
+    audit_write(&entry, &buffer);
+    assert_false(buffer.failed);
+    assert_int_equal(audit_read(buffer_text(&buffer), &read, &json, &error), OK);
+    assert_int_equal(read.event_id.length, AUDIT_TEXT_BYTES_MAX);
+    assert_true(text_equal(read.fingerprint, read.event_id));
+    assert_true(text_equal(read.key, ((struct text){accents, AUDIT_TEXT_BYTES_MAX - 1})));
+    json_decref(json);
+    buffer_free(&buffer);
+    /* What is no text is cut as well. */
+    memset(accents, '\xa9', sizeof(accents));
+    assert_in_range(audit_cut((struct text){accents, LONG}).length, 1, AUDIT_TEXT_BYTES_MAX);
+    assert_int_equal(audit_cut((struct text){accents, AUDIT_TEXT_BYTES_MAX}).length, AUDIT_TEXT_BYTES_MAX);
+}
+
 static void service_that_is_none_is_passed_over_in_a_hurry(void **state)
 {
     (void)state;
@@ -310,6 +338,7 @@ int main(void)
         cmocka_unit_test(entry_is_read_back_as_it_was_written),
         cmocka_unit_test(what_is_absent_is_null),
         cmocka_unit_test(what_is_no_entry_is_refused),
+        cmocka_unit_test(what_a_letter_brings_with_it_is_cut),
         cmocka_unit_test(service_that_is_none_is_passed_over_in_a_hurry),
         cmocka_unit_test(every_settled_letter_is_found_and_no_other),
         cmocka_unit_test(what_was_done_last_counts),
