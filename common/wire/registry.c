@@ -270,7 +270,8 @@ static void writer_ask(struct writer *writer)
     json_object_end(&json);
     snprintf(path, sizeof(path), "/subjects/%s%s", registry_subject(writer->type, subject),
              registry->registers ? "/versions" : "");
-    const struct registry_question question = {.method = "POST", .path = path, .body = buffer_text(&body)};
+    const struct registry_question question = {
+        .method = "POST", .path = path, .body = buffer_text(&body), .member = "id"};
     registry_http_ask(registry->http, &question, on_writer_answered, writer);
     buffer_free(&body);
 }
@@ -497,7 +498,8 @@ static void fetch_ask(struct fetch *fetch)
     struct registry *registry = fetch->registry;
     char path[64];
     snprintf(path, sizeof(path), "/schemas/ids/%d", (int)fetch->schema_id);
-    const struct registry_question question = {.method = "GET", .path = path, .turn = fetch->turn};
+    const struct registry_question question = {
+        .method = "GET", .path = path, .turn = fetch->turn, .member = "schema"};
     pthread_mutex_lock(&registry->lock);
     fetch->asking = true;
     fetch->waited = false;

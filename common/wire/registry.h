@@ -8,7 +8,7 @@
  *     opened (or registered, SCHEMA_REGISTRY_REGISTER), again and again until it is there.
  *   - An id on a record is fetched once, and kept as long as the process lives. One fetch in flight an id.
  *   - The registry being away is OUTAGE and never a record's fault, whatever it answers: no connection, a
- *     time-out, 5xx, 401, a page that is no registry's. All URLs are tried before.
+ *     time-out, 5xx, 401, a page that is no registry's, JSON without a schema. All URLs are tried before.
  *   - An id that the registry says it does not have (40401, 40402, 40403) is asked for again until
  *     SCHEMA_REGISTRY_UNKNOWN_WAIT is over, and is REJECT then. That time is one allowance for all ids, which
  *     grows back at a tenth of the pace of time: a stream of wrong ids cannot hold the line up for ever.

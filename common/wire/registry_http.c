@@ -49,6 +49,7 @@ struct errand {
     registry_answered_fn *answered;
     void *owner;
     char *method, *path;
+    const char *member;
     struct buffer body;
     int at, tried;
 };
@@ -192,17 +193,23 @@ static void finish(struct errand *errand, struct registry_answer *answer)
 }
 
 /* What a registry means by this. AWAY: it is none, or none that can answer now. */
-static void answer_of(const struct place *place, const struct net_result *result, struct registry_answer *ret)
+static void answer_of(const struct place *place, const char *member, const struct net_result *result,
+                      struct registry_answer *ret)
 {
     struct error error;
     json_t *json = NULL;
     *ret = (struct registry_answer){.kind = REGISTRY_AWAY, .code = result->status};
     snprintf(ret->text, sizeof(ret->text), "%.100s: %.140s", place->base, result->text);
-    if (result->too_long) {
-        ret->kind = REGISTRY_REFUSED;
+    if (result->too_long) { /* of a gateway's page of an error nothing is said about what was asked for */
+        ret->kind = result->status / 100 == 2 ? REGISTRY_REFUSED : REGISTRY_AWAY;
         return;
     }
-    if (!result->status || json_read(result->body, &json, &error) != OK) {
+    if (result->status && json_read(result->body, &json, &error) == OK && result->outcome == OK && member &&
+        !json_object_get(json, member)) {
+        json_decref(json);
+        json = NULL;
+    }
+    if (!json) {
         if (result->outcome == OK || result->status == 404)
             snprintf(ret->text, sizeof(ret->text), "%.100s: HTTP %d and no schema registry's answer",
                      place->base, result->status);
@@ -277,7 +284,7 @@ static void on_done(void *owner, const struct net_result *result)
     struct errand *errand = owner;
     struct registry_http *http = errand->http;
     struct registry_answer answer;
-    answer_of(&http->places[errand->at], result, &answer);
+    answer_of(&http->places[errand->at], errand->member, result, &answer);
     struct metric *metric = answer.kind == REGISTRY_ANSWERED || answer.kind == REGISTRY_MISSING ? http->ok
                             : answer.kind == REGISTRY_REFUSED                                   ? http->failed
                             : result->outcome == RETRY                                          ? http->retry
@@ -312,6 +319,7 @@ void registry_http_ask(struct registry_http *http, const struct registry_questio
         errand->http = http;
         errand->answered = answered;
         errand->owner = owner;
+        errand->member = question->member;
         errand->at = (atomic_load(&http->preferred) + question->turn) % http->count;
         errand->body = buffer_of(question->body.length);
         buffer_add_text(&errand->body, question->body);

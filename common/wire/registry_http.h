@@ -14,9 +14,9 @@ struct registry_http;
 
 struct registry_answer {
     enum registry_answer_kind {
-        REGISTRY_ANSWERED, /* 2xx and JSON                                       */
+        REGISTRY_ANSWERED, /* 2xx and JSON, with what was asked for              */
         REGISTRY_MISSING,  /* the registry says that there is no such thing      */
-        REGISTRY_REFUSED,  /* it says no otherwise: 409, 422, an answer too long */
+        REGISTRY_REFUSED,  /* it says no otherwise: 409, 422, 2xx and too long   */
         REGISTRY_AWAY,     /* none of the URLs answers as a registry             */
     } kind;
     int code;                           /* of the registry (40403), else HTTP's; 0 without        */
@@ -30,6 +30,8 @@ struct registry_question {
     const char *path; /* "/schemas/ids/1" */
     struct text body; /* JSON, or empty */
     int turn;         /* begins so many URLs after the one that answered last */
+    /* A literal: the member without which a 2xx is no registry's answer. NULL: any JSON is one. */
+    const char *member;
 };
 
 MUST_CHECK enum outcome registry_http_open(const struct registry_use *use, struct registry_http **ret,

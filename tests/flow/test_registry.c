@@ -44,7 +44,8 @@ static void answer(int fd, const struct rule *rule)
     if (rule->endless) {
         static char block[64 << 10];
         memset(block, ' ', sizeof(block) - 1);
-        snprintf(head, sizeof(head), "HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n", 8 << 20);
+        snprintf(head, sizeof(head), "HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n",
+                 rule->status ? rule->status : 200, 8 << 20);
         for (bool on = peer_say(fd, head); on; on = peer_say(fd, block))
             ;
         return;
@@ -425,7 +426,10 @@ static void outage_is_never_the_records_fault(void **state)
         {"GET /schemas/ids/7 ", 404, "<html>nothing here</html>", false, false},
         {"GET /schemas/ids/7 ", 404, "{\"detail\":\"Not Found\"}", false, false},
         {"GET /schemas/ids/7 ", 200, "<html>Welcome! Please log in.</html>", false, false},
+        {"GET /schemas/ids/7 ", 200, "{\"status\":\"UP\"}", false, false},
+        {"GET /schemas/ids/7 ", 200, "[]", false, false},
         {"GET /schemas/ids/7 ", 301, "", false, false},
+        {"GET /schemas/ids/7 ", 502, NULL, false, true},
     };
     struct scripted *scripted = scripted_open();
     struct client client;
@@ -467,8 +471,7 @@ static void what_can_never_be_read_is_rejected_and_asked_for_once(void **state)
         {"{\"schemaType\":\"PROTOBUF\",\"schema\":\"syntax\"}", "schema-language", NULL},
         {"{\"schema\":\"\\\"X\\\"\",\"references\":[{\"name\":\"X\",\"subject\":\"X\",\"version\":1}]}",
          "schema-references", NULL},
-        {"{}", "schema-invalid", NULL},
-        {"[]", "schema-invalid", NULL},
+        {"{\"schema\":7}", "schema-invalid", NULL},
     };
     struct scripted *scripted = scripted_open();
     struct client client;
