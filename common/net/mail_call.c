@@ -76,30 +76,37 @@ static void wait_in_line(struct mail_peer *peer, struct net_call *call)
     peer->waiting_end = &call->next;
 }
 
+/* A kept connection that ends before it has taken anything of this mail says nothing about the mail server:
+ * once, another is taken. */
+static bool take_another(struct mail_connection *connection)
+{
+    struct net_call *call = connection->call;
+    if (connection->step == STEP_CONNECT || connection->mails < 2 || connection->heard || call->replaced)
+        return false;
+    connection->call = NULL;
+    call->replaced = true;
+    wait_in_line(connection->peer, call);
+    return true;
+}
+
 /*
  * The connection is of no more use. RFC 5321 3.8: to be taken as if it had said 421; after the final dot
- * nobody knows. A kept one that had been closed before it was used again says nothing about the mail server:
- * once, another is taken.
+ * nobody knows.
  */
 static void lose(struct mail_connection *connection, const char *why)
 {
     struct net_call *call = connection->call;
+    bool unknown = all_sent(connection);
     connection->dead = true;
-    connection->call = NULL;
-    if (!call)
+    if (!call || (!unknown && take_another(connection)))
         return;
-    if (all_sent(connection)) {
-        finish(call, RETRY, 0, true, why);
-    } else if (connection->step != STEP_CONNECT && connection->mails > 1 && !connection->heard &&
-               !call->replaced) {
-        call->replaced = true;
-        wait_in_line(connection->peer, call);
-    } else {
-        finish(call, OUTAGE, 0, false, why);
-    }
+    connection->call = NULL;
+    finish(call, unknown ? RETRY : OUTAGE, 0, unknown, why);
 }
 
 /* ---- speaking */
+
+static void hear(struct mail_connection *connection);
 
 static void flush(struct mail_connection *connection)
 {
@@ -112,7 +119,9 @@ static void flush(struct mail_connection *connection)
             return;
         }
         if (code != CURLE_OK) {
-            lose(connection, "the mail server closed the connection");
+            hear(connection); /* it may have said why before it closed: 552 in the middle of a message */
+            if (!connection->dead)
+                lose(connection, "the mail server closed the connection");
             return;
         }
         connection->out.at += sent;
@@ -156,10 +165,12 @@ static void refuse(struct mail_connection *connection, int status, const char *l
     bool message_over = connection->step == STEP_MESSAGE;
     connection->call = NULL;
     finish(call, status >= 500 ? REJECT : RETRY, status, false, line);
-    if (message_over)
+    if (message_over) {
         rest(connection);
-    else
+    } else {
+        connection->idle_since_us = clock_monotonic_us(); /* so long it may take to answer */
         say(connection, STEP_RESET, "RSET", NULL);
+    }
 }
 
 static void accept_message(struct mail_connection *connection, int status, const char *line)
@@ -173,8 +184,12 @@ static void accept_message(struct mail_connection *connection, int status, const
 /* A whole reply, by its last line. */
 static void on_reply(struct mail_connection *connection, int status, const char *line)
 {
-    connection->heard = true;
     int class = status / 100;
+    if (status == 421 && connection->call && take_another(connection)) {
+        connection->dead = true; /* it takes so many on one, or was about to close it */
+        return;
+    }
+    connection->heard = true;
     if (status == 421 || connection->step == STEP_IDLE || (connection->step == STEP_RESET && class != 2)) {
         /* While idle: 421 before closing, as a rule. */
         struct net_call *call = connection->call;

@@ -8,9 +8,13 @@
 #include "net/net.h"
 #include "support/peer.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 /* ---- waiting for answers */
 
@@ -352,6 +356,7 @@ static void calls_past_the_bound_are_not_taken(void **state)
 struct smtp {
     const char *greeting, *from, *to, *data, *dot; /* NULL: closes the connection; "": says nothing */
     int mails_before_close;                        /* the connection is closed after so many, 0: never */
+    int mails_before_421;                          /* likewise, but it says so to the next one */
     int mails;                                     /* accepted */
     char last[4096];                               /* what came after DATA */
 };
@@ -377,7 +382,10 @@ static void serve_smtp(void *owner, int fd, int number)
         bool goes_on = true;
         if (strncmp(line, "EHLO", 4) == 0)
             goes_on = reply(fd, "250-test\r\n250 8BITMIME\r\n");
-        else if (strncmp(line, "MAIL", 4) == 0)
+        else if (strncmp(line, "MAIL", 4) == 0 && smtp->mails_before_421 && mails == smtp->mails_before_421) {
+            peer_say(fd, "421 4.7.0 enough on this connection\r\n");
+            return;
+        } else if (strncmp(line, "MAIL", 4) == 0)
             goes_on = reply(fd, smtp->from);
         else if (strncmp(line, "RCPT", 4) == 0)
             goes_on = reply(fd, smtp->to);
@@ -409,7 +417,7 @@ static void serve_smtp(void *owner, int fd, int number)
 static struct smtp good_smtp(void)
 {
     return (struct smtp){
-        "220 test\r\n", "250 ok\r\n", "250 ok\r\n", "354 go on\r\n", "250 2.0.0 queued\r\n", 0, 0, ""};
+        "220 test\r\n", "250 ok\r\n", "250 ok\r\n", "354 go on\r\n", "250 2.0.0 queued\r\n", 0, 0, 0, ""};
 }
 
 static void mail_gives(struct smtp smtp, int timeout_ms, enum outcome outcome, int status, bool ambiguous)
@@ -533,9 +541,10 @@ static void mail_connection_is_used_again_also_after_a_refusal(void **state)
     struct peer *peer = peer_open(serve_smtp, &smtp);
     struct net *net = open_net(1); /* with more, one mail may begin elsewhere before the reset is answered */
     for (int i = 1; i <= 20; i++) {
-        smtp.to = i % 3 ? "250 ok\r\n" : "550 unknown\r\n";
+        bool refused = i % 3 == 1; /* the first as well */
+        smtp.to = refused ? "550 unknown\r\n" : "250 ok\r\n";
         mail(net, peer_port(peer), PATIENT_MS);
-        assert_int_equal(wait_for(i)->outcome, i % 3 ? OK : REJECT);
+        assert_int_equal(wait_for(i)->outcome, refused ? REJECT : OK);
     }
     assert_int_equal(peer_connections(peer), 1);
     net_close(net);
@@ -556,6 +565,95 @@ static void kept_connection_that_was_closed_costs_nothing(void **state)
     assert_int_equal(smtp.mails, 20);
     net_close(net);
     peer_close(peer);
+}
+
+static void server_that_takes_so_many_on_a_connection_costs_nothing(void **state)
+{
+    (void)state;
+    struct smtp smtp = good_smtp();
+    smtp.mails_before_421 = 3;
+    struct peer *peer = peer_open(serve_smtp, &smtp);
+    struct net *net = open_net(1);
+    for (int i = 1; i <= 10; i++) {
+        mail(net, peer_port(peer), PATIENT_MS);
+        assert_int_equal(wait_for(i)->outcome, OK);
+    }
+    assert_int_equal(smtp.mails, 10);
+    assert_int_equal(peer_connections(peer), 4);
+    net_close(net);
+    peer_close(peer);
+}
+
+/* A server that hears the beginning of a message, says that it is too large and closes, with the rest on its
+ * way; and a net whose thread sees none of it before all has happened. */
+struct middle {
+    atomic_bool heard, busy, closed;
+};
+
+static void until(atomic_bool *done)
+{
+    while (!atomic_load(done))
+        usleep(1000);
+}
+
+static void refuse_in_the_middle(void *owner, int fd, int number)
+{
+    struct middle *middle = owner;
+    (void)number;
+    char line[1024];
+    if (!peer_say(fd, "220 test\r\n"))
+        return;
+    while (peer_hear(fd, "\r\n", line, sizeof(line))) {
+        bool data = strncmp(line, "DATA", 4) == 0;
+        if (!peer_say(fd, data ? "354 go on\r\n" : "250 ok\r\n"))
+            return;
+        if (!data)
+            continue;
+        (void)peer_hear(fd, "\r\n", line, sizeof(line));
+        atomic_store(&middle->heard, true);
+        until(&middle->busy);
+        (void)peer_say(fd, "552 5.3.4 too large\r\n");
+        int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        assert_true(nothing >= 0 && dup2(nothing, fd) == fd);
+        close(nothing);
+        atomic_store(&middle->closed, true);
+        return;
+    }
+}
+
+static void be_busy(void *owner, const struct net_result *result)
+{
+    struct middle *middle = owner;
+    (void)result;
+    atomic_store(&middle->busy, true);
+    until(&middle->closed);
+}
+
+static void refusal_in_the_middle_of_a_message_is_heard_also_when_the_connection_is_closed(void **state)
+{
+    (void)state;
+    enum { MESSAGE_BYTES = 9 << 20, LINE_BYTES = 64 };
+    struct middle middle = {0};
+    struct error error;
+    char url[64], *message = malloc(MESSAGE_BYTES + 1);
+    assert_non_null(message);
+    memset(message, 'x', MESSAGE_BYTES);
+    for (size_t i = LINE_BYTES; i <= MESSAGE_BYTES; i += LINE_BYTES)
+        memcpy(message + i - 2, "\r\n", 2);
+    message[MESSAGE_BYTES] = '\0';
+    struct peer *peer = peer_open(refuse_in_the_middle, &middle);
+    struct net *net = open_net(1);
+    assert_int_equal(mail_to(net, peer_port(peer), "anna@example.com", message, PATIENT_MS), OK);
+    until(&middle.heard);
+    snprintf(url, sizeof(url), "http://127.0.0.1:%d/", peer_refusing_port());
+    const struct net_http http = {.method = "GET", .url = url, .timeout_ms = PATIENT_MS};
+    assert_int_equal(net_http(net, &http, be_busy, &middle, &error), OK);
+    const struct net_result *result = wait_for(1);
+    assert_int_equal(result->outcome, REJECT);
+    assert_int_equal(result->status, 552);
+    net_close(net);
+    peer_close(peer);
+    free(message);
 }
 
 static void mails_share_the_connections_that_there_are(void **state)
@@ -629,6 +727,8 @@ int main(void)
         cmocka_unit_test(smtp_answer_without_end_is_cut_off),
         cmocka_unit_test(mail_connection_is_used_again_also_after_a_refusal),
         cmocka_unit_test(kept_connection_that_was_closed_costs_nothing),
+        cmocka_unit_test(server_that_takes_so_many_on_a_connection_costs_nothing),
+        cmocka_unit_test(refusal_in_the_middle_of_a_message_is_heard_also_when_the_connection_is_closed),
         cmocka_unit_test(mails_share_the_connections_that_there_are),
         cmocka_unit_test(dots_arrive_as_they_were),
         cmocka_unit_test(nothing_that_could_smuggle_is_taken),
