@@ -276,11 +276,11 @@ static void poll_later(struct relay *relay, bool found)
 /* What others wrote for this instance's parts, before anything of its own. False: behind now. */
 static bool send_elsewhere(struct relay *relay, const struct outbox_row *rows, size_t count, bool more)
 {
-    size_t before = relay->sent.count;
+    size_t before = sent_count(&relay->sent);
     for (size_t i = 0; i < count && !relay->behind; i++)
         relay->behind = !send(relay, &rows[i]);
     relay->behind = relay->behind || more;
-    poll_later(relay, relay->sent.count > before);
+    poll_later(relay, sent_count(&relay->sent) > before);
     if (count && relay->producer)
         producer_go(relay->producer);
     return !relay->behind;
@@ -326,7 +326,7 @@ void relay_turn(struct relay *relay, struct work *work)
     const struct outbox_row *rows;
     int64_t from_seq = relay->sent_seq;
     bool all = true, more;
-    size_t count = outbox_read(work, from_seq, RELAY_READ_MAX, &rows, &more), before = relay->sent.count;
+    size_t count = outbox_read(work, from_seq, RELAY_READ_MAX, &rows, &more), before = sent_count(&relay->sent);
     for (size_t i = 0; i < count && all; i++) {
         all = send(relay, &rows[i]);
         if (all)
@@ -334,7 +334,7 @@ void relay_turn(struct relay *relay, struct work *work)
     }
     if (relay->producer)
         producer_go(relay->producer);
-    relay->nothing_new = shared(relay) && all && relay->sent.count == before && relay->sent_seq == from_seq;
+    relay->nothing_new = shared(relay) && all && sent_count(&relay->sent) == before && relay->sent_seq == from_seq;
     if (!all)
         return;
     if (!more && work_failed(work, NULL) == OK) {

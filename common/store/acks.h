@@ -6,31 +6,26 @@
 #ifndef STORE_ACKS_H
 #define STORE_ACKS_H
 
-#include "base/error.h"
-
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "base/int_map.h"
 
 /* Packs that are acknowledged in part: no more than have events under way at Kafka. Past it the oldest is
  * forgotten, and sent again when the table is read anew. */
 enum { ACKS_PACKS_MAX = 1 << 17 };
 
+/* Of an event the bit of its place in the pack. */
 struct acks_pack {
-    int64_t seq; /* 0: an empty place */
     uint64_t bits[4];
 };
 
 /* All zero: empty. */
 struct acks {
-    struct acks_pack *packs;
-    size_t count, mask; /* mask + 1 places; 0: none yet */
+    struct int_map packs; /* struct acks_pack, by the pack's number */
 };
 
 void acks_free(struct acks *acks);
 /* Room for so many packs more, so that acks_note() cannot fail. False: out of memory. */
 MUST_CHECK bool acks_reserve(struct acks *acks, size_t more);
-/* NULL: nothing of it is acknowledged. */
+/* NULL: nothing of it is acknowledged. Valid until the next call that changes any. */
 const struct acks_pack *acks_find(const struct acks *acks, int64_t pack_seq);
 /* Of an event's number. */
 bool acks_has(const struct acks *acks, int64_t event_seq);

@@ -17,7 +17,7 @@ static void packs_come_and_go_and_their_events_are_known(void **state)
     (void)state;
     static bool there[PACKS + 1][PACK_EVENTS_MAX];
     static bool known[PACKS + 1];
-    struct acks acks = {NULL, 0, 0};
+    struct acks acks = {0};
     uint64_t random = 1;
     size_t count = 0;
     assert_false(acks_has(&acks, pack_event_seq(1, 1, 0)));
@@ -38,7 +38,7 @@ static void packs_come_and_go_and_their_events_are_known(void **state)
             known[pack] = false;
             memset(there[pack], 0, sizeof(there[pack]));
         }
-        assert_int_equal(acks.count, count);
+        assert_int_equal(acks.packs.count, count);
     }
     for (int64_t pack = 1; pack <= PACKS; pack++) {
         assert_int_equal(acks_find(&acks, pack) != NULL, known[pack]);
@@ -52,11 +52,11 @@ static void packs_come_and_go_and_their_events_are_known(void **state)
 static void past_the_bound_the_oldest_is_forgotten(void **state)
 {
     (void)state;
-    struct acks acks = {NULL, 0, 0};
+    struct acks acks = {0};
     assert_true(acks_reserve(&acks, ACKS_PACKS_MAX + 1));
     for (int64_t pack = 1; pack <= ACKS_PACKS_MAX + 1; pack++)
         acks_note(&acks, pack, (uint64_t[4]){1, 0, 0, 0});
-    assert_int_equal(acks.count, ACKS_PACKS_MAX);
+    assert_int_equal(acks.packs.count, ACKS_PACKS_MAX);
     assert_null(acks_find(&acks, 1));
     assert_non_null(acks_find(&acks, 2));
     assert_non_null(acks_find(&acks, ACKS_PACKS_MAX + 1));
