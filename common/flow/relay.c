@@ -326,7 +326,8 @@ void relay_turn(struct relay *relay, struct work *work)
     const struct outbox_row *rows;
     int64_t from_seq = relay->sent_seq;
     bool all = true, more;
-    size_t count = outbox_read(work, from_seq, RELAY_READ_MAX, &rows, &more), before = sent_count(&relay->sent);
+    size_t count = outbox_read(work, from_seq, RELAY_READ_MAX, &rows, &more),
+           before = sent_count(&relay->sent);
     for (size_t i = 0; i < count && all; i++) {
         all = send(relay, &rows[i]);
         if (all)
@@ -334,7 +335,8 @@ void relay_turn(struct relay *relay, struct work *work)
     }
     if (relay->producer)
         producer_go(relay->producer);
-    relay->nothing_new = shared(relay) && all && sent_count(&relay->sent) == before && relay->sent_seq == from_seq;
+    relay->nothing_new =
+        shared(relay) && all && sent_count(&relay->sent) == before && relay->sent_seq == from_seq;
     if (!all)
         return;
     if (!more && work_failed(work, NULL) == OK) {

@@ -204,7 +204,8 @@ struct backend {
     const struct backend_ops *ops;
 };
 
-/* outbox.c, for own_tables(), within its transaction: rows of the versions before packs are written as packs.
+/* outbox_upgrade.c, for own_tables(), within its transaction: rows of the versions before packs are written
+ * as packs.
  */
 MUST_CHECK enum outcome outbox_upgrade(struct backend *backend, struct error *error);
 

@@ -90,6 +90,19 @@ const char *postgres_sql_end(struct postgres *postgres)
     return postgres->sql.failed ? NULL : postgres->sql.at;
 }
 
+const char *postgres_print(struct postgres *postgres, const char *format)
+{
+    buffer_clear(&postgres->sql);
+    for (; *format; format++) {
+        if (*format == '@')
+            buffer_print(&postgres->sql, "\"%s\"", postgres->schema);
+        else
+            buffer_add_char(&postgres->sql, *format);
+    }
+    const char *sql = postgres_sql_end(postgres);
+    return sql ? sql : "";
+}
+
 static enum outcome query_run(struct postgres *postgres, const char *sql,
                               const struct store_value *parameters, size_t parameter_count,
                               struct reading *reading, struct error *error)
@@ -512,12 +525,8 @@ static void postgres_close(struct backend *backend)
     postgres_disconnect(postgres);
     for (size_t i = 0; i < postgres->statement_count; i++)
         free(postgres->statements[i].sql);
-    for (size_t i = 0; i < postgres->table_count; i++) {
-        free(postgres->tables[i].select);
-        free(postgres->tables[i].insert);
-        free(postgres->tables[i].update);
-        free(postgres->tables[i].delete);
-    }
+    for (size_t i = 0; i < postgres->table_count; i++)
+        postgres_table_free(&postgres->tables[i]);
     buffer_free(&postgres->sql);
     buffer_free(&postgres->parameters.bytes);
     free(postgres->url);

@@ -3,6 +3,8 @@
  *
  *   postgres.c             what backend.h asks for, general statements and the tables' making among it
  *   postgres_batch.c       the two flights of a batch
+ *   postgres_notes.c       its ids, in the inbox
+ *   postgres_table.c       the statements of a table
  *   postgres_instances.c   who else works on this database
  *   postgres_connection.c  connecting, flights, transactions, the classes of errors
  *   postgres_values.c      C values as binary parameters and arrays, and back
@@ -136,7 +138,8 @@ enum postgres_transaction {
     TRANSACTION_DDL,
 };
 
-struct postgres_tables {
+/* What is said to a table. */
+struct postgres_table {
     const struct rows_table *table;
     char *select, *insert, *update, *delete; /* SQL */
 };
@@ -166,7 +169,7 @@ struct postgres {
 
     struct postgres_statement statements[POSTGRES_STATEMENTS_MAX];
     size_t statement_count;
-    struct postgres_tables tables[ROWS_TABLES_MAX];
+    struct postgres_table tables[ROWS_TABLES_MAX];
     size_t table_count;
     struct buffer sql;
     struct postgres_parameters parameters;
@@ -206,19 +209,55 @@ MUST_CHECK enum outcome postgres_run_script(struct postgres *postgres, const cha
 void postgres_rollback(struct backend *backend);
 /* The end of postgres->sql as a string; NULL when out of memory. */
 const char *postgres_sql_end(struct postgres *postgres);
+/* Text of a statement into postgres->sql; @ stands for the schema. "" when out of memory. */
+const char *postgres_print(struct postgres *postgres, const char *format);
 int postgres_timeout_ms(const struct postgres *postgres);
 
 /* What became of the commit in doubt? OK: *ret_committed is known. */
 MUST_CHECK enum outcome postgres_doubt(struct postgres *postgres, bool *ret_committed, struct error *error);
 
+/* ---- the statements of a table */
+
+/* Made at the first call, kept until the end. NULL: out of memory. */
+struct postgres_table *postgres_table_of(struct postgres *postgres, const struct rows_table *table);
+void postgres_table_free(struct postgres_table *table);
+enum outcome postgres_check_table(struct backend *backend, const struct rows_table *table,
+                                  struct error *error);
+/* "a", "b": columns [from, to), each with the prefix before it ("t."). */
+void postgres_list_columns(struct buffer *sql, const char *prefix, const struct rows_table *table,
+                           size_t from, size_t to);
+/* A step of the flight: has the table any rows? *ret is set when it lands. False: out of memory. */
+bool postgres_add_any(struct postgres *postgres, const char *table, bool *ret);
+
+/* ---- the ids of a batch, by id, each once; for one fetch */
+
+struct postgres_notes {
+    struct backend_note **sorted; /* by id, then by place */
+    size_t count;
+    size_t id_count;
+    struct arena *arena;
+    size_t looked_count; /* of the ids, those that are only looked for */
+    bool looked;         /* … and were, in the first flight */
+    size_t *old;         /* places among the ids of those that were not added: they were there before */
+    size_t old_count;
+    int32_t *priors; /* of each id, where not all are new */
+};
+
+/* Lent: arena and fetch live longer. False: out of memory, as below. */
+bool postgres_notes_sort(struct arena *arena, struct backend_fetch *fetch, struct postgres_notes *notes);
+/* Steps of the first flight; said again where it is sent again. */
+bool postgres_notes_add(struct postgres *postgres, struct postgres_notes *notes, int64_t noted_us);
+/* After it: every note of the fetch is set; a flight more where some of the ids were there before. */
+MUST_CHECK enum outcome postgres_notes_settle(struct postgres *postgres, struct postgres_notes *notes,
+                                              struct error *error);
+/* Steps of the second flight: what settling left to it (postgres->resets), and what the work made of it. */
+void postgres_notes_write(struct postgres *postgres, const struct backend_apply *apply);
+
 /* ---- batch */
 
 enum outcome postgres_fetch(struct backend *backend, struct backend_fetch *fetch, struct error *error);
 enum outcome postgres_apply(struct backend *backend, struct backend_apply *apply, struct error *error);
-enum outcome postgres_check_table(struct backend *backend, const struct rows_table *table,
-                                  struct error *error);
-void postgres_list_columns(struct buffer *sql, const char *prefix, const struct rows_table *table,
-                           size_t from, size_t to);
+
 /* ---- instances */
 
 enum outcome postgres_beat(struct backend *backend, const struct instances *instances,
@@ -231,8 +270,6 @@ void postgres_fence(struct postgres *postgres);
 /* The parts that are its to send: an array. */
 void postgres_put_parts(struct postgres_parameters *parameters, const struct instances *instances);
 enum outcome postgres_take_outbox(void *owner, const PGresult *result, struct error *error);
-/* Text of a statement into postgres->sql; @ stands for the schema. "" when out of memory. */
-const char *postgres_print(struct postgres *postgres, const char *format);
 /* $1: parts; $2: how many. Each part by its own place in the index. */
 extern const char POSTGRES_ELSEWHERE[];
 #define PACK_COLUMNS "seq, part, elsewhere, created_us, events, body"

@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const struct postgres_step PLAIN = {.expected = -1};
-
 /* ---- keys in order: two instances that lock or add the same rows do so in the same order, and cannot wait
  * for each other */
 
@@ -66,150 +64,6 @@ static void entries_sort(struct rows_entry **entries, size_t count)
         }
 }
 
-/* ---- the statements of a table */
-
-void postgres_list_columns(struct buffer *sql, const char *prefix, const struct rows_table *table,
-                           size_t from, size_t to)
-{
-    for (size_t i = from; i < to; i++)
-        buffer_print(sql, "%s%s\"%s\"", i > from ? ", " : "", prefix, table->columns[i].name);
-}
-
-/* "unnest($1, $2)" as rows; arrays are sent with their types. */
-static void list_arrays(struct buffer *sql, size_t count)
-{
-    buffer_add_string(sql, "unnest(");
-    for (size_t i = 0; i < count; i++)
-        buffer_print(sql, "%s$%zu", i ? ", " : "", i + 1);
-    buffer_add_string(sql, ")");
-}
-
-/*
- * "t.k = v.k", said so that no plan can be driven from the table's side. A plain equality could be merged by,
- * so the planner would look at the table's rows in the order of an index as well; and where the table was
- * seen empty by VACUUM, that looks cheaper than a probe for each key: the plan, which is kept, would then
- * compare each row with each key. Neither form here can be merged by; only the first can be an array, as
- * further columns with arrays would be filters in some plans.
- */
-static void where_keys(struct buffer *sql, const struct rows_table *table)
-{
-    for (size_t i = 0; i < table->key_count; i++) {
-        const char *name = table->columns[i].name;
-        if (i == 0)
-            buffer_print(sql, "t.\"%s\" = ANY (ARRAY[v.\"%s\"])", name, name);
-        else
-            buffer_print(sql, " AND t.\"%s\" BETWEEN v.\"%s\" AND v.\"%s\"", name, name, name);
-    }
-}
-
-static char *built(struct postgres *postgres)
-{
-    const char *sql = postgres_sql_end(postgres);
-    char *copy = sql ? strdup(sql) : NULL;
-    buffer_clear(&postgres->sql);
-    return copy;
-}
-
-static void build(struct postgres *postgres, const struct rows_table *table, struct postgres_tables *made)
-{
-    struct buffer *sql = &postgres->sql;
-    const char *schema = postgres->schema;
-    size_t keys = table->key_count, columns = table->column_count;
-
-    /* Sorted before it locks; the place in the array comes back with the row. */
-    buffer_clear(sql);
-    buffer_add_string(sql, "SELECT v.place");
-    if (keys < columns)
-        buffer_add_string(sql, ", ");
-    postgres_list_columns(sql, "t.", table, keys, columns);
-    buffer_add_string(sql, " FROM ");
-    list_arrays(sql, keys);
-    buffer_add_string(sql, " WITH ORDINALITY AS v (");
-    postgres_list_columns(sql, "", table, 0, keys);
-    buffer_print(sql, ", place) JOIN \"%s\".%s t ON ", schema, table->name);
-    where_keys(sql, table);
-    buffer_add_string(sql, " ORDER BY v.place FOR UPDATE OF t");
-    made->select = built(postgres);
-
-    buffer_print(sql, "INSERT INTO \"%s\".%s (", schema, table->name);
-    postgres_list_columns(sql, "", table, 0, columns);
-    buffer_add_string(sql, ") SELECT * FROM ");
-    list_arrays(sql, columns);
-    made->insert = built(postgres);
-
-    buffer_print(sql, "UPDATE \"%s\".%s t SET ", schema, table->name);
-    for (size_t i = keys; i < columns; i++)
-        buffer_print(sql, "%s\"%s\" = v.\"%s\"", i > keys ? ", " : "", table->columns[i].name,
-                     table->columns[i].name);
-    buffer_add_string(sql, " FROM ");
-    list_arrays(sql, columns);
-    buffer_add_string(sql, " AS v (");
-    postgres_list_columns(sql, "", table, 0, columns);
-    buffer_add_string(sql, ") WHERE ");
-    where_keys(sql, table);
-    made->update = built(postgres);
-
-    buffer_print(sql, "DELETE FROM \"%s\".%s t USING ", schema, table->name);
-    list_arrays(sql, keys);
-    buffer_add_string(sql, " AS v (");
-    postgres_list_columns(sql, "", table, 0, keys);
-    buffer_add_string(sql, ") WHERE ");
-    where_keys(sql, table);
-    made->delete = built(postgres);
-}
-
-static struct postgres_tables *statements_of(struct postgres *postgres, const struct rows_table *table)
-{
-    for (size_t i = 0; i < postgres->table_count; i++)
-        if (postgres->tables[i].table == table)
-            return &postgres->tables[i];
-    assert(postgres->table_count < ROWS_TABLES_MAX);
-    struct postgres_tables *made = &postgres->tables[postgres->table_count];
-    *made = (struct postgres_tables){.table = table};
-    build(postgres, table, made);
-    if (!made->select || !made->insert || !made->update || !made->delete) {
-        free(made->select);
-        free(made->insert);
-        free(made->update);
-        free(made->delete);
-        return NULL;
-    }
-    postgres->table_count++;
-    return made;
-}
-
-/* All of a table's statements with no rows: are its columns there, and of the right types? */
-enum outcome postgres_check_table(struct backend *backend, const struct rows_table *table,
-                                  struct error *error)
-{
-    struct postgres *postgres = (struct postgres *)backend;
-    size_t keys = table->key_count, columns = table->column_count;
-    const struct postgres_tables *statements = statements_of(postgres, table);
-    if (!statements)
-        return postgres_memory(error);
-    enum outcome outcome = postgres_connect(postgres, error);
-    if (outcome != OK)
-        return outcome;
-    postgres->transaction = TRANSACTION_WANTED;
-    postgres_parameters_clear(&postgres->parameters);
-    postgres_put_columns(&postgres->parameters, table, 0, keys, NULL, 0, false);
-    postgres_add(postgres, statements->select, &PLAIN);
-    postgres_put_columns(&postgres->parameters, table, 0, columns, NULL, 0, false);
-    postgres_add(postgres, statements->insert, &PLAIN);
-    if (keys < columns) {
-        postgres_put_columns(&postgres->parameters, table, 0, columns, NULL, 0, false);
-        postgres_add(postgres, statements->update, &PLAIN);
-    }
-    postgres_put_columns(&postgres->parameters, table, 0, keys, NULL, 0, false);
-    postgres_add(postgres, statements->delete, &PLAIN);
-    outcome = postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
-    postgres_rollback(backend);
-    if (outcome == FATAL)
-        error_prefix(error, "table %s is not as this version needs it (is a migration missing?)",
-                     table->name);
-    return outcome;
-}
-
 /* ---- the first flight: inbox and rows */
 
 static enum outcome take_xid(void *owner, const PGresult *result, struct error *error)
@@ -225,220 +79,6 @@ static void add_xid(struct postgres *postgres)
 {
     postgres_add(postgres, "SELECT CAST(pg_current_xact_id() AS text), pg_backend_pid()",
                  &(struct postgres_step){.take = take_xid, .owner = postgres, .expected = -1});
-}
-
-/* The notes by id, each id once. */
-struct notes {
-    struct backend_note **sorted; /* by id, then by place */
-    size_t count;
-    size_t id_count;
-    struct arena *arena;
-    size_t looked_count; /* of the ids, those that are only looked for */
-    bool looked;         /* … and were, in the first flight */
-    size_t *old;         /* places among the ids of those that were not added: they were there before */
-    size_t old_count;
-    int32_t *priors; /* of each id, where not all are new */
-};
-
-static int note_compare(const void *a, const void *b)
-{
-    const struct backend_note *x = *(struct backend_note *const *)a, *y = *(struct backend_note *const *)b;
-    int sign = memcmp(x->note->id.bytes, y->note->id.bytes, sizeof(x->note->id.bytes));
-    return sign ? sign : (x > y) - (x < y);
-}
-
-static bool same_id(const struct notes *notes, size_t i)
-{
-    return i > 0 && id_equal(notes->sorted[i]->note->id, notes->sorted[i - 1]->note->id);
-}
-
-/* By the first of an id's places. */
-static bool is_looked(const struct notes *notes, size_t i)
-{
-    return notes->sorted[i]->note->by_effect;
-}
-
-static bool notes_sort(struct arena *arena, struct backend_fetch *fetch, struct notes *notes)
-{
-    *notes = (struct notes){.count = fetch->note_count, .arena = arena};
-    if (!notes->count)
-        return true;
-    notes->sorted = arena_take(arena, notes->count * sizeof(struct backend_note *));
-    if (!notes->sorted)
-        return false;
-    bool sorted = true;
-    for (size_t i = 0; i < notes->count; i++) {
-        notes->sorted[i] = &fetch->notes[i];
-        sorted = sorted && (i == 0 || note_compare(&notes->sorted[i - 1], &notes->sorted[i]) < 0);
-    }
-    if (!sorted)
-        qsort(notes->sorted, notes->count, sizeof(struct backend_note *), note_compare);
-    for (size_t i = 0; i < notes->count; i++) {
-        notes->id_count += !same_id(notes, i);
-        notes->looked_count += !same_id(notes, i) && is_looked(notes, i);
-    }
-    return true;
-}
-
-static void put_ids(struct postgres *postgres, const struct notes *notes, bool looked)
-{
-    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY,
-                         looked ? notes->looked_count : notes->id_count - notes->looked_count);
-    for (size_t i = 0; i < notes->count; i++)
-        if (!same_id(notes, i) && is_looked(notes, i) == looked)
-            postgres_array_bytes(&postgres->parameters, notes->sorted[i]->note->id.bytes, sizeof(struct id));
-    postgres_array_end(&postgres->parameters);
-}
-
-const char *postgres_print(struct postgres *postgres, const char *format)
-{
-    buffer_clear(&postgres->sql);
-    for (; *format; format++) {
-        if (*format == '@')
-            buffer_print(&postgres->sql, "\"%s\"", postgres->schema);
-        else
-            buffer_add_char(&postgres->sql, *format);
-    }
-    const char *sql = postgres_sql_end(postgres);
-    return sql ? sql : "";
-}
-
-/* Which are new? They come in the order in which they were given; were it another one, all are asked for. */
-static enum outcome take_inserted(void *owner, const PGresult *result, struct error *error)
-{
-    struct notes *notes = owner;
-    int row = 0, rows = PQntuples(result);
-    size_t id = 0;
-    notes->old_count = 0;
-    if ((size_t)rows == notes->id_count - notes->looked_count)
-        return OK;
-    notes->old = arena_take(notes->arena, notes->id_count * sizeof(*notes->old));
-    if (!notes->old)
-        return postgres_memory(error);
-    for (size_t i = 0; i < notes->count; i++) {
-        if (same_id(notes, i))
-            continue;
-        if (is_looked(notes, i)) {
-            id++;
-            continue;
-        }
-        struct text added = row < rows ? postgres_text(result, row, 0) : (struct text){NULL, 0};
-        if (added.length == sizeof(struct id) &&
-            memcmp(added.at, notes->sorted[i]->note->id.bytes, sizeof(struct id)) == 0)
-            row++;
-        else
-            notes->old[notes->old_count++] = id;
-        id++;
-    }
-    if (row < rows)
-        for (notes->old_count = 0; notes->old_count < notes->id_count; notes->old_count++)
-            notes->old[notes->old_count] = notes->old_count;
-    return OK;
-}
-
-static bool priors_want(struct notes *notes)
-{
-    if (notes->priors)
-        return true;
-    notes->priors = arena_take(notes->arena, notes->id_count * sizeof(int32_t));
-    for (size_t i = 0; notes->priors && i < notes->id_count; i++)
-        notes->priors[i] = INBOX_ABSENT;
-    return notes->priors;
-}
-
-/* What was moved on, in the order in which the ids were given. */
-static enum outcome take_looked(void *owner, const PGresult *result, struct error *error)
-{
-    struct notes *notes = owner;
-    int64_t place = 0;
-    int row = 0, rows = PQntuples(result);
-    size_t id = 0;
-    if (rows == 0)
-        return OK;
-    if (!priors_want(notes))
-        return postgres_memory(error);
-    for (size_t i = 0; i < notes->count && row < rows; i++) {
-        if (same_id(notes, i))
-            continue;
-        if (is_looked(notes, i) && postgres_int(result, row, 0) == ++place)
-            notes->priors[id] = (int32_t)postgres_int(result, row++, 1);
-        id++;
-    }
-    return OK;
-}
-
-static enum outcome take_priors(void *owner, const PGresult *result, struct error *error)
-{
-    struct notes *notes = owner;
-    (void)error;
-    for (int row = 0; row < PQntuples(result); row++) {
-        int64_t place = postgres_int(result, row, 0);
-        if (place >= 1 && place <= (int64_t)notes->old_count)
-            notes->priors[notes->old[place - 1]] = (int32_t)postgres_int(result, row, 1);
-    }
-    return OK;
-}
-
-static void put_old_ids(struct postgres *postgres, const struct notes *notes)
-{
-    size_t id = 0, next = 0;
-    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY, notes->old_count);
-    for (size_t i = 0; i < notes->count && next < notes->old_count; i++) {
-        if (same_id(notes, i) || id++ != notes->old[next])
-            continue;
-        next++;
-        postgres_array_bytes(&postgres->parameters, notes->sorted[i]->note->id.bytes, sizeof(struct id));
-    }
-    postgres_array_end(&postgres->parameters);
-}
-
-/* Rare, and a flight of its own: some were there before, perhaps committed by another instance after the
- * first statement began, so that only another statement sees them. Those that this transaction has added bear
- * its number. */
-static enum outcome notes_ask(struct postgres *postgres, struct notes *notes, struct error *error)
-{
-    if (!priors_want(notes))
-        return postgres_memory(error);
-    postgres_parameters_clear(&postgres->parameters);
-    put_old_ids(postgres, notes);
-    postgres_add(
-        postgres,
-        postgres_print(
-            postgres,
-            "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) "
-            "JOIN @.inbox i ON i.id = ANY (ARRAY[v.id]) WHERE i.xmin <> CAST(pg_current_xact_id() AS xid) "
-            "ORDER BY v.place FOR UPDATE OF i"),
-        &(struct postgres_step){.take = take_priors, .owner = notes, .expected = -1, .what = "inbox"});
-    return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
-}
-
-/* Every note by what was there, in the order of their places; of what was moved and is handled now, the row
- * is set anew by the second flight. */
-static bool notes_settle(struct postgres *postgres, struct arena *arena, const struct notes *notes)
-{
-    size_t id = 0;
-    int32_t attempt = INBOX_ABSENT;
-    for (size_t i = 0; i < notes->count; i++) {
-        struct backend_note *place = notes->sorted[i];
-        struct inbox_note *note = place->note;
-        if (!same_id(notes, i))
-            attempt = notes->priors ? notes->priors[id++] : INBOX_ABSENT;
-        bool looked = note->by_effect;
-        place->prior = attempt;
-        place->now = place->left = looked ? attempt : 0;
-        note->seen = attempt == 0 || (attempt != INBOX_ABSENT && note->attempt <= attempt);
-        if (note->seen)
-            continue;
-        if (attempt != INBOX_ABSENT && !looked) {
-            if (!postgres->resets || postgres->reset_count == 0)
-                postgres->resets = arena_take(arena, notes->id_count * sizeof(struct id));
-            if (!postgres->resets)
-                return false;
-            postgres->resets[postgres->reset_count++] = note->id;
-        }
-        attempt = 0;
-    }
-    return true;
 }
 
 struct wanting {
@@ -485,79 +125,20 @@ static bool wanted_sort(struct backend_fetch *fetch, struct wanting *wanting)
     return true;
 }
 
-static enum outcome take_any(void *owner, const PGresult *result, struct error *error)
-{
-    (void)error;
-    *(bool *)owner = postgres_int(result, 0, 0) > 0;
-    return OK;
-}
-
-/* Has the table any rows? False: out of memory. */
-static bool add_any(struct postgres *postgres, const char *table, bool *ret)
-{
-    buffer_clear(&postgres->sql);
-    buffer_print(&postgres->sql, "SELECT count(*) FROM (SELECT 1 FROM \"%s\".%s LIMIT 1) x", postgres->schema,
-                 table);
-    const char *sql = postgres_sql_end(postgres);
-    if (sql)
-        postgres_add(postgres, sql,
-                     &(struct postgres_step){.take = take_any, .owner = ret, .expected = -1, .what = table});
-    return sql;
-}
-
-static void add_looked(struct postgres *postgres, struct notes *notes)
-{
-    put_ids(postgres, notes, true);
-    postgres_add(
-        postgres,
-        postgres_print(postgres,
-                       "SELECT v.place, i.attempt FROM unnest($1) WITH ORDINALITY AS v (id, place) JOIN "
-                       "@.inbox i ON i.id = ANY (ARRAY[v.id]) ORDER BY v.place"),
-        &(struct postgres_step){.take = take_looked, .owner = notes, .expected = -1, .what = "inbox"});
-}
-
-/* Of a service whose events all tell by their effect the inbox is empty until a record fails: then the ids
- * need not be sent. Where it was empty and is not any more, they are looked for after all. */
-static enum outcome looked_after_all(struct postgres *postgres, struct notes *notes, struct error *error)
-{
-    if (notes->looked || !notes->looked_count || !postgres->inbox_used)
-        return OK;
-    postgres_parameters_clear(&postgres->parameters);
-    add_looked(postgres, notes);
-    return postgres_land(postgres, POSTGRES_STATEMENT_MS, error);
-}
-
-static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *fetch, struct notes *notes,
-                               struct wanting *wanting, struct error *error)
+static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *fetch,
+                               struct postgres_notes *notes, struct wanting *wanting, struct error *error)
 {
     struct postgres_parameters *parameters = &postgres->parameters;
     postgres_parameters_clear(parameters);
-    notes->old_count = 0;
-    notes->priors = NULL;
     if (!postgres->xid[0] || postgres->transaction == TRANSACTION_WANTED)
         add_xid(postgres);
-    if (notes->looked_count) {
-        notes->looked = postgres->inbox_used;
-        if (notes->looked)
-            add_looked(postgres, notes);
-        if (!add_any(postgres, "inbox", &postgres->inbox_used))
-            return postgres_memory(error);
-    }
-    if (notes->id_count > notes->looked_count) {
-        put_ids(postgres, notes, false);
-        postgres_put_int(parameters, fetch->noted_us);
-        postgres_add(
-            postgres,
-            postgres_print(postgres,
-                           "INSERT INTO @.inbox (id, attempt, at) SELECT v.id, 0, $2 FROM unnest($1) "
-                           "AS v (id) ON CONFLICT DO NOTHING RETURNING id"),
-            &(struct postgres_step){.take = take_inserted, .owner = notes, .expected = -1, .what = "inbox"});
-    }
-    if (fetch->asked && !add_any(postgres, fetch->asked->name, &fetch->any))
+    if (!postgres_notes_add(postgres, notes, fetch->noted_us))
+        return postgres_memory(error);
+    if (fetch->asked && !postgres_add_any(postgres, fetch->asked->name, &fetch->any))
         return postgres_memory(error);
     for (size_t i = 0; i < fetch->wanted_count; i++) {
         const struct rows_table *table = wanting[i].wanted->table;
-        const struct postgres_tables *statements = statements_of(postgres, table);
+        const struct postgres_table *statements = postgres_table_of(postgres, table);
         if (!statements)
             return postgres_memory(error);
         postgres_put_columns(parameters, table, 0, table->key_count, wanting[i].sorted,
@@ -572,22 +153,18 @@ static enum outcome fetch_send(struct postgres *postgres, struct backend_fetch *
 enum outcome postgres_fetch(struct backend *backend, struct backend_fetch *fetch, struct error *error)
 {
     struct postgres *postgres = (struct postgres *)backend;
-    struct notes notes;
+    struct postgres_notes notes;
     struct wanting wanting[ROWS_TABLES_MAX];
     bool tried = false;
     enum outcome outcome;
     assert(fetch->wanted_count <= ROWS_TABLES_MAX);
-    if (!notes_sort(fetch->arena, fetch, &notes) || !wanted_sort(fetch, wanting))
+    if (!postgres_notes_sort(fetch->arena, fetch, &notes) || !wanted_sort(fetch, wanting))
         return postgres_memory(error);
     do
         outcome = fetch_send(postgres, fetch, &notes, wanting, error);
     while (outcome != OK && postgres_again(postgres, &tried));
     if (outcome == OK)
-        outcome = looked_after_all(postgres, &notes, error);
-    if (outcome == OK && notes.old_count)
-        outcome = notes_ask(postgres, &notes, error);
-    if (outcome == OK && !notes_settle(postgres, fetch->arena, &notes))
-        outcome = postgres_memory(error);
+        outcome = postgres_notes_settle(postgres, &notes, error);
     for (size_t i = 0; i < fetch->wanted_count && outcome == OK; i++)
         for (size_t at = 0; at < fetch->wanted[i].count; at++)
             fetch->wanted[i].found[at] = fetch->wanted[i].entries[at]->known;
@@ -600,60 +177,11 @@ enum outcome postgres_fetch(struct backend *backend, struct backend_fetch *fetch
 
 /* ---- the second flight: writes and COMMIT */
 
-static void add_ids(struct postgres *postgres, const char *format, const struct id *ids, size_t count)
-{
-    postgres_array_begin(&postgres->parameters, OID_UUID_ARRAY, count);
-    for (size_t i = 0; i < count; i++)
-        postgres_array_bytes(&postgres->parameters, ids[i].bytes, sizeof(struct id));
-    postgres_array_end(&postgres->parameters);
-    postgres_add(postgres, postgres_print(postgres, format),
-                 &(struct postgres_step){.expected = -1, .what = "inbox"});
-}
-
-static void add_notes(struct postgres *postgres, const struct backend_apply *apply)
-{
-    struct postgres_parameters *parameters = &postgres->parameters;
-    if (postgres->reset_count)
-        add_ids(postgres, "UPDATE @.inbox SET attempt = 0 WHERE id = ANY ($1)", postgres->resets,
-                postgres->reset_count);
-    size_t set = 0, absent = 0;
-    for (size_t i = 0; i < apply->note_count; i++)
-        *(apply->notes[i].attempt == INBOX_ABSENT ? &absent : &set) += 1;
-    if (set) {
-        postgres_array_begin(parameters, OID_UUID_ARRAY, set);
-        for (size_t i = 0; i < apply->note_count; i++)
-            if (apply->notes[i].attempt != INBOX_ABSENT)
-                postgres_array_bytes(parameters, apply->notes[i].id.bytes, sizeof(struct id));
-        postgres_array_end(parameters);
-        postgres_array_begin(parameters, OID_INT8_ARRAY, set);
-        for (size_t i = 0; i < apply->note_count; i++)
-            if (apply->notes[i].attempt != INBOX_ABSENT)
-                postgres_array_int(parameters, apply->notes[i].attempt);
-        postgres_array_end(parameters);
-        postgres_put_int(parameters, apply->noted_us);
-        postgres_add(postgres,
-                     postgres_print(
-                         postgres, "INSERT INTO @.inbox AS t (id, attempt, at) SELECT v.id, v.attempt, $3 "
-                                   "FROM unnest($1, $2) AS v (id, attempt) ORDER BY v.id ON CONFLICT (id) DO "
-                                   "UPDATE SET attempt = excluded.attempt"),
-                     &(struct postgres_step){.expected = -1, .what = "inbox"});
-    }
-    if (absent) {
-        postgres_array_begin(parameters, OID_UUID_ARRAY, absent);
-        for (size_t i = 0; i < apply->note_count; i++)
-            if (apply->notes[i].attempt == INBOX_ABSENT)
-                postgres_array_bytes(parameters, apply->notes[i].id.bytes, sizeof(struct id));
-        postgres_array_end(parameters);
-        postgres_add(postgres, postgres_print(postgres, "DELETE FROM @.inbox WHERE id = ANY ($1)"),
-                     &(struct postgres_step){.expected = -1, .what = "inbox"});
-    }
-}
-
 static bool add_table(struct postgres *postgres, const struct backend_table_writes *writes)
 {
     const struct rows_table *table = writes->table;
     size_t keys = table->key_count, columns = table->column_count;
-    const struct postgres_tables *statements = statements_of(postgres, table);
+    const struct postgres_table *statements = postgres_table_of(postgres, table);
     struct postgres_step step = {.what = table->name};
     if (!statements)
         return false;
@@ -890,7 +418,7 @@ static enum outcome apply_send(struct postgres *postgres, struct backend_apply *
     if (!known)
         add_xid(postgres);
     postgres_fence(postgres);
-    add_notes(postgres, apply);
+    postgres_notes_write(postgres, apply);
     for (size_t i = 0; i < apply->table_count; i++)
         if (!add_table(postgres, &apply->tables[i]))
             return postgres_memory(error);
