@@ -24,6 +24,7 @@
 #include "flow/decode.h"
 #include "flow/dispatch.h"
 #include "flow/flood.h"
+#include "flow/idempotency.h"
 #include "flow/meters.h"
 #include "flow/relay.h"
 #include "flow/requests.h"

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "analytics/analytics.h"
-#include "flow/requests.h"
+#include "flow/idempotency.h"
 #include "store/instances.h"
 #include "support/handlers.h"
 #include "support/rivals.h"
