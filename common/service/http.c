@@ -526,7 +526,7 @@ static bool exchange_authorize(struct exchange *exchange)
 }
 
 /* What is known from the headers alone. The room behind the names is for the values of two headers. */
-static bool exchange_describe(struct exchange *exchange, const char *method)
+static bool exchange_describe(struct exchange *exchange)
 {
     struct request *request = &exchange->request;
     char *room = exchange->room + exchange->target.length;
@@ -545,15 +545,9 @@ static bool exchange_describe(struct exchange *exchange, const char *method)
     bool has_key = key.at && exchange->endpoint && exchange->endpoint->route &&
                    exchange->endpoint->route->kind == ROUTE_WRITE;
     bool key_valid = !has_key || (!many && idempotency_key_parse(key, room, &request->idempotency_key));
-    if (key_valid && has_key) {
-        struct buffer name = buffer_of(TARGET_BYTES_MAX + 2 * IDEMPOTENCY_KEY_BYTES_MAX);
-        buffer_print(&name, "%s %.*s\n%.*s", method, TEXT_ARG(exchange->target),
-                     TEXT_ARG(request->idempotency_key));
-        request->id = name.failed ? id_new() : id_from_text(buffer_text(&name));
-        buffer_free(&name);
-    } else {
-        request->id = id_new();
-    }
+    /* Not made of the key: that is forgotten after a day, and may then name another request, while the ids of
+     * the events that were made of the first one are known for INBOX_AGE. */
+    request->id = id_new();
 
     struct text traceparent = header_once(exchange, "traceparent", &many);
     request->traceparent = !many && traceparent_valid(traceparent)
@@ -590,7 +584,7 @@ static bool exchange_find(struct exchange *exchange, const char *method)
         request->query_count = found.query_count;
     }
     /* Before anything is refused: every answer bears the ids that came. */
-    if (!exchange_describe(exchange, method))
+    if (!exchange_describe(exchange))
         return false;
     switch (match) {
     case PATH_FOUND:

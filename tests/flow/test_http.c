@@ -395,7 +395,9 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
     }
 }
 
-static void id_follows_from_the_idempotency_key(void **state)
+/* A key that was forgotten may name another request: were its events' ids the same, whoever reads them would
+ * pass them as duplicates of the first one's. */
+static void each_request_has_an_id_of_its_own_whatever_its_idempotency_key(void **state)
 {
     (void)state;
     char first[ID_TEXT_BYTES];
@@ -403,11 +405,7 @@ static void id_follows_from_the_idempotency_key(void **state)
     assert_has("\"key\":\"k-1\"");
     memcpy(first, strstr(reply.bytes, "\"id\":\"") + 6, ID_TEXT_BYTES);
     assert_int_equal(ask(POST_THING "Idempotency-Key: k-1\r\n\r\n" THING), 200);
-    assert_memory_equal(first, strstr(reply.bytes, "\"id\":\"") + 6, ID_TEXT_BYTES);
-    assert_int_equal(ask(POST_THING "Idempotency-Key: k-2\r\n\r\n" THING), 200);
-    assert_memory_not_equal(first, strstr(reply.bytes, "\"id\":\"") + 6, ID_TEXT_BYTES);
-    assert_int_equal(
-        ask("POST /v1/raw HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k-1\r\nContent-Length: 0\r\n\r\n"), 200);
+    assert_has("\"key\":\"k-1\"");
     assert_memory_not_equal(first, strstr(reply.bytes, "\"id\":\"") + 6, ID_TEXT_BYTES);
 }
 
@@ -930,7 +928,7 @@ int main(void)
         WITH_SERVER(page_is_answered_and_head_has_no_body),
         WITH_SERVER(one_connection_takes_many_requests),
         WITH_SERVER(wrong_requests_are_told_what_is_wrong),
-        WITH_SERVER(id_follows_from_the_idempotency_key),
+        WITH_SERVER(each_request_has_an_id_of_its_own_whatever_its_idempotency_key),
         WITH_SERVER(body_is_bounded),
         WITH_SERVER(headers_are_bounded),
         cmocka_unit_test(connections_in_step_are_all_answered),
