@@ -1,9 +1,10 @@
 /*
  * up: all five services on this machine with the parts they need.
  *
- * up_main() reads as the list of duties: take the state folder, start what was not given (Kafka, mail sink, gateway), the topics, the
- * services, the stock; say where to look; put the sample and the load through; watch over all of it; at the end let what was
- * accepted finish, stop the services, do the books, stop the rest. A second Ctrl-C ends at once, and every child with it.
+ * up_main() reads as the list of duties: take the state folder, start what was not given (Kafka, mail sink,
+ * gateway), the topics, the services, the stock; say where to look; put the sample and the load through;
+ * watch over all of it; at the end let what was accepted finish, stop the services, do the books, stop the
+ * rest. A second Ctrl-C ends at once, and every child with it.
  */
 #include "ask.h"
 #include "books.h"
@@ -13,6 +14,7 @@
 #include "kafka_node.h"
 #include "load.h"
 #include "pulse.h"
+#include "sample.h"
 #include "shop.h"
 #include "table.h"
 #include "topics.h"
@@ -22,6 +24,7 @@
 #include "kafka/admin.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -37,85 +40,122 @@
 
 enum {
     STEP_MS = 50,
-    READY_MS_MAX = 60000,   /* of a service, a mail sink, a gateway */
+    READY_MS_MAX = 60000, /* of a service, a mail sink, a gateway */
     ASK_MS = 2000,
     EMIT_MS_MAX = 60000,
-    STALL_MS_MAX = 120000,  /* of --orders: nothing has moved for so long */
-    QUIET_ASKS = 2,         /* --orders: idle in so many rows of metrics pages */
-    RATE_DEFAULT = 50,      /* of --orders without --load */
+    STALL_MS_MAX = 120000, /* of --orders: nothing has moved for so long */
+    QUIET_ASKS = 2,        /* --orders: idle in so many rows of metrics pages */
+    RATE_DEFAULT = 50,     /* of --orders without --load */
     TRIM_MS = 5000,
     MOCK_FETCH_MS = 20,
-    SESSION_MS = 10000,     /* on one machine nobody is silent for 45 s, Kafka's default, and still alive */
+    SESSION_MS = 10000, /* on one machine nobody is silent for 45 s, Kafka's default, and still alive */
     /* After Ctrl-C, from its moment on: 10 s in all. */
     LOAD_STOP_MS = 1000,
     SETTLE_MS_MAX = 3500,
     SERVICES_MS_MAX = 6500,
     END_MS_MAX = 9500,
-    GRACE_MS = 300, /* for those that stop last, however late it is */
-    SAMPLE_BYTES_MAX = 64 << 20,
-    SAMPLE_IDS_MAX = 100000,
-    PAIRS_MAX = 64,
+    GRACE_MS = 300,     /* for those that stop last, however late it is */
+    GIVEN_MAX = 32,     /* settings handed on to a child */
+    OWN_PAIRS_MAX = 16, /* of a child */
+    PAIRS_MAX = 2 * GIVEN_MAX + 2 + OWN_PAIRS_MAX,
+    PROPERTIES_BYTES_MAX = 16384,
     VALUE_BYTES_MAX = PATH_MAX + 64,
 };
 
 static const struct setting up_settings[] = {
     {"STATE_DIR", SETTING_TEXT, NULL, 0, 0, NULL,
-     "Folder for everything that is kept, Kafka's log included; $XDG_STATE_HOME/weir or ~/.local/state/weir where not set."},
+     "Folder for everything that is kept, Kafka's log included; $XDG_STATE_HOME/weir or ~/.local/state/weir "
+     "where not set."},
     {"BROKER", SETTING_CHOICE, "kafka", 0, 0, "kafka|embedded",
-     "kafka: a node of its own from Kafka's jars; embedded: librdkafka's mock, without Java, which keeps 5 MiB a partition and forgets "
+     "kafka: a node of its own from Kafka's jars; embedded: librdkafka's mock, without Java, which keeps 5 "
+     "MiB a partition and forgets "
      "everything at the end."},
-    {"KAFKA_HOME", SETTING_TEXT, NULL, 0, 0, NULL, "Apache Kafka, or what compose/kafka/fetch prints: its jars are in KAFKA_HOME/libs."},
+    {"KAFKA_HOME", SETTING_TEXT, NULL, 0, 0, NULL,
+     "Apache Kafka, or what compose/kafka/fetch prints: its jars are in KAFKA_HOME/libs."},
     {"LOAD", SETTING_INT, "0", 0, LOAD_RATE_MAX, NULL, "Orders a second over HTTP."},
     {"ORDERS", SETTING_INT, "0", 0, 100000000, NULL,
-     "End by itself after so many orders (the sample's among them); exit 0 only if the books balance. 0: until Ctrl-C."},
+     "End by itself after so many orders (the sample's among them); exit 0 only if the books balance. 0: "
+     "until Ctrl-C."},
     {"SAMPLE", SETTING_TEXT, NULL, 0, 0, NULL,
-     "Upstream events for weir emit at the first start on a state folder, with stock.json beside it; none for none. The project's own "
+     "Upstream events for weir emit at the first start on a state folder, with stock.json beside it; none "
+     "for none. The project's own "
      "where not set."},
     {"PORT_BASE", SETTING_INT, "0", 0, 65500, NULL,
-     "All ports from this one on: order +0, inventory +2, payment +3, email +4, analytics +5, gateway +6, mail +7, Kafka +8 and +9. "
+     "All ports from this one on: order +0, inventory +2, payment +3, email +4, analytics +5, gateway +6, "
+     "mail +7, Kafka +8 and +9. "
      "0: 8080 to 8085, 8090, 1025, 9092 and 9093."},
-    {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL, "A database to use instead of SQLite files: postgresql://…, a schema for each service."},
+    {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL,
+     "A database to use instead of SQLite files: postgresql://…, a schema for each service."},
     {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps", "A mail server to use instead of the built-in sink."},
-    {"PAYMENT_GATEWAY_URL", SETTING_URL, NULL, 0, 0, "http|https", "A payment gateway to use instead of the stand-in."},
+    {"PAYMENT_GATEWAY_URL", SETTING_URL, NULL, 0, 0, "http|https",
+     "A payment gateway to use instead of the stand-in."},
     {"API_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
-     "As of the services: what placing orders, setting stock and all else that changes something wants as Authorization: Bearer."},
-    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "As of the services; one retry topic for each."},
+     "As of the services: what placing orders, setting stock and all else that changes something wants as "
+     "Authorization: Bearer."},
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
+     "As of the services; one retry topic for each."},
     {"CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
-     "Failures on purpose, to see it heal. --chaos alone is lively, which is handlers,gateway,smtp; each of these words is a mix of its "
-     "own: handlers is keys=1%:2 and poison=0.1%; gateway is gateway-5xx=2%, gateway-lost=0.5% and gateway-outage=8s/45s; smtp is "
-     "smtp-4yz=1%, smtp-421=0.2% and smtp-outage=6s/35s. Or a list of one's own: keys=P%[:N] (handlers fail for the first N deliveries "
-     "of P per cent of the keys), poison=P%, outage=T/U, slow=P%:T, crash=P%, seed=N; gateway-5xx=P%, gateway-timeout=P%, "
-     "gateway-lost=P% (done, the answer lost), gateway-outage=T/U (away for T of every U); smtp-4yz=P%, smtp-421=P%, smtp-lost=P%, "
+     "Failures on purpose, to see it heal. --chaos alone is lively, which is handlers,gateway,smtp; each of "
+     "these words is a mix of its "
+     "own: handlers is keys=1%:2 and poison=0.1%; gateway is gateway-5xx=2%, gateway-lost=0.5% and "
+     "gateway-outage=8s/45s; smtp is "
+     "smtp-4yz=1%, smtp-421=0.2% and smtp-outage=6s/35s. Or a list of one's own: keys=P%[:N] (handlers fail "
+     "for the first N deliveries "
+     "of P per cent of the keys), poison=P%, outage=T/U, slow=P%:T, crash=P%, seed=N; gateway-5xx=P%, "
+     "gateway-timeout=P%, "
+     "gateway-lost=P% (done, the answer lost), gateway-outage=T/U (away for T of every U); smtp-4yz=P%, "
+     "smtp-421=P%, smtp-lost=P%, "
      "smtp-outage=T/U."},
     SETTINGS_END,
 };
 /* Settings that are the services' as well: handed on as they were given here, by whichever form. */
-static const char *const handed_on[] = {"SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_USER", "SCHEMA_REGISTRY_PASSWORD",
-                                        "SCHEMA_REGISTRY_CA_LOCATION", "SCHEMA_REGISTRY_REGISTER",
-                                        "SCHEMA_REGISTRY_UNKNOWN_WAIT", "LOG_LEVEL", "LOG_FORMAT", "DATABASE_URL", "SMTP_URL",
-                                        "PAYMENT_GATEWAY_URL", "RETRY_DELAYS", "API_TOKEN", NULL};
+static const char *const handed_on[] = {"SCHEMA_REGISTRY_URL",
+                                        "SCHEMA_REGISTRY_USER",
+                                        "SCHEMA_REGISTRY_PASSWORD",
+                                        "SCHEMA_REGISTRY_CA_LOCATION",
+                                        "SCHEMA_REGISTRY_REGISTER",
+                                        "SCHEMA_REGISTRY_UNKNOWN_WAIT",
+                                        "LOG_LEVEL",
+                                        "LOG_FORMAT",
+                                        "DATABASE_URL",
+                                        "SMTP_URL",
+                                        "PAYMENT_GATEWAY_URL",
+                                        "RETRY_DELAYS",
+                                        "API_TOKEN",
+                                        NULL};
 
-enum part { PART_KAFKA, PART_MAIL, PART_GATEWAY, PART_ORDER, PART_INVENTORY, PART_PAYMENT, PART_EMAIL, PART_ANALYTICS, PART_COUNT };
+enum part {
+    PART_KAFKA,
+    PART_MAIL,
+    PART_GATEWAY,
+    PART_ORDER,
+    PART_INVENTORY,
+    PART_PAYMENT,
+    PART_EMAIL,
+    PART_ANALYTICS,
+    PART_COUNT
+};
 static const struct {
     const char *name;
     int port;   /* without --port-base */
     int offset; /* with it */
 } parts[PART_COUNT] = {
-    [PART_KAFKA] = {"kafka", 9092, 8},         [PART_MAIL] = {"mail", 1025, 7},       [PART_GATEWAY] = {"gateway", 8090, 6},
-    [PART_ORDER] = {"order", 8080, 0},         [PART_INVENTORY] = {"inventory", 8082, 2}, [PART_PAYMENT] = {"payment", 8083, 3},
+    [PART_KAFKA] = {"kafka", 9092, 8},         [PART_MAIL] = {"mail", 1025, 7},
+    [PART_GATEWAY] = {"gateway", 8090, 6},     [PART_ORDER] = {"order", 8080, 0},
+    [PART_INVENTORY] = {"inventory", 8082, 2}, [PART_PAYMENT] = {"payment", 8083, 3},
     [PART_EMAIL] = {"email", 8084, 4},         [PART_ANALYTICS] = {"analytics", 8085, 5},
 };
 enum { CONTROLLER_PORT = 9093, CONTROLLER_OFFSET = 9, PORT_BASE_MIN = 1024 };
 
 struct up {
     const struct config *config;
-    char state[PATH_MAX];  /* absolute */
-    char folder[PATH_MAX]; /* where the parts keep theirs: the state, or state/embedded */
+    char state[PATH_MAX];    /* absolute */
+    char folder[PATH_MAX];   /* where the parts keep theirs: the state, or state/embedded */
     char programs[PATH_MAX]; /* where this program lies */
     char bootstrap[256];
     int lock_fd;
     int ports[PART_COUNT], controller_port;
-    const char *token; /* API_TOKEN; NULL: none */
+    const char *token;    /* API_TOKEN; NULL: none */
     bool own[PART_COUNT]; /* it is ours to run */
     bool embedded;
     struct child children[PART_COUNT];
@@ -125,12 +165,7 @@ struct up {
     struct table table;
     struct chaos_list chaos;
     char admin_token[PATH_MAX + 48]; /* ADMIN_TOKEN_FILE=…, where up made the token; empty: it was given */
-
-    char sample[PATH_MAX]; /* empty: none is to be sent */
-    int64_t sample_orders;
-    struct text *goods; /* malloc()ed, as each text is */
-    size_t goods_count;
-    json_t *stock; /* [{"sku", "available"}] */
+    struct sample sample;
 
     int64_t trimmed_us;
     bool failed; /* something ended that cannot be started again */
@@ -179,7 +214,8 @@ static enum outcome make_folders(char *path, struct error *error)
 static enum outcome find_state(struct up *up, struct error *error)
 {
     char path[PATH_MAX];
-    const char *given = config_text(up->config, "STATE_DIR"), *states = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    const char *given = config_text(up->config, "STATE_DIR"), *states = getenv("XDG_STATE_HOME"),
+               *home = getenv("HOME");
     if (given)
         snprintf(path, sizeof(path), "%s", given);
     else if (states && *states)
@@ -203,7 +239,8 @@ static enum outcome lock_state(struct up *up, struct error *error)
     if (flock(up->lock_fd, LOCK_EX | LOCK_NB) != 0) {
         ssize_t length = pread(up->lock_fd, owner, sizeof(owner) - 1, 0);
         owner[length > 0 ? strcspn(owner, "\n") : 0] = '\0';
-        error_set(error, RETRY, "locked", "%s is in use by process %s; stop that weir up, or give another --state-dir", up->state,
+        error_set(error, RETRY, "locked",
+                  "%s is in use by process %s; stop that weir up, or give another --state-dir", up->state,
                   owner[0] ? owner : "(unknown)");
         return RETRY;
     }
@@ -272,7 +309,8 @@ static enum outcome find_programs(struct up *up, struct error *error)
     snprintf(path, sizeof(path), "%.*s/weir-order", PATH_MAX - 16, up->programs);
     if (access(path, X_OK) == 0)
         return OK;
-    *strrchr(up->programs, '/') = '\0'; /* a build tree: build/services/weir/weir and build/services/weir-order */
+    /* a build tree: build/services/weir/weir and build/services/weir-order */
+    *strrchr(up->programs, '/') = '\0';
     snprintf(path, sizeof(path), "%.*s/weir-order", PATH_MAX - 16, up->programs);
     return access(path, X_OK) == 0 ? OK : cannot(error, path);
 }
@@ -295,9 +333,12 @@ static bool port_is_free(int port)
 
 static enum outcome check_port(const char *name, int port, struct error *error)
 {
-    return port_is_free(port) ? OK
-                              : error_outage(error, "port", "port %d, for %s, is taken by another program; with --port-base N all ports "
-                                                            "are from N to N+9", port, name);
+    return port_is_free(port)
+               ? OK
+               : error_outage(error, "port",
+                              "port %d, for %s, is taken by another program; with --port-base N all ports "
+                              "are from N to N+9",
+                              port, name);
 }
 
 static enum outcome choose_ports(struct up *up, struct error *error)
@@ -322,52 +363,68 @@ static enum outcome choose_ports(struct up *up, struct error *error)
 
 /* ---- children */
 
-/* What every child gets, then its own pairs (NULL ended). */
-static char **environment_of(const struct up *up, enum part part, const char *const *more)
+/* What a child's environment says in place of this process's: pairs, "NAME" alone takes away. */
+struct pairs {
+    char *list[PAIRS_MAX + 1]; /* NULL ended */
+    size_t count;
+    char *given[GIVEN_MAX]; /* malloc()ed */
+    char files[GIVEN_MAX][CONFIG_NAME_BYTES_MAX + 8];
+    size_t given_count;
+};
+
+/* A setting as it was given here, by whichever form: NAME=value, and no NAME_FILE beside it. */
+static void pairs_hand_on(struct pairs *pairs, const struct config *config, const char *name)
 {
-    char *pairs[PAIRS_MAX + 1] = {0}, files[PAIRS_MAX][CONFIG_NAME_BYTES_MAX + 8], properties[16384];
-    char *made[PAIRS_MAX];
-    size_t count = 0, made_count = 0, file_count = 0;
-    size_t length = (size_t)snprintf(properties, sizeof(properties), "KAFKA_PROPERTIES=session.timeout.ms=%d\n", SESSION_MS);
-    const struct setting *tables[] = {kafka_settings, NULL};
-    for (size_t i = 0;; i++) {
-        const char *name = tables[0][i].name;
-        if (!name)
-            break;
-        if (config_is_set(up->config, name) && strcmp(name, "KAFKA_GROUP_ID") != 0 && made_count < PAIRS_MAX / 3 &&
-            asprintf(&made[made_count], "%s=%s", name, config_text(up->config, name)) >= 0) {
-            snprintf(files[file_count], sizeof(files[0]), "%s_FILE", name);
-            pairs[count++] = files[file_count++];
-            pairs[count++] = made[made_count++];
-        }
-    }
-    for (const char *const *name = handed_on; *name; name++)
-        if (config_is_set(up->config, *name) && asprintf(&made[made_count], "%s=%s", *name, config_text(up->config, *name)) >= 0) {
-            snprintf(files[file_count], sizeof(files[0]), "%s_FILE", *name);
-            pairs[count++] = files[file_count++];
-            pairs[count++] = made[made_count++];
-        }
+    assert(pairs->given_count < GIVEN_MAX);
+    if (!config_is_set(config, name) ||
+        asprintf(&pairs->given[pairs->given_count], "%s=%s", name, config_text(config, name)) < 0)
+        return;
+    char *file = pairs->files[pairs->given_count];
+    snprintf(file, sizeof(pairs->files[0]), "%s_FILE", name);
+    pairs->list[pairs->count++] = file;
+    pairs->list[pairs->count++] = pairs->given[pairs->given_count++];
+}
+
+/* KAFKA_PROPERTIES of a child: what up knows better than the defaults, then what was given, which counts. */
+static void properties_of(const struct up *up, enum part part, char into[PROPERTIES_BYTES_MAX])
+{
+    size_t length =
+        (size_t)snprintf(into, PROPERTIES_BYTES_MAX, "KAFKA_PROPERTIES=session.timeout.ms=%d\n", SESSION_MS);
     /* The mock wakes no fetch that waits: what comes meanwhile is seen at its end. */
     if (up->embedded)
-        length += (size_t)snprintf(properties + length, sizeof(properties) - length, "fetch.wait.max.ms=%d\n", MOCK_FETCH_MS);
-    /* A static member: one that was killed has its partitions again as soon as it is back. The mock knows none. */
+        length += (size_t)snprintf(into + length, PROPERTIES_BYTES_MAX - length, "fetch.wait.max.ms=%d\n",
+                                   MOCK_FETCH_MS);
+    /* A static member: one that was killed has its partitions again as soon as it is back. The mock knows
+     * none. */
     if (part >= PART_ORDER && part < PART_COUNT && !up->embedded)
-        length += (size_t)snprintf(properties + length, sizeof(properties) - length, "group.instance.id=up-%08x-%s\n",
-                                   (unsigned)text_hash(text_of(up->state)), parts[part].name);
-    for (size_t i = 0; i < config_property_count(up->config); i++) { /* the later one counts: what was given here */
+        length +=
+            (size_t)snprintf(into + length, PROPERTIES_BYTES_MAX - length, "group.instance.id=up-%08x-%s\n",
+                             (unsigned)text_hash(text_of(up->state)), parts[part].name);
+    for (size_t i = 0; i < config_property_count(up->config) && length < PROPERTIES_BYTES_MAX; i++) {
         const char *key, *value;
         config_property(up->config, i, &key, &value);
-        length += (size_t)snprintf(properties + length, sizeof(properties) - length, "%s=%s\n", key, value);
-        if (length >= sizeof(properties))
-            break;
+        length += (size_t)snprintf(into + length, PROPERTIES_BYTES_MAX - length, "%s=%s\n", key, value);
     }
-    pairs[count++] = properties;
-    pairs[count++] = (char[]){"KAFKA_GROUP_ID"}; /* five services are five groups */
-    for (; *more && count < PAIRS_MAX; more++)
-        pairs[count++] = (char *)(uintptr_t)*more;
-    char **list = child_environment(pairs);
-    for (size_t i = 0; i < made_count; i++)
-        free(made[i]);
+}
+
+/* What every child gets, then its own pairs (NULL ended). */
+static char **environment_of(const struct up *up, enum part part, const char *const *own)
+{
+    struct pairs pairs = {.count = 0};
+    char properties[PROPERTIES_BYTES_MAX];
+    for (const struct setting *setting = kafka_settings; setting->name; setting++)
+        if (strcmp(setting->name, "KAFKA_GROUP_ID") != 0)
+            pairs_hand_on(&pairs, up->config, setting->name);
+    for (const char *const *name = handed_on; *name; name++)
+        pairs_hand_on(&pairs, up->config, *name);
+    properties_of(up, part, properties);
+    pairs.list[pairs.count++] = properties;
+    pairs.list[pairs.count++] = (char[]){"KAFKA_GROUP_ID"}; /* five services are five groups */
+    for (; *own && pairs.count < PAIRS_MAX; own++)
+        pairs.list[pairs.count++] = (char *)(uintptr_t)*own;
+    char **list = child_environment(pairs.list);
+    for (size_t i = 0; i < pairs.given_count; i++)
+        free(pairs.given[i]);
     return list;
 }
 
@@ -377,7 +434,8 @@ static struct child *child_of(struct up *up, enum part part, const char *const *
     child->name = parts[part].name;
     child->again = true;
     child->environment = environment_of(up, part, pairs);
-    snprintf(child->log_path, sizeof(child->log_path), "%.*s/log/%s.log", PATH_MAX - 32, up->folder, parts[part].name);
+    snprintf(child->log_path, sizeof(child->log_path), "%.*s/log/%s.log", PATH_MAX - 32, up->folder,
+             parts[part].name);
     return child;
 }
 
@@ -408,7 +466,8 @@ static enum outcome still_well(struct up *up, struct error *error)
     return OK;
 }
 
-static enum outcome wait_step(struct up *up, int64_t deadline_us, const char *what, const char *log_path, struct error *error)
+static enum outcome wait_step(struct up *up, int64_t deadline_us, const char *what, const char *log_path,
+                              struct error *error)
 {
     poll(NULL, 0, STEP_MS);
     enum outcome outcome = still_well(up, error);
@@ -495,7 +554,8 @@ static enum outcome start_kafka(struct up *up, struct error *error)
 {
     enum outcome outcome = OK;
     if (!up->own[PART_KAFKA])
-        snprintf(up->bootstrap, sizeof(up->bootstrap), "%s", config_text(up->config, "KAFKA_BOOTSTRAP_SERVERS"));
+        snprintf(up->bootstrap, sizeof(up->bootstrap), "%s",
+                 config_text(up->config, "KAFKA_BOOTSTRAP_SERVERS"));
     else if (up->embedded)
         outcome = start_embedded(up, error);
     else
@@ -508,7 +568,8 @@ static enum outcome make_topics(struct up *up, struct error *error)
     size_t made;
     const struct client_settings client = client_of(up);
     struct topics_wanted wanted = {.partitions = TOPIC_PARTITIONS};
-    wanted.delay_count = config_durations_ms(up->config, "RETRY_DELAYS", wanted.delays_ms, CONFIG_DURATIONS_MAX);
+    wanted.delay_count =
+        config_durations_ms(up->config, "RETRY_DELAYS", wanted.delays_ms, CONFIG_DURATIONS_MAX);
     return topics_make(&client, &wanted, &made, error);
 }
 
@@ -560,9 +621,10 @@ static const char *database_of(const struct up *up, enum part part, char into[VA
 
 static enum outcome start_service(struct up *up, enum part part, struct error *error)
 {
-    char kafka[512], listen_at[64], database[VALUE_BYTES_MAX], pair[VALUE_BYTES_MAX + 16], smtp[64], gateway[64], drain[32];
+    char kafka[512], listen_at[64], database[VALUE_BYTES_MAX], pair[VALUE_BYTES_MAX + 16], smtp[64],
+        gateway[64], drain[32];
     char chaos[CHAOS_LIST_BYTES_MAX + 8];
-    const char *pairs[16] = {0};
+    const char *pairs[OWN_PAIRS_MAX + 1] = {0};
     size_t count = 0;
     snprintf(kafka, sizeof(kafka), "KAFKA_BOOTSTRAP_SERVERS=%s", up->bootstrap);
     snprintf(listen_at, sizeof(listen_at), "HTTP_LISTEN=127.0.0.1:%d", up->ports[part]);
@@ -598,7 +660,8 @@ static enum outcome start_services(struct up *up, struct error *error)
 {
     enum outcome outcome = OK;
     for (enum part part = PART_ORDER; part < PART_COUNT && outcome == OK; part++) {
-        up->table.services[up->table.count++] = (struct table_service){.name = parts[part].name, .port = up->ports[part]};
+        up->table.services[up->table.count++] =
+            (struct table_service){.name = parts[part].name, .port = up->ports[part]};
         outcome = start_service(up, part, error);
     }
     int64_t deadline_us = clock_monotonic_us() + READY_MS_MAX * INT64_C(1000);
@@ -609,7 +672,8 @@ static enum outcome start_services(struct up *up, struct error *error)
             int status = 0;
             struct text body;
             struct error ignored;
-            if (ask_http(up->ask, "GET", url, TEXT(""), ASK_MS, &status, &body, &ignored) == OK && status == 200)
+            if (ask_http(up->ask, "GET", url, TEXT(""), ASK_MS, &status, &body, &ignored) == OK &&
+                status == 200)
                 break;
             outcome = wait_step(up, deadline_us, parts[part].name, up->children[part].log_path, error);
         }
@@ -619,175 +683,29 @@ static enum outcome start_services(struct up *up, struct error *error)
 
 /* ---- stock and sample */
 
-static bool read_whole(const char *path, struct buffer *into)
+static struct sample_settings sample_of(const struct up *up)
 {
-    FILE *file = fopen(path, "re");
-    size_t count;
-    char bytes[16384];
-    while (file && (count = fread(bytes, 1, sizeof(bytes), file)) > 0)
-        buffer_add(into, bytes, count);
-    if (file)
-        fclose(file);
-    return file && !into->failed;
-}
-
-/* SAMPLE; else that of the tree or of the installation; none is fine. */
-static enum outcome find_sample(struct up *up, char file[PATH_MAX], struct error *error)
-{
-    const char *given = config_text(up->config, "SAMPLE");
-    file[0] = '\0';
-    if (given && strcmp(given, "none") == 0)
-        return OK;
-    if (given) {
-        snprintf(file, PATH_MAX, "%s", given);
-        if (access(file, R_OK) == 0)
-            return OK;
-        enum outcome outcome = cannot(error, file);
-        error->exit_code = EXIT_NO_INPUT;
-        return outcome;
-    }
-    snprintf(file, PATH_MAX, "%.*s/../share/weir/sample/orders.ndjson", PATH_MAX - 64, up->programs);
-    if (access(file, R_OK) != 0)
-        snprintf(file, PATH_MAX, "%s/orders.ndjson", WEIR_SAMPLE_DIR);
-    if (access(file, R_OK) != 0)
-        file[0] = '\0';
-    return OK;
-}
-
-static int by_text(const void *a, const void *b)
-{
-    return memcmp(a, b, sizeof(struct id));
-}
-
-/* Distinct orders that the file places. */
-static int64_t count_orders(struct text file)
-{
-    struct id *ids = calloc(SAMPLE_IDS_MAX, sizeof(*ids));
-    size_t count = 0, distinct = 0;
-    while (ids && file.length && count < SAMPLE_IDS_MAX) {
-        const char *stop = memchr(file.at, '\n', file.length);
-        size_t length = stop ? (size_t)(stop - file.at) : file.length;
-        json_t *json = NULL;
-        struct error ignored;
-        if (length && json_read((struct text){file.at, length}, &json, &ignored) == OK && text_is(json_text(json, "type"), "weir.OrderPlaced"))
-            ids[count++] = id_from_text(json_text(json_object_get(json, "data"), "order_id"));
-        json_decref(json);
-        file.at += length + (stop ? 1 : 0);
-        file.length -= length + (stop ? 1 : 0);
-    }
-    if (count)
-        qsort(ids, count, sizeof(*ids), by_text);
-    for (size_t i = 0; i < count; i++)
-        distinct += i == 0 || !id_equal(ids[i - 1], ids[i]);
-    free(ids);
-    return (int64_t)distinct;
-}
-
-static void mark_path(const struct up *up, char into[PATH_MAX + 16])
-{
-    snprintf(into, PATH_MAX + 16, "%s/sample-sent", up->folder);
-}
-
-/* The goods of a tree without a sample. */
-static json_t *plain_stock(void)
-{
-    json_t *list = (json_array)(); /* jansson's; the bare name is our writer's */
-    for (int i = 1; i <= 20; i++) {
-        char sku[32];
-        snprintf(sku, sizeof(sku), "GOODS-%02d", i);
-        json_array_append_new(list, json_pack("{s:s, s:i}", "sku", sku, "available", 1000000));
-    }
-    return list;
-}
-
-/* What the load buys is what there is plenty of. */
-static void choose_goods(struct up *up)
-{
-    enum { PLENTY = 100000 };
-    size_t index;
-    json_t *item;
-    up->goods = calloc(LOAD_GOODS_MAX, sizeof(*up->goods));
-    json_array_foreach(up->stock, index, item)
-    {
-        struct text sku = json_text(item, "sku");
-        if (up->goods && up->goods_count < LOAD_GOODS_MAX && json_integer_value(json_object_get(item, "available")) >= PLENTY &&
-            text_is_printable(sku, 64) && !memchr(sku.at, '"', sku.length) && !memchr(sku.at, '\\', sku.length))
-            up->goods[up->goods_count++] = sku;
-    }
+    return (struct sample_settings){
+        .given = config_text(up->config, "SAMPLE"),
+        .programs = up->programs,
+        .folder = up->folder,
+        .orders_max = config_int(up->config, "ORDERS"),
+    };
 }
 
 static enum outcome read_sample(struct up *up, struct error *error)
 {
-    char file[PATH_MAX], mark[PATH_MAX + 16], beside[PATH_MAX + 16];
-    struct buffer text = buffer_of(SAMPLE_BYTES_MAX);
-    struct error ignored;
-    enum outcome outcome = find_sample(up, file, error);
-    if (outcome != OK)
-        return outcome;
-    if (file[0]) {
-        snprintf(beside, sizeof(beside), "%.*s/stock.json", (int)(strrchr(file, '/') ? strrchr(file, '/') - file : 1),
-                 strrchr(file, '/') ? file : ".");
-        if (read_whole(beside, &text) && json_read(buffer_text(&text), &up->stock, &ignored) != OK)
-            up->stock = NULL;
-    }
-    if (!up->stock || !json_is_array(up->stock))
-        up->stock = plain_stock();
-    choose_goods(up);
-    mark_path(up, mark);
-    buffer_clear(&text);
-    if (file[0] && access(mark, F_OK) != 0 && read_whole(file, &text)) {
-        int64_t wanted = config_int(up->config, "ORDERS"), orders = count_orders(buffer_text(&text));
-        if (!wanted || orders <= wanted) { /* --orders 50 is fifty, not the sample's three hundred */
-            snprintf(up->sample, sizeof(up->sample), "%s", file);
-            up->sample_orders = orders;
-        }
-    }
-    buffer_free(&text);
-    return OK;
+    const struct sample_settings settings = sample_of(up);
+    return sample_read(&up->sample, &settings, error);
 }
 
-/* As a path segment. */
-static void put_segment(struct buffer *into, struct text text)
-{
-    for (size_t i = 0; i < text.length; i++) {
-        unsigned char byte = (unsigned char)text.at[i];
-        bool plain = (byte >= '0' && byte <= '9') || (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z') ||
-                     strchr("-._~", byte);
-        if (plain)
-            buffer_add_char(into, (char)byte);
-        else
-            buffer_print(into, "%%%02X", byte);
-    }
-}
-
-/* Only what was never set: a start goes on from what is there. */
-static enum outcome seed_one(struct up *up, const json_t *item, struct error *error)
-{
-    int status;
-    struct text answer;
-    struct buffer url = buffer_of(1024);
-    char body[64];
-    buffer_print(&url, "http://127.0.0.1:%d/v1/stock/", up->ports[PART_INVENTORY]);
-    put_segment(&url, json_text(item, "sku"));
-    buffer_add_char(&url, '\0');
-    enum outcome outcome = ask_http(up->ask, "GET", url.at, TEXT(""), ASK_MS, &status, &answer, error);
-    if (outcome == OK && status == 404) {
-        int length = snprintf(body, sizeof(body), "{\"available\":%lld}", (long long)json_integer_value(json_object_get(item, "available")));
-        outcome = ask_http(up->ask, "PUT", url.at, (struct text){body, (size_t)length}, ASK_MS, &status, &answer, error);
-    }
-    if (outcome == OK && status != 200)
-        outcome = error_reject(error, "stock", "inventory answered %d to %s: %.*s", status, url.at, TEXT_ARG(answer));
-    buffer_free(&url);
-    return outcome;
-}
-
-static enum outcome seed_stock(struct up *up, struct error *error)
+static enum outcome set_stock(struct up *up, struct error *error)
 {
     size_t index;
     json_t *item;
-    json_array_foreach(up->stock, index, item)
+    json_array_foreach(up->sample.stock, index, item)
     {
-        enum outcome outcome = seed_one(up, item, error);
+        enum outcome outcome = sample_stock(up->ask, up->ports[PART_INVENTORY], item, error);
         if (outcome == OK)
             outcome = still_well(up, error);
         if (outcome != OK)
@@ -799,8 +717,9 @@ static enum outcome seed_stock(struct up *up, struct error *error)
 /* The same code as for everybody: weir emit. */
 static enum outcome send_sample(struct up *up, struct error *error)
 {
-    char kafka[512], mark[PATH_MAX + 16], words[160];
-    if (!up->sample[0])
+    char kafka[512], words[160];
+    const struct sample_settings settings = sample_of(up);
+    if (!up->sample.file[0])
         return OK;
     snprintf(kafka, sizeof(kafka), "KAFKA_BOOTSTRAP_SERVERS=%s", up->bootstrap);
     const char *pairs[] = {kafka, NULL};
@@ -808,20 +727,15 @@ static enum outcome send_sample(struct up *up, struct error *error)
     snprintf(child.log_path, sizeof(child.log_path), "%.*s/log/emit.log", PATH_MAX - 32, up->folder);
     child.environment = environment_of(up, PART_COUNT, pairs);
     verb_of(&child, "emit");
-    child_argument(&child, "%s", up->sample);
+    child_argument(&child, "%s", up->sample.file);
     enum outcome outcome = child_start(&child, error);
-    if (outcome == OK && (!child_stop(&child, clock_monotonic_us() + EMIT_MS_MAX * INT64_C(1000)) || child.status != 0)) {
+    if (outcome == OK &&
+        (!child_stop(&child, clock_monotonic_us() + EMIT_MS_MAX * INT64_C(1000)) || child.status != 0)) {
         child_last_words(&child, words, sizeof(words));
-        outcome = error_outage(error, "sample", "weir emit %s: %s", up->sample, words);
+        outcome = error_outage(error, "sample", "weir emit %s: %s", up->sample.file, words);
     }
-    mark_path(up, mark);
-    if (outcome == OK) {
-        int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-        if (fd < 0)
-            outcome = cannot(error, mark);
-        else
-            close(fd);
-    }
+    if (outcome == OK)
+        outcome = sample_sent(&settings, error);
     child_free(&child);
     return outcome;
 }
@@ -829,7 +743,7 @@ static enum outcome send_sample(struct up *up, struct error *error)
 static enum outcome start_load(struct up *up, struct error *error)
 {
     int64_t rate = config_int(up->config, "LOAD"), orders = config_int(up->config, "ORDERS");
-    int64_t count_max = orders ? orders - up->sample_orders : 0;
+    int64_t count_max = orders ? orders - up->sample.orders : 0;
     if (orders && !rate)
         rate = RATE_DEFAULT;
     if (!rate || (orders && count_max <= 0))
@@ -839,8 +753,8 @@ static enum outcome start_load(struct up *up, struct error *error)
         .token = up->token,
         .rate = rate,
         .count_max = count_max,
-        .goods = up->goods,
-        .goods_count = up->goods_count,
+        .goods = up->sample.goods,
+        .goods_count = up->sample.goods_count,
     };
     return load_start(&settings, &up->load, error);
 }
@@ -850,24 +764,30 @@ static enum outcome start_load(struct up *up, struct error *error)
 static void welcome(struct up *up)
 {
     say(up, "\nWeir is up. Ctrl-C drains it and prints the books.\n");
-    say(up, "  order       http://127.0.0.1:%d/v1/orders      (POST orders here; /openapi.json on each service)", up->ports[PART_ORDER]);
+    say(up,
+        "  order       http://127.0.0.1:%d/v1/orders      (POST orders here; /openapi.json on each service)",
+        up->ports[PART_ORDER]);
     say(up, "  inventory   http://127.0.0.1:%d/v1/stock", up->ports[PART_INVENTORY]);
     say(up, "  payment     http://127.0.0.1:%d/v1/payments/{order_id}", up->ports[PART_PAYMENT]);
     say(up, "  email       http://127.0.0.1:%d/v1/emails/{order_id}", up->ports[PART_EMAIL]);
-    say(up, "  analytics   http://127.0.0.1:%d/                (live page; /v1/figures)", up->ports[PART_ANALYTICS]);
+    say(up, "  analytics   http://127.0.0.1:%d/                (live page; /v1/figures)",
+        up->ports[PART_ANALYTICS]);
     say(up, "  kafka       %s%s", up->bootstrap,
         up->embedded ? "   (librdkafka's mock: 5 MiB a partition, forgets everything at the end)" : "");
     if (up->own[PART_MAIL])
         say(up, "  mails       %s/mail", up->folder);
     say(up, "  logs        %s/log", up->folder);
     if (up->admin_token[0])
-        say(up, "  token       %s   (weir pause and weir resume --admin-token-file)", strchr(up->admin_token, '=') + 1);
+        say(up, "  token       %s   (weir pause and weir resume --admin-token-file)",
+            strchr(up->admin_token, '=') + 1);
     if (up->chaos.handlers[0])
         say(up, "  chaos       handlers: %s", up->chaos.handlers);
     if (up->chaos.gateway[0])
-        say(up, "  chaos       gateway: %s%s", up->chaos.gateway, up->own[PART_GATEWAY] ? "" : "   (not this one: it is not ours)");
+        say(up, "  chaos       gateway: %s%s", up->chaos.gateway,
+            up->own[PART_GATEWAY] ? "" : "   (not this one: it is not ours)");
     if (up->chaos.mail[0])
-        say(up, "  chaos       smtp: %s%s", up->chaos.mail, up->own[PART_MAIL] ? "" : "   (not this one: it is not ours)");
+        say(up, "  chaos       smtp: %s%s", up->chaos.mail,
+            up->own[PART_MAIL] ? "" : "   (not this one: it is not ours)");
 }
 
 /* A command that can be copied, with an id that is there. Once. */
@@ -879,8 +799,8 @@ static void suggest(struct up *up, const struct pulse_counts *counts)
     ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
     program[length > 0 ? length : 0] = '\0';
     bool standard = strcmp(up->bootstrap, "127.0.0.1:9092") == 0;
-    say(up, "  try next    %s order %s%s%s%s\n", program, standard ? "" : "--kafka-bootstrap-servers ", standard ? "" : up->bootstrap,
-        standard ? "" : " ", counts->sample_id);
+    say(up, "  try next    %s order %s%s%s%s\n", program, standard ? "" : "--kafka-bootstrap-servers ",
+        standard ? "" : up->bootstrap, standard ? "" : " ", counts->sample_id);
 }
 
 static void supervise(struct up *up)
@@ -895,7 +815,8 @@ static void supervise(struct up *up)
             } else {
                 char words[200];
                 child_last_words(child, words, sizeof(words));
-                say(up, "%s died (%s) and cannot be started again: %s", child->name, child_death(child, death, sizeof(death)), words);
+                say(up, "%s died (%s) and cannot be started again: %s", child->name,
+                    child_death(child, death, sizeof(death)), words);
                 up->failed = true;
             }
         }
@@ -917,8 +838,8 @@ static bool all_done(const struct up *up, const struct pulse_counts *counts, int
 {
     int64_t orders = config_int(up->config, "ORDERS");
     int64_t refused = up->load ? load_counts(up->load).refused : 0;
-    bool done = orders && counts->placed + refused >= orders && counts->open == counts->stuck && (!up->load || load_done(up->load)) &&
-                table_idle(&up->table);
+    bool done = orders && counts->placed + refused >= orders && counts->open == counts->stuck &&
+                (!up->load || load_done(up->load)) && table_idle(&up->table);
     *quiet = done ? *quiet + 1 : 0;
     return *quiet >= QUIET_ASKS;
 }
@@ -1002,7 +923,8 @@ static bool do_books(struct up *up)
     snprintf(ledger, sizeof(ledger), "%s/gateway/ledger.ndjson", up->folder);
     snprintf(mail_index, sizeof(mail_index), "%s/mail/index.ndjson", up->folder);
     int64_t delays_ms[CONFIG_DURATIONS_MAX];
-    bool idle = table_idle(&up->table); /* as last seen, before they were stopped: nothing was on its way, retries included */
+    bool idle = table_idle(
+        &up->table); /* as last seen, before they were stopped: nothing was on its way, retries included */
     const struct books_settings settings = {
         .client = client_of(up),
         .order_url = database_of(up, PART_ORDER, order),
@@ -1010,7 +932,8 @@ static bool do_books(struct up *up)
         .payment_url = database_of(up, PART_PAYMENT, payment),
         .email_url = database_of(up, PART_EMAIL, email),
         .retry_delays_ms = delays_ms,
-        .retry_delay_count = idle ? 0 : config_durations_ms(up->config, "RETRY_DELAYS", delays_ms, CONFIG_DURATIONS_MAX),
+        .retry_delay_count =
+            idle ? 0 : config_durations_ms(up->config, "RETRY_DELAYS", delays_ms, CONFIG_DURATIONS_MAX),
         .ledger = up->own[PART_GATEWAY] ? ledger : NULL,
         .mail_index = up->own[PART_MAIL] ? mail_index : NULL,
     };
@@ -1040,7 +963,8 @@ static bool wind_down(struct up *up)
 
 static void stop_all(struct up *up, int64_t begun_us)
 {
-    int64_t deadline_us = begun_us + END_MS_MAX * INT64_C(1000), least_us = clock_monotonic_us() + GRACE_MS * INT64_C(1000);
+    int64_t deadline_us = begun_us + END_MS_MAX * INT64_C(1000),
+            least_us = clock_monotonic_us() + GRACE_MS * INT64_C(1000);
     if (deadline_us < least_us)
         deadline_us = least_us;
     for (int i = PART_COUNT - 1; i >= 0; i--)
@@ -1059,8 +983,7 @@ static void up_free(struct up *up)
     ask_close(up->ask);
     for (int i = 0; i < PART_COUNT; i++)
         child_free(&up->children[i]);
-    free(up->goods);
-    json_decref(up->stock);
+    sample_free(&up->sample);
     if (up->lock_fd >= 0)
         close(up->lock_fd);
 }
@@ -1078,11 +1001,13 @@ static enum outcome start(struct up *up, struct error *error)
         {NULL, find_programs},
         {NULL, choose_ports},
         {NULL, read_sample},
-        {up->own[PART_KAFKA] ? up->embedded ? "starting the embedded broker" : "starting Kafka" : "looking for Kafka", start_kafka},
+        {up->own[PART_KAFKA] ? up->embedded ? "starting the embedded broker" : "starting Kafka"
+                             : "looking for Kafka",
+         start_kafka},
         {"making the topics", make_topics},
         {"starting the services", start_mail_and_gateway},
         {NULL, start_services},
-        {"setting the stock", seed_stock},
+        {"setting the stock", set_stock},
     };
     enum outcome outcome = shop_token(up->config, &up->token, error);
     if (outcome == OK)
