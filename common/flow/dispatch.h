@@ -23,7 +23,6 @@
 #include "kafka/consumer.h"
 
 enum {
-    DISPATCH_BATCH_COUNT_MAX = 2000,       /* items in a batch; default of BATCH_COUNT_MAX  */
     DISPATCH_BATCH_BYTES_MAX = 8 << 20,    /* record bytes in a batch                       */
     DISPATCH_BATCH_MEMORY_MAX = 128 << 20, /* a batch's arena; on PostgreSQL there are two  */
     DISPATCH_REQUESTS_MAX = 4096,          /* queued; more are answered 503                 */

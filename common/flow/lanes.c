@@ -31,7 +31,7 @@ const struct rows_table calls_table = {
     .indexes = {"lane, created_us", "part WHERE elsewhere = 1"},
 };
 
-enum { LANES_KEY_BYTES_MAX = 64, CALL_SECONDS = 0, IN_FLIGHT = 1, WAITING = 2 };
+enum { CALL_SECONDS, IN_FLIGHT, WAITING };
 
 static const struct metric_family lane_metrics[] = {
     [CALL_SECONDS] = {"weir_call_seconds", METRIC_HISTOGRAM, "peer,result",

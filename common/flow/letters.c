@@ -201,11 +201,6 @@ enum outcome letters_next(struct letters *letters, const struct letter **ret, bo
     return OK;
 }
 
-size_t letters_settled(const struct letters *letters)
-{
-    return settled_count(letters->settled);
-}
-
 struct arena *letters_arena(struct letters *letters)
 {
     return letters->arena;

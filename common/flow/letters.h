@@ -36,8 +36,7 @@ MUST_CHECK enum outcome letters_rewind(struct letters *letters, size_t *ret_topi
  * short while. Those of one key come in the order in which they lie. */
 MUST_CHECK enum outcome letters_next(struct letters *letters, const struct letter **ret, bool *ret_end,
                                      struct error *error);
-size_t letters_settled(const struct letters *letters); /* entries of the set */
-struct arena *letters_arena(struct letters *letters);  /* of the letter in hand */
-void letters_close(struct letters *letters);           /* accepts NULL */
+struct arena *letters_arena(struct letters *letters); /* of the letter in hand */
+void letters_close(struct letters *letters);          /* accepts NULL */
 
 #endif

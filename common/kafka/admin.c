@@ -296,48 +296,6 @@ enum outcome admin_topics_settings(struct admin *admin, const char *const *names
     return outcome;
 }
 
-enum outcome admin_topic_config(struct admin *admin, const char *topic, const char *name, int timeout_ms,
-                                char *into, size_t into_bytes, struct error *error)
-{
-    rd_kafka_ConfigResource_t *resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
-    rd_kafka_AdminOptions_t *options = options_new(admin, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout_ms);
-    rd_kafka_event_t *event = NULL;
-    rd_kafka_queue_t *queue = rd_kafka_queue_new(admin->handle.rk);
-    rd_kafka_DescribeConfigs(admin->handle.rk, &resource, 1, options, queue);
-    enum outcome outcome = answer(admin, queue, timeout_ms, "describe topic", &event, error);
-    if (outcome != OK)
-        goto out;
-    size_t count, entry_count;
-    const rd_kafka_ConfigResource_t **resources =
-        rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event), &count);
-    snprintf(into, into_bytes, "%s", "");
-    if (count == 0)
-        goto out;
-    rd_kafka_resp_err_t err = rd_kafka_ConfigResource_error(resources[0]);
-    if (handle_denied(err)) {
-        char denial[ERROR_TEXT_BYTES_MAX];
-        handle_denial(err, "DescribeConfigs", "topic", topic, denial, sizeof(denial));
-        outcome = error_fatal(error, "denied", "topic %s: %s", topic, denial);
-        goto out;
-    }
-    if (err && err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) {
-        outcome = failed(admin, error, err, topic, rd_kafka_ConfigResource_error_string(resources[0]));
-        goto out;
-    }
-    const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(resources[0], &entry_count);
-    for (size_t i = 0; i < entry_count; i++) {
-        const char *value = rd_kafka_ConfigEntry_value(entries[i]);
-        if (strcmp(rd_kafka_ConfigEntry_name(entries[i]), name) == 0 && value)
-            snprintf(into, into_bytes, "%s", value);
-    }
-out:
-    if (event)
-        rd_kafka_event_destroy(event);
-    rd_kafka_AdminOptions_destroy(options);
-    rd_kafka_ConfigResource_destroy(resource);
-    return outcome;
-}
-
 enum outcome admin_group_offset(struct admin *admin, const char *group, const char *topic, int32_t partition,
                                 int timeout_ms, int64_t *ret_committed, int64_t *ret_high,
                                 struct error *error)

@@ -58,10 +58,6 @@ struct admin_topic_settings {
 MUST_CHECK enum outcome admin_topics_settings(struct admin *admin, const char *const *names, size_t count,
                                               int timeout_ms, struct admin_topic_settings *ret,
                                               struct error *error);
-/* One setting of a topic as the broker has it ("retention.ms"), into; empty where unknown. */
-MUST_CHECK enum outcome admin_topic_config(struct admin *admin, const char *topic, const char *name,
-                                           int timeout_ms, char *into, size_t into_bytes,
-                                           struct error *error);
 /* Committed offset and high watermark of a group's partition, for lag from the outside. -1 where none. */
 MUST_CHECK enum outcome admin_group_offset(struct admin *admin, const char *group, const char *topic,
                                            int32_t partition, int timeout_ms, int64_t *ret_committed,

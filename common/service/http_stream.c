@@ -241,11 +241,6 @@ enum outcome stream_start(struct stream *stream, struct error *error)
     return OK;
 }
 
-const char *stream_path(const struct stream *stream)
-{
-    return stream->path;
-}
-
 void stream_end(struct stream *stream)
 {
     pthread_mutex_lock(&stream->lock);

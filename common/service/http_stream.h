@@ -20,7 +20,6 @@ struct stream;
 struct stream *stream_new(const char *path, int interval_ms, void (*next)(void *owner, struct buffer *into),
                           void *owner);
 MUST_CHECK enum outcome stream_start(struct stream *stream, struct error *error);
-const char *stream_path(const struct stream *stream);
 /* A body for this connection that goes on until stream_end(). gone(listener_owner) when the response is
  * destroyed. NULL: out of memory. */
 struct MHD_Response *stream_listen(struct stream *stream, struct MHD_Connection *connection,

@@ -13,7 +13,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Avro's float and double are copied as they are");
 
-enum { CODEC_LONG_BYTES_MAX = 10, CODEC_INT_BYTES_MAX = 5 };
+enum { CODEC_LONG_BYTES_MAX = 10 };
 
 /* For those past the first byte. An encoding longer than it need be is read, as by every Avro library;
  * one that does not fit 64 bits is not. */

@@ -16,12 +16,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum {
-    EMIT_LINE_BYTES_MAX = 1 << 20,
-    EMIT_IN_FLIGHT_MAX = 10000,
-    EMIT_ACK_MS_MAX = 60000,
-    EMIT_HEADERS_MAX = 8
-};
+enum { EMIT_LINE_BYTES_MAX = 1 << 20, EMIT_IN_FLIGHT_MAX = 10000, EMIT_HEADERS_MAX = 8 };
 
 static const struct setting emit_settings[] = {
     {"EMIT_TIMEOUT", SETTING_DURATION, "60s", 1000, 3600 * 1000, NULL,

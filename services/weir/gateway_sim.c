@@ -731,11 +731,6 @@ enum outcome gateway_open(const struct gateway_settings *settings, struct gatewa
     return outcome;
 }
 
-int gateway_port(const struct gateway *gateway)
-{
-    return listener_port(gateway->listener);
-}
-
 const char *gateway_address(const struct gateway *gateway)
 {
     return listener_address(gateway->listener);

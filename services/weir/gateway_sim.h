@@ -40,7 +40,6 @@ struct gateway_counts {
 struct gateway;
 MUST_CHECK enum outcome gateway_open(const struct gateway_settings *settings, struct gateway **ret,
                                      struct error *error);
-int gateway_port(const struct gateway *gateway);
 const char *gateway_address(const struct gateway *gateway); /* "127.0.0.1:1026" */
 /* Until gateway_stop() or until stop_fd (-1: none) is readable. OUTAGE where the ledger cannot be written:
  * nothing was answered. */

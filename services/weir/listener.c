@@ -108,11 +108,6 @@ enum outcome listener_open(const struct listener_settings *settings, struct list
     return outcome;
 }
 
-int listener_port(const struct listener *listener)
-{
-    return listener->port;
-}
-
 const char *listener_address(const struct listener *listener)
 {
     return listener->address;

@@ -44,7 +44,6 @@ struct listener_settings {
 
 MUST_CHECK enum outcome listener_open(const struct listener_settings *settings, struct listener **ret,
                                       struct error *error);
-int listener_port(const struct listener *listener);
 /* "127.0.0.1:1025", as it is in fact. */
 const char *listener_address(const struct listener *listener);
 /* Until listener_stop(), or until stop_fd (-1: none) is readable. */

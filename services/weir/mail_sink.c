@@ -448,11 +448,6 @@ enum outcome mail_sink_open(const struct mail_sink_settings *settings, struct ma
     return outcome;
 }
 
-int mail_sink_port(const struct mail_sink *sink)
-{
-    return listener_port(sink->listener);
-}
-
 const char *mail_sink_address(const struct mail_sink *sink)
 {
     return listener_address(sink->listener);

@@ -36,7 +36,6 @@ struct mail_sink_counts {
 struct mail_sink;
 MUST_CHECK enum outcome mail_sink_open(const struct mail_sink_settings *settings, struct mail_sink **ret,
                                        struct error *error);
-int mail_sink_port(const struct mail_sink *sink);
 const char *mail_sink_address(const struct mail_sink *sink); /* "127.0.0.1:1025" */
 /* Until mail_sink_stop() or until stop_fd (-1: none) is readable. OUTAGE where a message cannot be written:
  * it was not accepted. */
