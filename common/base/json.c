@@ -7,15 +7,26 @@
 
 #include "base/clock.h"
 
-static const char AMBIGUOUS[] = "json-duplicate";
+/* Of what is JSON by its grammar, and an object: see json_is_ambiguous(). */
+static const char *const of_objects[] = {"json-duplicate", "json-depth", "json-text"};
+enum { CAUSE_DUPLICATE, CAUSE_DEPTH, CAUSE_TEXT, CAUSES };
+
+static const char *cause_of(int cause, struct text text)
+{
+    size_t i = 0;
+    while (i < text.length && strchr(" \t\r\n", text.at[i]) && text.at[i])
+        i++;
+    return i < text.length && text.at[i] == '{' ? of_objects[cause] : "json-syntax";
+}
 
 /*
  * Jansson's own bound on nesting is fixed when it is built (2048): what is deeper than ours is turned
- * away before it is parsed, because releasing a deep value recurses as well.
+ * away before it is parsed, because releasing a deep value recurses as well. *ret_whole: as many brackets are
+ * closed as are opened.
  */
-static bool too_deep(struct text text)
+static bool too_deep(struct text text, bool *ret_whole)
 {
-    int depth = 0;
+    int depth = 0, depth_max = 0;
     bool in_string = false;
     for (size_t i = 0; i < text.length; i++) {
         char c = text.at[i];
@@ -27,13 +38,28 @@ static bool too_deep(struct text text)
         } else if (c == '"') {
             in_string = true;
         } else if (c == '[' || c == '{') {
-            if (++depth > JSON_DEPTH_MAX)
-                return true;
+            if (++depth > depth_max)
+                depth_max = depth;
         } else if (c == ']' || c == '}') {
             depth--;
         }
     }
-    return false;
+    *ret_whole = depth == 0 && !in_string;
+    return depth_max > JSON_DEPTH_MAX;
+}
+
+static enum outcome refused_depth(struct text text, bool whole, struct error *error)
+{
+    return error_reject(error, whole ? cause_of(CAUSE_DEPTH, text) : "json-syntax",
+                        "JSON is nested deeper than %d", JSON_DEPTH_MAX);
+}
+
+/* Half of a surrogate pair, or a name with a NUL: the grammar lets them pass, and no text is made of them. */
+static bool is_of_text(json_error_t *at)
+{
+    static const char half[] = "invalid Unicode '\\u";
+    return json_error_code(at) == json_error_null_byte_in_key ||
+           strncmp(at->text, half, sizeof(half) - 1) == 0;
 }
 
 static json_t *load(struct text text, json_error_t *at)
@@ -50,15 +76,20 @@ static enum outcome refused(json_error_t *at, struct text text, struct error *er
         if ((unsigned char)*c < 0x20)
             *c = ' ';
     if (json_error_code(at) == json_error_duplicate_key)
-        return error_reject(error, AMBIGUOUS, "line %d, column %d: %s", at->line, at->column, at->text);
+        return error_reject(error, cause_of(CAUSE_DUPLICATE, text), "line %d, column %d: %s", at->line,
+                            at->column, at->text);
+    if (is_of_text(at))
+        return error_reject(error, cause_of(CAUSE_TEXT, text), "line %d, column %d: %s", at->line, at->column,
+                            at->text);
     return error_reject(error, "json-syntax", "not JSON: line %d, column %d: %s", at->line, at->column,
                         at->text);
 }
 
 enum outcome json_read(struct text text, json_t **ret, struct error *error)
 {
-    if (too_deep(text))
-        return error_reject(error, "json-depth", "JSON is nested deeper than %d", JSON_DEPTH_MAX);
+    bool whole;
+    if (too_deep(text, &whole))
+        return refused_depth(text, whole, error);
     json_error_t at;
     json_t *value = load(text, &at);
     if (!value)
@@ -100,8 +131,9 @@ static void numbers_tame(char *text, size_t length)
 
 enum outcome json_read_request(struct text text, json_t **ret, struct error *error)
 {
-    if (too_deep(text))
-        return error_reject(error, "json-depth", "JSON is nested deeper than %d", JSON_DEPTH_MAX);
+    bool whole;
+    if (too_deep(text, &whole))
+        return refused_depth(text, whole, error);
     json_error_t at;
     json_t *value = load(text, &at);
     if (!value && json_error_code(&at) == json_error_numeric_overflow) {
@@ -122,7 +154,10 @@ enum outcome json_read_request(struct text text, json_t **ret, struct error *err
 
 bool json_is_ambiguous(const struct error *error)
 {
-    return error->cause && strcmp(error->cause, AMBIGUOUS) == 0;
+    for (int i = 0; error->cause && i < CAUSES; i++)
+        if (strcmp(error->cause, of_objects[i]) == 0)
+            return true;
+    return false;
 }
 
 struct text json_text(const json_t *object, const char *name)

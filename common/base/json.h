@@ -22,7 +22,8 @@ MUST_CHECK enum outcome json_read(struct text text, json_t **ret, struct error *
  */
 #define JSON_NUMBER_TOO_LARGE 1e99
 MUST_CHECK enum outcome json_read_request(struct text text, json_t **ret, struct error *error);
-/* What json_read() refused is JSON all the same, but says a name twice (422 over HTTP and not 400). */
+/* What json_read() refused is a JSON object all the same (422 over HTTP and not 400): it says a name twice,
+ * is nested too deep, or has a text that is none (half of a surrogate pair, a name with a NUL). */
 bool json_is_ambiguous(const struct error *error);
 /* A member as a slice into the value ({NULL, 0} where it is absent or not a string). */
 struct text json_text(const json_t *object, const char *name);

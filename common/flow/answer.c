@@ -32,6 +32,16 @@ static const char *status_title(int status)
     return "Error";
 }
 
+/* Two rules may find fault with one member: the first one that did is told, as a name stands in an object
+ * once. */
+static bool told_before(const struct codec_faults *faults, size_t at)
+{
+    for (size_t i = 0; i < at; i++)
+        if (strcmp(faults->fault[i].path, faults->fault[at].path) == 0)
+            return true;
+    return false;
+}
+
 void problem_write(struct buffer *into, int status, const char *detail, const struct codec_faults *faults)
 {
     struct json_writer writer = json_writer(into);
@@ -45,7 +55,8 @@ void problem_write(struct buffer *into, int status, const char *detail, const st
         json_key(&writer, "errors");
         json_object_begin(&writer);
         for (size_t i = 0; i < faults->count; i++)
-            json_member_string(&writer, faults->fault[i].path, faults->fault[i].reason);
+            if (!told_before(faults, i))
+                json_member_string(&writer, faults->fault[i].path, faults->fault[i].reason);
         json_object_end(&writer);
     }
     json_object_end(&writer);

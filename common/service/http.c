@@ -760,7 +760,7 @@ static enum MHD_Result exchange_whole(struct exchange *exchange)
     }
     exchange->request.body = buffer_text(&exchange->body);
     if (!exchange->response && exchange->endpoint->route) {
-        if (exchange_json(exchange) && exchange_admit(exchange))
+        if (exchange_admit(exchange) && exchange_json(exchange))
             return exchange_hand(exchange);
     } else if (!exchange->response && exchange->endpoint->stream) {
         listen_to(exchange);

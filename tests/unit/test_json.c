@@ -88,6 +88,43 @@ static void number_that_fits_nothing_is_refused_at_its_place(void **state)
     assert_true(json_is_ambiguous(&error));
 }
 
+static void an_object_that_no_text_is_made_of_is_json_all_the_same(void **state)
+{
+    (void)state;
+    struct error error;
+    json_t *value = NULL;
+    struct buffer deep = buffer_of(4096);
+    for (int i = 0; i <= JSON_DEPTH_MAX; i++)
+        buffer_add_string(&deep, "{\"a\":");
+    struct text open = buffer_text(&deep);
+    size_t open_bytes = open.length;
+    buffer_add_string(&deep, "1");
+    for (int i = 0; i <= JSON_DEPTH_MAX; i++)
+        buffer_add_string(&deep, "}");
+    const struct {
+        struct text text;
+        bool is_json;
+    } cases[] = {{buffer_text(&deep), true},
+                 {{deep.at, open_bytes}, false},
+                 {{deep.at, deep.length - 1}, false},
+                 {TEXT(" {\"a\\u0000b\":1}"), true},
+                 {TEXT("{\"a\":\"\\ud800\"}"), true},
+                 {TEXT("{\"a\":\"\\udc00\"}"), true},
+                 {TEXT("{\"a\":\"\\ud800\\u0041\"}"), true},
+                 {TEXT("{\"a\":1,\"a\":2}"), true},
+                 {TEXT("{\"a\":\"\xed\xa0\x80\"}"), false},
+                 {TEXT("{\"a\":\"\\u12\"}"), false},
+                 {TEXT("[{\"a\":1,\"a\":2}]"), false}, /* no object, and so refused whatever is in it */
+                 {TEXT("[\"\\ud800\"]"), false},
+                 {TEXT("{"), false}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(json_read_request(cases[i].text, &value, &error), REJECT);
+        if (json_is_ambiguous(&error) != cases[i].is_json)
+            fail_msg("case %zu: %s", i, error.text);
+    }
+    buffer_free(&deep);
+}
+
 static void nesting_is_bounded_and_brackets_in_strings_do_not_count(void **state)
 {
     (void)state;
@@ -249,6 +286,7 @@ int main(void)
         cmocka_unit_test(value_is_read_whole),
         cmocka_unit_test(what_is_not_one_json_value_is_rejected_with_the_reason),
         cmocka_unit_test(number_that_fits_nothing_is_refused_at_its_place),
+        cmocka_unit_test(an_object_that_no_text_is_made_of_is_json_all_the_same),
         cmocka_unit_test(nesting_is_bounded_and_brackets_in_strings_do_not_count),
         cmocka_unit_test(writer_puts_the_commas),
         cmocka_unit_test(any_bytes_are_written_as_valid_json),
