@@ -66,6 +66,25 @@ static struct text notice_text(const struct request *request, const char *name, 
     return json_text(request->json, name);
 }
 
+static bool three_letters(struct text currency)
+{
+    for (size_t i = 0; i < currency.length; i++) {
+        char capital = (char)(currency.at[i] & ~0x20);
+        if (capital < 'A' || capital > 'Z')
+            return false;
+    }
+    return currency.length == 3;
+}
+
+/* Some gateways write eur: on the topic it is EUR, as everywhere. */
+static struct text in_capitals(struct work *work, struct text currency)
+{
+    char *at = arena_copy(work_arena(work), currency.at, currency.length);
+    for (size_t i = 0; at && i < currency.length; i++)
+        at[i] = (char)(at[i] & ~0x20);
+    return (struct text){at, at ? currency.length : 0};
+}
+
 static struct notice notice_read(const struct request *request, struct codec_faults *faults)
 {
     struct notice notice = {
@@ -86,7 +105,7 @@ static struct notice notice_read(const struct request *request, struct codec_fau
         codec_fault_add(faults, "must be payment.captured, payment.failed or payment.refunded", "type");
     if (!text_is_printable(notice.payment_id, 64) && !(failed && !notice.payment_id.length))
         codec_fault_add(faults, "must be 1 to 64 printable ASCII characters", "payment_id");
-    if (notice.currency.length != 3)
+    if (!three_letters(notice.currency))
         codec_fault_add(faults, "must be three letters (ISO 4217)", "currency");
     return notice;
 }
@@ -137,7 +156,7 @@ static enum outcome webhook(struct work *work, const struct request *request, st
     }
     /* The row keeps these until the batch is written. */
     notice.payment_id = text_copy(work_arena(work), notice.payment_id);
-    notice.currency = text_copy(work_arena(work), notice.currency);
+    notice.currency = in_capitals(work, notice.currency);
     notice.reason = text_copy(work_arena(work), payment_clip(notice.reason));
     notice_take(work, payment, &notice);
     *answer = (struct answer){.status = 202, .body = TEXT("{\"status\":\"accepted\"}")};

@@ -71,6 +71,20 @@ static void say_refunded(struct work *work, const struct payment *payment, struc
     work_emit(work, &event);
 }
 
+/* The payment that was given back is the order's: nothing is asked for, or this is what came of it. While the
+ * gateway is still asked it may be another's. */
+static void take_given_back(struct work *work, struct payment *payment, const struct capture *capture)
+{
+    bool own = payment->state == PAYMENT_CHARGING && payment->charge == CHARGE_ANSWERED;
+    if (payment->state != PAYMENT_PENDING && !own)
+        return;
+    payment->state = PAYMENT_REFUNDED;
+    payment->payment_id = capture->payment_id;
+    payment->provider = capture->provider;
+    payment->captured_at = capture->captured_at;
+    payment->updated_at = work_now_us(work);
+}
+
 /*
  * Captured only now, as far as is known here, and given back before. PaymentRefunded has to stand on
  * `payments` behind its PaymentCaptured, or else the order would be taken for paid.
@@ -79,13 +93,7 @@ static void take_late_capture(struct work *work, struct payment *payment, const 
                               struct refund *refund, bool say)
 {
     refund->captured = 1;
-    if (payment->state == PAYMENT_PENDING) {
-        payment->state = PAYMENT_REFUNDED;
-        payment->payment_id = capture->payment_id;
-        payment->provider = capture->provider;
-        payment->captured_at = capture->captured_at;
-        payment->updated_at = work_now_us(work);
-    }
+    take_given_back(work, payment, capture);
     if (say)
         say_captured(work, payment, capture);
     if (say || !refund->told)
@@ -99,8 +107,10 @@ void payment_captured(struct work *work, struct payment *payment, const struct c
     bool second = payment->payment_id.length && payment->state != PAYMENT_FAILED;
     const struct refund key = {.payment_id = capture->payment_id, .order_id = payment->order_id};
     struct refund *known = second || payment->early ? rows_get(work, &refunds_table, &key) : NULL;
-    if (known && known->captured)
-        return; /* told again */
+    if (known && known->captured) { /* told again */
+        take_given_back(work, payment, capture);
+        return;
+    }
     if (known) {
         take_late_capture(work, payment, capture, known, say);
         return;

@@ -421,13 +421,8 @@ static void refund_that_is_refused_is_left_for_a_person(void **state)
     assert_false(answer_one_call());
 }
 
-static int webhook(const char *type, const char *payment_id)
+static int webhook_body(const char *body, struct text *ret_body)
 {
-    char body[512];
-    snprintf(body, sizeof(body),
-             "{\"type\":\"payment.%s\",\"payment_id\":\"%s\",\"order_id\":\"%s\",\"amount_minor\":900,"
-             "\"currency\":\"EUR\"}",
-             type, payment_id, order_id);
     char signed_bytes[600], hex[65] = {0}, signature[128];
     uint8_t mac[DIGEST_BYTES];
     long long now_s = (long long)(handlers_now_us() / 1000000);
@@ -437,7 +432,22 @@ static int webhook(const char *type, const char *payment_id)
     snprintf(signature, sizeof(signature), "t=%lld,v1=%s", now_s, hex);
     const struct header header = {TEXT("weir-signature"), text_of(signature)};
     return handlers_post(handlers, "/v1/webhooks/payment", "application/json", &header, 1, text_of(body),
-                         NULL);
+                         ret_body);
+}
+
+static int webhook_in(const char *type, const char *payment_id, const char *currency)
+{
+    char body[512];
+    snprintf(body, sizeof(body),
+             "{\"type\":\"payment.%s\",\"payment_id\":\"%s\",\"order_id\":\"%s\",\"amount_minor\":900,"
+             "\"currency\":\"%s\"}",
+             type, payment_id, order_id, currency);
+    return webhook_body(body, NULL);
+}
+
+static int webhook(const char *type, const char *payment_id)
+{
+    return webhook_in(type, payment_id, "EUR");
 }
 
 static void webhook_is_closed_without_secret_or_signature(void **state)
@@ -486,6 +496,66 @@ static void refund_told_before_its_capture_comes_behind_it(void **state)
     assert_ptr_equal(handlers->said[mark + 1].type, &payment_refunded_type);
     hear(RESERVED);
     assert_false(answer_one_call());
+}
+
+/* The webhook is faster than the answer that it is about; that it was captured may be told by either, first.
+ */
+static void refund_told_while_the_gateway_is_asked_ends_the_payment(void **state)
+{
+    (void)state;
+    for (int told = 0; told < 2; told++) {
+        new_order();
+        size_t mark = handlers->said_count;
+        hear(PLACED);
+        hear(RESERVED);
+        assert_int_equal(webhook("refunded", "pay-own"), 202);
+        if (told)
+            assert_int_equal(webhook("captured", "pay-own"), 202);
+        settle_all();
+        const struct payment row = *row_now();
+        assert_int_equal(row.state, PAYMENT_REFUNDED);
+        assert_true(text_is(row.payment_id, "pay-own"));
+        handlers_commit(handlers);
+        assert_int_equal(handlers->said_count, mark + 2);
+        assert_ptr_equal(handlers->said[mark].type, &payment_captured_type);
+        assert_ptr_equal(handlers->said[mark + 1].type, &payment_refunded_type);
+        assert_int_equal(book.refunds, 0);
+    }
+    /* Another's payment that came and went is not what the gateway is asked about. */
+    new_order();
+    hear(PLACED);
+    hear(RESERVED);
+    assert_int_equal(webhook("refunded", "pay-other"), 202);
+    assert_int_equal(webhook("captured", "pay-other"), 202);
+    settle_all();
+    assert_int_equal(row_now()->state, PAYMENT_CAPTURED);
+    handlers_commit(handlers);
+}
+
+static void webhook_names_each_member_that_is_wrong_once(void **state)
+{
+    (void)state;
+    struct text body;
+    struct error error;
+    json_t *problem = NULL;
+    assert_int_equal(webhook_body("{}", &body), 422);
+    assert_int_equal(json_read(body, &problem, &error), OK); /* which takes no name twice */
+    assert_int_equal(json_object_size(json_object_get(problem, "errors")), 5);
+    json_decref(problem);
+}
+
+static void webhook_takes_three_letters_for_a_currency(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {"", "EURO", "E1R", "12!", "\xc3\xa9x", "A\\u0000B"};
+    new_order();
+    hear(PLACED);
+    size_t mark = handlers->said_count;
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        assert_int_equal(webhook_in("captured", "pay-hook", wrong[i]), 422);
+    assert_int_equal(webhook_in("captured", "pay-hook", "eur"), 202);
+    assert_int_equal(handlers->said_count, mark + 1);
+    assert_true(text_is(((const struct payment_captured *)handlers->said[mark].data)->currency, "EUR"));
 }
 
 /* Streams are in order among themselves, as partitions are; between them there is none. */
@@ -623,6 +693,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(webhook_is_closed_without_secret_or_signature),
         cmocka_unit_test(webhook_says_each_thing_once),
         cmocka_unit_test(refund_told_before_its_capture_comes_behind_it),
+        cmocka_unit_test(refund_told_while_the_gateway_is_asked_ends_the_payment),
+        cmocka_unit_test(webhook_names_each_member_that_is_wrong_once),
+        cmocka_unit_test(webhook_takes_three_letters_for_a_currency),
         cmocka_unit_test(finished_payments_are_forgotten_after_their_age_and_others_stay),
         cmocka_unit_test(any_interleaving_keeps_the_books_right),
     };
