@@ -8,6 +8,7 @@ A rule is a function here and a row in SELF_TEST; a rule without a row there fai
 """
 
 import argparse
+import fnmatch
 import json
 import pathlib
 import re
@@ -18,6 +19,7 @@ import sys
 import reference
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+MAP = "common/README.md"
 
 # --- the table of layers -------------------------------------------------------------------------------------------
 
@@ -254,6 +256,33 @@ def tree_docs(texts, docs):
                     yield path, text.count("\n", 0, match.start()) + 1, f"{kind} {match.group(1)} is in no *.md"
 
 
+def tree_map(names, page):
+    """common/README.md is the code map: the table of a folder names each of its modules, and nothing that is not there."""
+    folder, patterns, lines = None, {}, {}
+    for number, line in lines_of(page):
+        cells = line.split("|")
+        if len(cells) > 3 and cells[1].strip() in LAYERS and not cells[2].strip():
+            folder = cells[1].strip()
+            lines[folder] = number
+        elif not line.strip():
+            folder = None
+        elif folder:
+            for name in re.findall(r"`([\w.*]+)`", cells[1]):
+                patterns[folder, re.sub(r"\.(h|def)$", "", name)] = number
+    modules = {}
+    for name in names:
+        match = re.fullmatch(r"common/(\w+)/(\w+)\.(c|h|def)", name)
+        if match and match.group(1) in LAYERS:
+            modules.setdefault(match.group(1), {})[match.group(2)] = name
+    for folder, pattern in patterns:
+        if not fnmatch.filter(modules.get(folder, {}), pattern):
+            yield MAP, patterns[folder, pattern], f"{folder}/{pattern} is not there"
+    for folder in modules:
+        for module in sorted(modules[folder]):
+            if not any(fnmatch.fnmatch(module, pattern) for place, pattern in patterns if place == folder):
+                yield MAP, lines.get(folder, 1), f"the table of {folder} does not name {module}"
+
+
 def tree_reference(page, expected):
     """common/reference.md is made from the tables: the two say the same."""
     have, want = page.split("\n"), expected.split("\n")
@@ -308,6 +337,7 @@ def check(build):
         sources = sorted(name for name in texts if name.endswith(".c"))
         findings += [(path, line, "builds", what) for path, line, what in tree_builds(sources, compiled, fuzzed)]
     findings += [(path, line, "docs", what) for path, line, what in tree_docs(texts, "\n".join(docs))]
+    findings += [(path, line, "map", what) for path, line, what in tree_map(names, (ROOT / MAP).read_text(encoding="utf-8"))]
     page = ROOT / reference.PAGE
     have = page.read_text(encoding="utf-8") if page.is_file() else ""
     findings += [(path, line, "reference", what) for path, line, what in tree_reference(have, reference.current(names))]
@@ -414,9 +444,18 @@ def self_test():
     if list(tree_reference(page, page)) or [line for _, line, _ in tree_reference(page, "#\n" + page)] != [1]:
         failures.append("reference: the comparison")
 
+    page = "| base | |\n|---|---|\n| `text`, `topics.def` | `none` |\n| `json*` | x |\n\n| flow | |\n| `gone` | x |\n"
+    names = ["common/base/text.c", "common/base/text.h", "common/base/topics.def", "common/base/json_more.c", "common/base/x.cmake"]
+    if list(tree_map(names, page)) != [(MAP, 7, "flow/gone is not there")]:
+        failures.append("map: what is named was found missing, or what is gone was not found")
+    if list(tree_map(["common/base/json.c", "common/flow/gone.h", "common/flow/lanes.c"], page)) != [
+        (MAP, 3, "base/text is not there"), (MAP, 3, "base/topics is not there"), (MAP, 6, "the table of flow does not name lanes"),
+    ]:
+        failures.append("map: a module that is not named")
+
     for failure in failures:
         print(failure)
-    print(f"{len(SELF_TEST) + 5} checks of the rules, {len(failures)} failed")
+    print(f"{len(SELF_TEST) + 7} checks of the rules, {len(failures)} failed")
     return 1 if failures else 0
 
 
