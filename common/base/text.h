@@ -52,6 +52,7 @@ bool text_to_int64(struct text text, int64_t *ret);
 /* Every byte from 0x20 to 0x7e, length within [1, length_max]. */
 bool text_is_printable(struct text text, size_t length_max);
 bool text_is_utf8(struct text text);
+size_t text_characters(struct text text);             /* of UTF-8 */
 bool text_equal_nocase(struct text a, struct text b); /* ASCII */
 /* How many bytes must be put in, taken out or changed to make one of the other; SIZE_MAX past
  * TEXT_DISTANCE_BYTES_MAX. For "did you mean". */

@@ -58,7 +58,7 @@ struct mail {
 };
 extern const struct rows_table mails_table;
 
-enum { EMAIL_DETAIL_BYTES_MAX = 200, EMAIL_CURRENCY_BYTES_MAX = 8 };
+enum { EMAIL_DETAIL_BYTES_MAX = 1000, EMAIL_CURRENCY_BYTES_MAX = 8 };
 
 struct email_state {
     const char *smtp_url;

@@ -1,7 +1,7 @@
 /* stock_http: looking at stock, and setting it by hand. */
 #include "inventory/inventory.h"
 
-enum { REASON_BYTES_MAX = 200, SKU_BYTES_MAX = 64 };
+enum { REASON_CHARACTERS_MAX = 200, SKU_BYTES_MAX = 64 };
 
 static void sku_keys(struct work *work, const struct request *request)
 {
@@ -141,8 +141,9 @@ static enum outcome on_adjust(struct work *work, const struct request *request, 
     check_members(request->json, "by", "reason", &faults);
     check_int(work, request->json, "by", -STOCK_AVAILABLE_MAX, STOCK_AVAILABLE_MAX, &by, &faults);
     const json_t *reason = json_object_get(request->json, "reason");
-    if (reason && (!json_is_string(reason) || json_string_length(reason) > REASON_BYTES_MAX))
-        codec_fault_add(&faults, "must be a text of at most 200 bytes", "reason");
+    if (reason && (!json_is_string(reason) ||
+                   text_characters(json_text(request->json, "reason")) > REASON_CHARACTERS_MAX))
+        codec_fault_add(&faults, "must be a text of at most 200 characters", "reason");
     if (faults.count) {
         answer_faults(work, answer, &faults);
         return OK;

@@ -30,7 +30,8 @@ enum order_payment {
     ORDER_PAYMENT_NONE,
     ORDER_PAYMENT_CAPTURED,
     ORDER_PAYMENT_FAILED,
-    ORDER_PAYMENT_REFUNDED
+    ORDER_PAYMENT_REFUNDED,
+    ORDER_PAYMENT_REFUNDED_EARLY /* its capture has not come yet: nothing is answered by it */
 };
 
 struct order_row {
@@ -59,7 +60,11 @@ struct order_row {
 };
 extern const struct rows_table orders_table;
 
-enum { ORDER_REASON_BYTES_MAX = 200, ORDER_EXPIRED_BATCH_MAX = 500 };
+enum {
+    ORDER_REASON_CHARACTERS_MAX = 200,
+    ORDER_REASON_BYTES_MAX = 4 * ORDER_REASON_CHARACTERS_MAX,
+    ORDER_EXPIRED_BATCH_MAX = 500
+};
 
 struct order_state {
     const char *events_secret; /* NULL: /v1/events is open */

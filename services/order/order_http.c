@@ -159,7 +159,10 @@ static void put_history(struct json_writer *writer, const struct order_row *row)
     json_key(writer, "history");
     json_array_begin(writer);
     put_step(writer, ORDER_ACCEPTED, row->placed_at, none);
-    if (row->reserved_at)
+    /* What was set aside only after its end, and is on its way back, was never a step of the order. */
+    bool ended_before =
+        (row->status == ORDER_REJECTED || row->status == ORDER_CANCELLED) && row->ended_at < row->reserved_at;
+    if (row->reserved_at && !ended_before)
         put_step(writer, ORDER_RESERVED, row->reserved_at, none);
     if (row->status >= ORDER_CONFIRMED)
         put_step(writer, (enum order_status)row->status, row->ended_at, row->reason);
@@ -254,8 +257,9 @@ static bool read_reason(struct work *work, const struct request *request, struct
     {
         if (strcmp(name, "reason") != 0)
             codec_fault_add(&faults, "is not known here", "%.64s", name);
-        else if (!json_is_string(value) || json_string_length(value) > ORDER_REASON_BYTES_MAX)
-            codec_fault_add(&faults, "must be a text of at most 200 bytes", "reason");
+        else if (!json_is_string(value) ||
+                 text_characters(json_text(json, "reason")) > ORDER_REASON_CHARACTERS_MAX)
+            codec_fault_add(&faults, "must be a text of at most 200 characters", "reason");
         else
             *ret = text_copy(work_arena(work), json_text(json, "reason"));
     }

@@ -225,13 +225,29 @@ static enum outcome on_stock_released(struct work *work, const struct event *eve
 
 /* ---- from `payments` */
 
+static bool payment_open(const struct order_row *row)
+{
+    return row->payment == ORDER_PAYMENT_NONE || row->payment == ORDER_PAYMENT_REFUNDED_EARLY;
+}
+
+static void payment_went_back(struct work *work, struct order_row *row)
+{
+    row->payment = ORDER_PAYMENT_REFUNDED;
+    set_fault(row, TEXT("payment failed: refunded"));
+    order_step(work, row);
+}
+
 static enum outcome on_payment_captured(struct work *work, const struct event *event, struct error *error)
 {
     (void)error;
     const struct payment_captured *payment = event->data;
     struct order_row *row = order_row(work, payment->order_id);
-    if (row->payment != ORDER_PAYMENT_NONE)
+    if (!payment_open(row))
         return OK;
+    if (row->payment == ORDER_PAYMENT_REFUNDED_EARLY && text_equal(row->payment_id, payment->payment_id)) {
+        payment_went_back(work, row);
+        return OK;
+    }
     row->payment = ORDER_PAYMENT_CAPTURED;
     row->payment_id = payment->payment_id;
     order_step(work, row);
@@ -243,26 +259,29 @@ static enum outcome on_payment_failed(struct work *work, const struct event *eve
     (void)error;
     const struct payment_failed *payment = event->data;
     struct order_row *row = order_row(work, payment->order_id);
-    if (row->payment != ORDER_PAYMENT_NONE)
+    if (!payment_open(row))
         return OK;
     row->payment = ORDER_PAYMENT_FAILED;
+    row->payment_id = TEXT("");
     set_fault(row, reason_print(work, "payment failed", payment->reason));
     order_step(work, row);
     return OK;
 }
 
 /* The money that was to cover the order has gone back; the refund of a second payment does not matter here.
- */
+ * An upstream system may have told of the capture by another way, which is not through yet. */
 static enum outcome on_payment_refunded(struct work *work, const struct event *event, struct error *error)
 {
     (void)error;
     const struct payment_refunded *payment = event->data;
-    struct order_row *row = rows_get(work, &orders_table, &(struct order_row){.order_id = payment->order_id});
-    if (!row || row->payment != ORDER_PAYMENT_CAPTURED || !text_equal(row->payment_id, payment->payment_id))
-        return OK;
-    row->payment = ORDER_PAYMENT_REFUNDED;
-    set_fault(row, TEXT("payment failed: refunded"));
-    order_step(work, row);
+    struct order_row *row = order_row(work, payment->order_id);
+    if (row->payment == ORDER_PAYMENT_NONE) {
+        row->payment = ORDER_PAYMENT_REFUNDED_EARLY;
+        row->payment_id = payment->payment_id;
+        order_step(work, row);
+    } else if (row->payment == ORDER_PAYMENT_CAPTURED && text_equal(row->payment_id, payment->payment_id)) {
+        payment_went_back(work, row);
+    }
     return OK;
 }
 

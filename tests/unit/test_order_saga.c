@@ -338,6 +338,49 @@ static void a_reservation_that_ran_out_rejects_the_order(void **nothing)
     handlers_close(handlers);
 }
 
+static void money_that_went_back_before_it_came_confirms_nothing(void **nothing)
+{
+    (void)nothing;
+    struct order_state state = {0};
+    struct handlers *handlers = handlers_open(&order_service, &state);
+    static const char *const ids[] = {"0193aaaa-0000-7000-8000-000000000001",
+                                      "0193aaaa-0000-7000-8000-000000000002",
+                                      "0193aaaa-0000-7000-8000-000000000003"};
+    enum { SAME, ANOTHER, NONE };
+    for (int captured = SAME; captured <= NONE; captured++) {
+        const struct order_placed order = order_of(ids[captured]);
+        const struct stock_reserved reserved = {.order_id = order.order_id,
+                                                .reserved_until = handlers_now_us() + ttl_us,
+                                                .reserved_at = handlers_now_us()};
+        const struct payment_refunded refunded = {.order_id = order.order_id,
+                                                  .payment_id = TEXT("p-1"),
+                                                  .amount_minor = 900,
+                                                  .currency = TEXT("EUR")};
+        const struct payment_captured capture = {.order_id = order.order_id,
+                                                 .payment_id = captured == SAME ? TEXT("p-1") : TEXT("p-2"),
+                                                 .amount_minor = 900,
+                                                 .currency = TEXT("EUR"),
+                                                 .provider = TEXT("t")};
+        const struct payment_failed failed = {.order_id = order.order_id, .reason = TEXT("declined")};
+        size_t mark = handlers->said_count;
+        assert_int_equal(handlers_give(handlers, &refunded), OK);
+        assert_int_equal(handlers_give(handlers, &order), OK);
+        assert_int_equal(handlers_give(handlers, &reserved), OK);
+        assert_int_equal(handlers->said_count, mark);
+        if (captured == NONE)
+            assert_int_equal(handlers_give(handlers, &failed), OK);
+        else
+            assert_int_equal(handlers_give(handlers, &capture), OK);
+        assert_int_equal(handlers->said_count, mark + 1);
+        assert_ptr_equal(handlers->said[mark].type,
+                         captured == ANOTHER ? &order_confirmed_type : &order_rejected_type);
+        if (captured == ANOTHER)
+            assert_true(
+                text_is(((const struct order_confirmed *)handlers->said[mark].data)->payment_id, "p-2"));
+    }
+    handlers_close(handlers);
+}
+
 static void an_upstream_order_that_is_not_valid_is_rejected_with_the_field(void **nothing)
 {
     (void)nothing;
@@ -484,6 +527,62 @@ static void cancelling_says_so_once_and_stands(void **nothing)
     handlers_close(handlers);
 }
 
+static void a_history_tells_steps_that_were_and_in_their_order(void **nothing)
+{
+    (void)nothing;
+    struct order_state state = {0};
+    struct handlers *handlers = handlers_open(&order_service, &state);
+    struct text body;
+    for (int late = 0; late < 2; late++) {
+        const char *id =
+            late ? "0193aaaa-0000-7000-8000-000000000007" : "0193aaaa-0000-7000-8000-000000000008";
+        const struct order_placed order = order_of(id);
+        assert_int_equal(handlers_give(handlers, &order), OK);
+        for (int step = 0; step < 2; step++) {
+            handlers_advance(handlers, 1000000);
+            const struct stock_reserved reserved = {.order_id = order.order_id,
+                                                    .reserved_until = handlers_now_us() + ttl_us,
+                                                    .reserved_at = handlers_now_us()};
+            if (step == late)
+                assert_int_equal(handlers_give(handlers, &reserved), OK);
+            else
+                assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, NULL, NULL),
+                                 202);
+        }
+        assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}", id, NULL, &body), 200);
+        assert_non_null(strstr(body.at, "{\"status\":\"cancelled\",\"at\""));
+        assert_int_equal(strstr(body.at, "{\"status\":\"reserved\",\"at\"") == NULL, late);
+    }
+    handlers_close(handlers);
+}
+
+static void a_reason_is_counted_in_characters(void **nothing)
+{
+    (void)nothing;
+    struct order_state state = {0};
+    struct handlers *handlers = handlers_open(&order_service, &state);
+    const char *id = "0193aaaa-0000-7000-8000-000000000009";
+    const struct order_placed order = order_of(id);
+    char body[1024];
+    assert_int_equal(handlers_give(handlers, &order), OK);
+    for (int count = ORDER_REASON_CHARACTERS_MAX + 1; count >= ORDER_REASON_CHARACTERS_MAX; count--) {
+        int length = snprintf(body, sizeof(body), "{\"reason\":\"");
+        for (int i = 0; i < count; i++)
+            length += snprintf(body + length, sizeof(body) - (size_t)length, "\xf0\x9f\x90\x9f");
+        snprintf(body + length, sizeof(body) - (size_t)length, "\"}");
+        assert_int_equal(handlers_request(handlers, "POST", "/v1/orders/{id}/cancel", id, body, NULL),
+                         count > ORDER_REASON_CHARACTERS_MAX ? 422 : 202);
+    }
+    assert_int_equal(handlers->said_count, 1);
+    const struct order_cancelled *said = handlers->said[0].data;
+    assert_int_equal(said->reason.length, ORDER_REASON_BYTES_MAX);
+    struct text shown;
+    assert_int_equal(handlers_give(handlers, said), OK); /* it comes back */
+    assert_int_equal(handlers_request(handlers, "GET", "/v1/orders/{id}", id, NULL, &shown), 200);
+    assert_non_null(memmem(shown.at, shown.length, said->reason.at, said->reason.length));
+    handlers_close(handlers);
+}
+
 /* ---- the end of rows */
 
 #define DAY_US (INT64_C(86400) * 1000000)
@@ -619,11 +718,14 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_order_is_decided_once_and_confirmed_only_when_reserved_and_captured),
         cmocka_unit_test(a_reservation_that_ran_out_rejects_the_order),
+        cmocka_unit_test(money_that_went_back_before_it_came_confirms_nothing),
         cmocka_unit_test(an_upstream_order_that_is_not_valid_is_rejected_with_the_field),
         cmocka_unit_test(an_order_by_http_is_placed_once_and_told),
         cmocka_unit_test(an_order_id_in_capitals_is_the_same_order),
         cmocka_unit_test(what_is_wrong_with_an_order_is_named_by_its_path),
         cmocka_unit_test(cancelling_says_so_once_and_stands),
+        cmocka_unit_test(a_history_tells_steps_that_were_and_in_their_order),
+        cmocka_unit_test(a_reason_is_counted_in_characters),
         cmocka_unit_test(what_is_decided_is_forgotten_after_its_age_and_what_is_not_stays),
         cmocka_unit_test(an_event_keeps_its_id_and_source_in_every_mode),
         cmocka_unit_test(an_event_that_is_none_is_refused),

@@ -102,6 +102,8 @@ static void utf8_is_what_unicode_says(void **state)
             fail_msg("U+%X in two bytes", point);
     }
     assert_true(text_is_utf8(nothing));
+    assert_int_equal(text_characters(nothing), 0);
+    assert_int_equal(text_characters(TEXT("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x90\x9f")), 4);
     static const char *const cut[] = {"\xc3",  "\xe2\x82", "\xf0\x9f\x8d", "\x80",
                                       "a\xff", "\xfe",     "\xc3(",        "\xe2\x82("};
     for (size_t i = 0; i < sizeof(cut) / sizeof(cut[0]); i++)
