@@ -145,7 +145,7 @@ enum {
     REPORT_ROWS_MAX = 400,
     REPORT_JOB_ROWS_MAX = 10000,
     REPORT_BYTES_MAX = 4 << 20,
-    REPORT_CURRENCIES_MAX = 64
+    REPORT_CURRENCIES_MAX = 200 /* as many as there are, and some; a report of more is refused */
 };
 struct report_range {
     enum period_kind kind;

@@ -25,6 +25,7 @@ struct report {
     size_t at;             /* reading goes by day, so by row */
     char (*currencies)[4]; /* all there are, in order */
     size_t currency_count;
+    bool too_many;       /* currencies: money that is left out would be a wrong sum */
     struct money *money; /* of row r and currency c: [r * currency_count + c] */
     int64_t number;      /* of a query that gives one */
 };
@@ -80,11 +81,12 @@ static bool each_currency(void *owner, const struct store_row *from)
 {
     struct report *report = owner;
     struct text currency = store_row_text(from, 0);
-    if (currency.length == 3 && report->currency_count < REPORT_CURRENCIES_MAX) {
+    report->too_many = report->currency_count == REPORT_CURRENCIES_MAX;
+    if (currency.length == 3 && !report->too_many) {
         memcpy(report->currencies[report->currency_count], currency.at, 3);
         report->currency_count++;
     }
-    return true;
+    return !report->too_many;
 }
 
 static bool each_money(void *owner, const struct store_row *from)
@@ -120,6 +122,9 @@ static enum outcome read_money(struct store_reader *reader, struct report *repor
         2, each_currency, report, error);
     if (outcome != OK || !report->currency_count)
         return outcome;
+    if (report->too_many)
+        return error_reject(error, "report-currencies", "more than %d currencies: ask for fewer days",
+                            REPORT_CURRENCIES_MAX);
     report->money = calloc(report->count * report->currency_count, sizeof(*report->money));
     if (!report->money)
         return error_retry(error, "memory", "no memory for a report of %zu rows", report->count);

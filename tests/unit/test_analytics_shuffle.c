@@ -313,6 +313,86 @@ static void figures_are_what_happened(void **nothing)
     history_destroy(history);
 }
 
+static bool csv_for(const char *accept)
+{
+    const struct header header = {TEXT("accept"), text_of(accept)};
+    return accepts_csv(&(struct request){.headers = &header, .header_count = 1});
+}
+
+static void csv_is_for_who_wants_it_more_than_json(void **nothing)
+{
+    static const char *const csv[] = {"text/csv",
+                                      "Text/CSV; charset=utf-8",
+                                      "text/csv, */*",
+                                      "text/csv, application/json",
+                                      "application/json;q=0.5, text/csv;q=0.9",
+                                      "text/*",
+                                      "application/json;q=0, */*"};
+    static const char *const json[] = {"",
+                                       "*/*",
+                                       "application/json, text/csv",
+                                       "text/csv;q=0",
+                                       "text/csv;q=0.000, */*;q=0.1",
+                                       "text/csv;q=0.5, application/json",
+                                       "text/csv-schema",
+                                       "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+                                       ",;,;q=1"};
+    (void)nothing;
+    for (size_t i = 0; i < sizeof(csv) / sizeof(csv[0]); i++)
+        if (!csv_for(csv[i]))
+            fail_msg("no CSV for %s", csv[i]);
+    for (size_t i = 0; i < sizeof(json) / sizeof(json[0]); i++)
+        if (csv_for(json[i]))
+            fail_msg("CSV for %s", json[i]);
+    assert_false(accepts_csv(&(struct request){.header_count = 0}));
+}
+
+static void give_capture(struct handlers *handlers, int number)
+{
+    char currency[4] = {(char)('A' + number / 26 / 26), (char)('A' + number / 26 % 26),
+                        (char)('A' + number % 26)};
+    const struct payment_captured captured = {.payment_id = text_of(currency),
+                                              .order_id = TEXT("0193aaaa-0000-7000-8000-000000000001"),
+                                              .amount_minor = 1,
+                                              .currency = text_of(currency),
+                                              .provider = TEXT("t"),
+                                              .captured_at = handlers_now_us()};
+    assert_int_equal(handlers_take(handlers, &payment_captured_type, &captured), OK);
+}
+
+static void a_report_has_the_money_of_every_currency_or_is_refused(void **nothing)
+{
+    (void)nothing;
+    struct analytics_state *state = calloc(1, sizeof(*state));
+    struct handlers *handlers = handlers_open(&analytics_service, state);
+    struct report_range range = {.kind = PERIOD_DAILY};
+    struct codec_faults faults = {0};
+    struct store_reader *reader;
+    struct error error;
+    struct buffer json = buffer_of(REPORT_BYTES_MAX), *into[REPORT_FORMATS] = {&json, NULL};
+    assert_true(report_range_read(TEXT("2025-11-21"), TEXT("2025-11-21"), REPORT_ROWS_MAX, &range, &faults));
+    assert_int_equal(store_reader_open(handlers->url, "analytics", &reader, &error), OK);
+    handlers_begin(handlers);
+    for (int i = 0; i < REPORT_CURRENCIES_MAX; i++)
+        give_capture(handlers, i);
+    handlers_commit(handlers);
+    assert_int_equal(report_write(reader, &range, into, NULL, NULL, &error), OK);
+    size_t count = 0;
+    buffer_add_char(&json, '\0');
+    for (const char *at = json.at; (at = strstr(at, "\"captured_minor\":1,")); at++)
+        count++;
+    assert_int_equal(count, REPORT_CURRENCIES_MAX);
+    handlers_begin(handlers);
+    give_capture(handlers, REPORT_CURRENCIES_MAX);
+    handlers_commit(handlers);
+    buffer_clear(&json);
+    assert_int_equal(report_write(reader, &range, into, NULL, NULL, &error), REJECT);
+    buffer_free(&json);
+    store_reader_close(reader);
+    handlers_close(handlers);
+    free(state);
+}
+
 /* ---- periods */
 
 static void weeks_are_named_by_their_thursday(void **nothing)
@@ -454,6 +534,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(figures_do_not_depend_on_the_order_of_arrival),
         cmocka_unit_test(figures_survive_the_facts_they_were_made_of),
         cmocka_unit_test(figures_are_what_happened),
+        cmocka_unit_test(csv_is_for_who_wants_it_more_than_json),
+        cmocka_unit_test(a_report_has_the_money_of_every_currency_or_is_refused),
         cmocka_unit_test(weeks_are_named_by_their_thursday),
         cmocka_unit_test(periods_cover_a_range_without_a_gap),
         cmocka_unit_test(a_range_that_is_none_is_named),
