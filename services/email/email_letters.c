@@ -44,21 +44,25 @@ static const char *const *template_of(struct text locale, enum email_template te
 /* Digits after the point: ISO 4217, where it is not two. */
 static int currency_digits(struct text currency)
 {
-    static const char none[][4] = {"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW",
-                                   "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"};
+    static const char none[][4] = {"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG",
+                                   "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"};
     static const char three[][4] = {"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"};
+    static const char four[][4] = {"CLF", "UYW"};
     for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++)
         if (text_equal_nocase(currency, text_of(none[i])))
             return 0;
     for (size_t i = 0; i < sizeof(three) / sizeof(three[0]); i++)
         if (text_equal_nocase(currency, text_of(three[i])))
             return 3;
+    for (size_t i = 0; i < sizeof(four) / sizeof(four[0]); i++)
+        if (text_equal_nocase(currency, text_of(four[i])))
+            return 4;
     return 2;
 }
 
 struct text letter_money(struct arena *arena, int64_t minor, struct text currency)
 {
-    static const uint64_t units[] = {1, 10, 100, 1000};
+    static const uint64_t units[] = {1, 10, 100, 1000, 10000};
     int digits = currency_digits(currency);
     uint64_t unit = units[digits];
     const char *sign = minor < 0 ? "-" : "";

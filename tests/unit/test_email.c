@@ -47,6 +47,8 @@ static void money_is_written_by_its_currency(void **state)
         {0, "EUR", "0.00 EUR"},
         {500, "JPY", "500 JPY"},
         {1234, "KWD", "1.234 KWD"},
+        {12345, "CLF", "1.2345 CLF"},
+        {12, "UYI", "12 UYI"},
         {-1, "EUR", "-0.01 EUR"},
         {INT64_MIN, "JPY", "-9223372036854775808 JPY"},
         {INT64_MAX, "EUR", "92233720368547758.07 EUR"},
