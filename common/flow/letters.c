@@ -166,6 +166,12 @@ enum outcome letters_rewind(struct letters *letters, size_t *ret_topics, struct 
     enum outcome outcome = reader_open(
         &letters->settings.client, letters->topics, filter->since_us ? READER_TIME : READER_BEGINNING,
         filter->since_us / 1000, true, LETTERS_OPEN_MS, &missing, &letters->reader, error);
+    if (outcome == OK && missing && letters->settings.topic) {
+        error_set(error, REJECT, "topic", "there is no topic %s", letters->settings.topic);
+        if (error)
+            error->exit_code = EXIT_NO_INPUT;
+        return REJECT;
+    }
     if (outcome == OK && ret_topics)
         *ret_topics = count - missing;
     return outcome;

@@ -30,7 +30,7 @@ MUST_CHECK enum outcome letters_open(const struct letters_settings *settings, st
                                      struct error *error);
 /* From the beginning of the topics to the ends that they have now. Before the first letters_next(), and again
  * for another pass. Topics that do not exist are passed over; *ret_topics counts those that do, may be NULL.
- */
+ * REJECT ("topic"), EXIT_NO_INPUT, where it is the one of settings->topic. */
 MUST_CHECK enum outcome letters_rewind(struct letters *letters, size_t *ret_topics, struct error *error);
 /* *ret: the next letter that matches, valid until the next call or rewind; or *ret_end; or neither, after a
  * short while. Those of one key come in the order in which they lie. */

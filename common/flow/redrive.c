@@ -511,17 +511,23 @@ static enum outcome send_one(struct run *run, const struct letter *letter, struc
 static enum outcome send_all(struct run *run, struct error *error)
 {
     const struct redrive_settings *settings = run->settings;
-    size_t begun = 0;
     bool end = false, go;
     while (!end) {
         const struct letter *letter;
-        if (settings->limit && begun >= (size_t)settings->limit)
-            break;
+        enum outcome outcome;
         if (is_stopped(settings)) {
             run->done.stopped = true;
             break;
         }
-        enum outcome outcome = letters_next(run->letters, &letter, &end, error);
+        /* What cannot be sent does not count: else those that lie in front would use the limit up in each run. */
+        if (settings->limit && run->done.sent + in_flight(run) >= (size_t)settings->limit) {
+            if (in_flight(run) == 0)
+                break;
+            if ((outcome = harvest(run, REDRIVE_WAIT_MS, error)) != OK)
+                return outcome;
+            continue;
+        }
+        outcome = letters_next(run->letters, &letter, &end, error);
         if (outcome == OK)
             outcome = harvest(run, 0, error);
         if (outcome != OK)
@@ -540,7 +546,6 @@ static enum outcome send_all(struct run *run, struct error *error)
         }
         if ((outcome = send_one(run, letter, error)) != OK)
             return outcome;
-        begun++;
     }
     return OK;
 }

@@ -395,6 +395,38 @@ static void limit_is_kept_and_the_next_run_goes_on_behind_it(void **state)
     free(copies);
 }
 
+/* Else what can never be sent, and lies in front, would use up the limit of each run. */
+static void limit_is_of_what_is_sent(void **state)
+{
+    struct world *world = *state;
+    bury_with(world, "dlq.order", "k-1", NULL, 0);
+    bury_with(world, "dlq.order", "k-1", NULL, 0);
+    bury(world, "dlq.order", "k-1", 1, "aa");
+    bury(world, "dlq.order", "k-1", 2, "aa");
+    assert_true(producer_flush(world->producer, WAIT_MS));
+    world->settings.limit = 1;
+    struct redrive_forecast forecast = foresee(world);
+    assert_int_equal(forecast.sent, 1);
+    redrive_forecast_free(&forecast);
+    assert_int_equal(run(world).sent, 1);
+    assert_int_equal(run(world).sent, 1);
+    assert_int_equal(run(world).sent, 0);
+    assert_int_equal(count_of(world, "retry.order.2s"), 2);
+}
+
+static void topic_of_letters_that_is_not_there_is_said(void **state)
+{
+    struct world *world = *state;
+    struct redrive_forecast forecast;
+    struct redrive_done done;
+    struct error error;
+    world->settings.letters.topic = "conect-dlq";
+    assert_int_equal(redrive_foresee(&world->settings, &forecast, &error), REJECT);
+    assert_non_null(strstr(error.text, "conect-dlq"));
+    assert_int_equal(error_exit_code(&error), EXIT_NO_INPUT);
+    assert_int_equal(redrive_run(&world->settings, &done, &error), REJECT);
+}
+
 static void rate_holds_back_all_but_the_first(void **state)
 {
     struct world *world = *state;
@@ -503,6 +535,8 @@ int main(void)
         TEST(topic_that_is_not_there_holds_up_nobody),
         TEST(filter_decides_what_is_sent),
         TEST(limit_is_kept_and_the_next_run_goes_on_behind_it),
+        TEST(limit_is_of_what_is_sent),
+        TEST(topic_of_letters_that_is_not_there_is_said),
         TEST(rate_holds_back_all_but_the_first),
         TEST(dropped_letter_says_why_and_is_not_redriven_later),
         TEST(letters_of_others_go_home_without_their_error_headers),
