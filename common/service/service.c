@@ -539,6 +539,11 @@ static void help(const struct service *service, const struct settings *settings)
     buffer_free(&text);
 }
 
+static void version(const struct service *service)
+{
+    printf("weir-%s %s\n", service->name, WEIR_VERSION);
+}
+
 static void show(const struct config *config)
 {
     struct buffer text = buffer_of(1 << 20);
@@ -573,12 +578,20 @@ int service_main(const struct service *service, int argc, char **argv)
         return 0;
     }
     if (verb == VERB_VERSION) {
-        printf("weir-%s %s\n", service->name, WEIR_VERSION);
+        version(service);
         return 0;
     }
     if (config_read(settings.tables, settings.table_count, argc, argv, &config, &error) != OK) {
         fprintf(stderr, "weir-%s: %s\n", service->name, error.text);
         return error_exit_code(&error);
+    }
+    if (config_asked_help(config) || config_asked_version(config)) { /* behind other words */
+        if (config_asked_help(config))
+            help(service, &settings);
+        else
+            version(service);
+        config_destroy(config);
+        return 0;
     }
     int exit_code = 0;
     bool asks_ready = verb == VERB_CHECK && config_positional_count(config) == 1 &&

@@ -232,6 +232,8 @@ static void words_on_the_command_line_are_known_or_refused(void **state)
     expect_exit(RUN("--help"), 0, "counts things");
     expect_exit(RUN("--help"), 0, "--fake-word");
     expect_exit(RUN("serve", "--help"), 0, "--http-listen");
+    expect_exit(RUN("serve", "--log-level", "debug", "--help"), 0, "--http-listen");
+    expect_exit(RUN("--log-level", "debug", "--version"), 0, "weir-fake " WEIR_VERSION "\n");
     expect_exit(RUN("config"), 0, "HTTP_LISTEN=127.0.0.1:8089");
     expect_exit(RUN("config"), 0, "DATABASE_URL=sqlite:weir-fake.db");
     expect_exit(RUN("config", "--fake-word", "other"), 0, "FAKE_WORD=other");
