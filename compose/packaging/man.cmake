@@ -15,8 +15,8 @@ function(ask result)
   if(status)
     message(FATAL_ERROR "${ARGN} ended with ${status}")
   endif()
-  # What CMake would take for a list or a bracket.
-  string(REPLACE ";" "," said "${said}")
+  # What CMake would take for a list; it is put back when the page is written.
+  string(REPLACE ";" "@semicolon@" said "${said}")
   set(${result} "${said}" PARENT_SCOPE)
 endfunction()
 
@@ -50,5 +50,6 @@ foreach(program IN LISTS PROGRAMS)
     string(APPEND page ".SH FILES\n.TP\n/etc/weir/weir.env\nsettings of all services, NAME=value\n.TP\n/var/lib/weir\nthe databases, where SQLite is used\n")
   endif()
   string(APPEND page ".SH EXIT STATUS\n0, 1 nothing found, 64 usage, 65 bad data, 66 no input, 69 a part cannot be reached, 70 internal, 75 try again, 78 configuration.\n")
+  string(REPLACE "@semicolon@" ";" page "${page}")
   file(WRITE ${OUTPUT}/${name}.${section} "${page}")
 endforeach()
