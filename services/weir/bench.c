@@ -69,8 +69,8 @@ enum {
                      variables count */
 };
 
-static const char example[] =
-    "\nExamples:\n\n"
+const char bench_examples[] =
+    "Examples:\n\n"
     "  weir up --sample none &\n"
     "  weir bench --rate 50,100,200 --json result.json        # three rates against what weir up runs\n"
     "  weir bench --knee --rate 100 --pid order=$(pgrep -x weir-order)\n"
@@ -390,7 +390,8 @@ static void on_progress(void *owner, const struct bench_counts *counts, int64_t 
     if (bench->terminal)
         fprintf(
             stderr,
-            "\r  %lld s left, sent %lld, accepted %lld, decided %lld, mailed %lld, outstanding %lld\033[K",
+            "\r\033[?7l  %lld s left, sent %lld, accepted %lld, decided %lld, mailed %lld, outstanding %lld"
+            "\033[K\033[?7h",
             (long long)left_us / 1000000, (long long)counts->sent, (long long)counts->accepted,
             (long long)counts->decided, (long long)counts->mailed, (long long)outstanding);
 }
@@ -509,6 +510,8 @@ static enum outcome run(struct bench *bench, struct error *error)
     enum outcome outcome = read_settings(bench, error);
     if (outcome == OK)
         outcome = open_all(bench, error);
+    if (outcome == OK)
+        outcome = write_json(bench, error); /* a path that cannot be written is known before the first step */
     if (outcome != OK || cli_interrupted())
         return outcome;
     bench_report_head();
@@ -524,14 +527,11 @@ int bench_main(int argc, char **argv)
     struct error error;
     int exit_code;
     cli_forget_environment(bench_settings + ADDRESSES);
-    if (!cli_read(bench.verb, bench_settings, argc, argv, 0, &config, &exit_code)) {
-        if (exit_code == 0)
-            fputs(example, stdout);
+    if (!cli_read(bench.verb, bench_settings, argc, argv, 0, &config, &exit_code))
         return exit_code;
-    }
     cli_signals();
     bench.config = config;
-    bench.terminal = isatty(STDERR_FILENO);
+    bench.terminal = cli_redraws(STDERR_FILENO);
     bench.setup.progress = on_progress;
     bench.setup.progress_owner = &bench;
     enum outcome outcome = run(&bench, &error);

@@ -291,12 +291,13 @@ static enum outcome read_topic(struct books *books, struct error *error)
     bool seen[PARTITIONS_MAX] = {false};
     struct reader *reader = NULL;
     bool end = false;
+    int64_t heard_us = 0;
     enum outcome outcome = reader_open(&books->settings->client, topics, READER_BEGINNING, 0, true,
                                        BOOKS_READ_MS, NULL, &reader, error);
     while (outcome == OK && !end) {
         struct record record;
         bool got;
-        outcome = reader_read(reader, POLL_MS, &record, &got, &end, error);
+        outcome = cli_read_on(reader, BOOKS_SILENT_MS, &heard_us, &record, &got, &end, error);
         if (outcome != OK || !got)
             continue;
         if (record.partition < PARTITIONS_MAX && !seen[record.partition]) {
@@ -358,12 +359,13 @@ static enum outcome read_dead_letters(struct books *books, struct error *error)
     static const char *const topics[] = {"dlq.order", "dlq.inventory", "dlq.payment", "dlq.email", NULL};
     struct reader *reader = NULL;
     bool end = false;
+    int64_t heard_us = 0;
     enum outcome outcome = reader_open(&books->settings->client, topics, READER_BEGINNING, 0, true,
                                        BOOKS_READ_MS, NULL, &reader, error);
     while (outcome == OK && !end) {
         struct record record;
         bool got;
-        outcome = reader_read(reader, POLL_MS, &record, &got, &end, error);
+        outcome = cli_read_on(reader, BOOKS_SILENT_MS, &heard_us, &record, &got, &end, error);
         if (outcome != OK || !got)
             continue;
         books->dead_letters++;

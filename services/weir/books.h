@@ -12,7 +12,7 @@
 
 #include <limits.h>
 
-enum { BOOKS_ORDERS_MAX = 8 << 20, BOOKS_SAID_MAX = 20, BOOKS_READ_MS = 1500 };
+enum { BOOKS_ORDERS_MAX = 8 << 20, BOOKS_SAID_MAX = 20, BOOKS_READ_MS = 1500, BOOKS_SILENT_MS = 10000 };
 
 struct books_settings {
     struct client_settings client;

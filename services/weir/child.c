@@ -1,6 +1,7 @@
 #include "child.h"
 
 #include "base/clock.h"
+#include "base/json.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -73,7 +74,8 @@ static bool log_is_full(const struct child *child)
     return stat(child->log_path, &about) == 0 && about.st_size > CHILD_LOG_BYTES_MAX;
 }
 
-/* The child holds the file open for appending, so it is copied and cut, not renamed. A line written between the two is lost. */
+/* The child holds the file open for appending, so it is copied and cut, not renamed. A line written between
+ * the two is lost. */
 void child_trim_log(const struct child *child)
 {
     char older[PATH_MAX + 4];
@@ -95,6 +97,20 @@ void child_trim_log(const struct child *child)
         close(to);
 }
 
+/* What a line tells people: of one in JSON its message. */
+static void tell_line(const char *line, char *into, size_t bytes)
+{
+    json_t *json = NULL;
+    struct error ignored;
+    snprintf(into, bytes, "%s", line);
+    if (line[0] != '{' || json_read(text_of(line), &json, &ignored) != OK)
+        return;
+    struct text message = json_text(json, "message"), error = json_text(json, "error");
+    if (message.length)
+        snprintf(into, bytes, "%.*s%s%.*s", TEXT_ARG(message), error.length ? ": " : "", TEXT_ARG(error));
+    json_decref(json);
+}
+
 void child_last_words(const struct child *child, char *into, size_t bytes)
 {
     char text[LAST_WORDS_BYTES + 1];
@@ -112,7 +128,7 @@ void child_last_words(const struct child *child, char *into, size_t bytes)
         return;
     text[length] = '\0';
     const char *line = strrchr(text, '\n');
-    snprintf(into, bytes, "%s", line ? line + 1 : text);
+    tell_line(line ? line + 1 : text, into, bytes);
 }
 
 /* ---- life */
@@ -124,7 +140,7 @@ static void become(const struct child *child, int log, int null, pid_t parent, i
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(127); /* it died before the line above */
-    setpgid(0, 0); /* Ctrl-C on the terminal is for the parent */
+    setpgid(0, 0);  /* Ctrl-C on the terminal is for the parent */
     signal(SIGPIPE, SIG_DFL);
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
@@ -133,7 +149,8 @@ static void become(const struct child *child, int log, int null, pid_t parent, i
     dup2(null, STDIN_FILENO);
     dup2(log, STDOUT_FILENO);
     dup2(log, STDERR_FILENO);
-    close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC); /* what libraries hold open is not the child's */
+    close_range(STDERR_FILENO + 1, ~0U,
+                CLOSE_RANGE_CLOEXEC); /* what libraries hold open is not the child's */
     execvpe(child->argv[0], child->argv, child->environment);
     int number = errno;
     ssize_t written = write(report, &number, sizeof(number));
@@ -186,7 +203,8 @@ static void set_next_start(struct child *child)
     if (now_us - child->started_us > CHILD_STEADY_MS * INT64_C(1000) || child->backoff_ms == 0)
         child->backoff_ms = CHILD_BACKOFF_MS_MIN;
     else if (child->backoff_ms < CHILD_BACKOFF_MS_MAX)
-        child->backoff_ms = child->backoff_ms * 2 > CHILD_BACKOFF_MS_MAX ? CHILD_BACKOFF_MS_MAX : child->backoff_ms * 2;
+        child->backoff_ms =
+            child->backoff_ms * 2 > CHILD_BACKOFF_MS_MAX ? CHILD_BACKOFF_MS_MAX : child->backoff_ms * 2;
     child->start_at_us = now_us + child->backoff_ms * INT64_C(1000);
 }
 
@@ -214,7 +232,8 @@ void child_revive(struct child *child)
 const char *child_death(const struct child *child, char *into, size_t bytes)
 {
     if (WIFSIGNALED(child->status))
-        snprintf(into, bytes, "killed by signal %d (%s)", WTERMSIG(child->status), strsignal(WTERMSIG(child->status)));
+        snprintf(into, bytes, "killed by signal %d (%s)", WTERMSIG(child->status),
+                 strsignal(WTERMSIG(child->status)));
     else
         snprintf(into, bytes, "exit %d", WEXITSTATUS(child->status));
     return into;

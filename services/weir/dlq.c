@@ -41,6 +41,16 @@ static const struct setting dlq_settings[] = {
     SETTINGS_END,
 };
 
+const char dlq_examples[] =
+    "Examples:\n\n"
+    "  weir dlq list                                       # what is open, by cause\n"
+    "  weir dlq show --service payment --key ID            # headers, and the event decoded\n"
+    "  weir dlq redrive --service payment --dry-run        # how many it would be, and of what\n"
+    "  weir dlq redrive --service payment --fingerprint F  # back to the service, after a question\n"
+    "  weir dlq drop --id ID --reason \"a test order\"      # given up; what waits behind it goes on\n"
+    "  weir dlq redrive --from orders.DLT --dry-run        # dead letters of Spring or Kafka Connect\n\n"
+    "Ends with 65 where letters cannot be sent and stay, 75 where it was stopped: the same again goes on.\n";
+
 enum outcome dlq_each(const struct dlq *dlq,
                       void (*each)(void *owner, const struct letter *letter, struct arena *arena),
                       void *owner, size_t *ret_given, size_t *ret_passed, struct error *error)
@@ -53,9 +63,13 @@ enum outcome dlq_each(const struct dlq *dlq,
     if (outcome == OK)
         outcome = letters_rewind(letters, &topics, error);
     if (outcome == OK && topics == 0)
-        fprintf(stderr, "weir dlq: there is no topic %s\n",
-                dlq->letters.topic ? dlq->letters.topic : "dlq.*");
-    while (outcome == OK && !end && !cli_interrupted()) {
+        fprintf(stderr, "weir dlq: there is no topic dlq.%s; weir topics create makes it\n",
+                dlq->filter.service ? dlq->filter.service : "*");
+    while (outcome == OK && !end && !cli_unheard()) {
+        if (cli_interrupted()) {
+            outcome = cli_stopped(error, "all was read");
+            break;
+        }
         const struct letter *letter;
         outcome = letters_next(letters, &letter, &end, error);
         if (outcome != OK || !letter)
@@ -73,12 +87,19 @@ enum outcome dlq_each(const struct dlq *dlq,
 
 void dlq_say_none(const struct dlq *dlq, size_t passed)
 {
+    const struct letter_filter *filter = &dlq->filter;
+    bool filtered = filter->service || filter->type || filter->class || filter->fingerprint || filter->id ||
+                    filter->key || filter->since_us || filter->until_us;
+    const char *topic = dlq->letters.topic;
     if (passed)
         fprintf(stderr, "weir dlq: no dead letters that are open; --all shows %zu redriven or dropped\n",
                 passed);
     else
-        fprintf(stderr, "weir dlq: no dead letters%s%s\n", dlq->letters.topic ? " on " : "",
-                dlq->letters.topic ? dlq->letters.topic : "");
+        fprintf(stderr, "weir dlq: no dead letters%s%s%s\n", topic ? " on " : "", topic ? topic : "",
+                filtered ? " that match" : "");
+    if (!passed && !topic && filter->type && !event_type_find(text_of(filter->type)))
+        fprintf(stderr, "weir dlq: %s is no event of Weir's: weir schemas list has their names\n",
+                filter->type);
 }
 
 void dlq_print_causes(const struct causes *causes, bool states)

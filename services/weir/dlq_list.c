@@ -34,7 +34,7 @@ int dlq_list(const struct dlq *dlq)
     enum outcome outcome = causes_new(&list.causes, &error);
     if (outcome == OK)
         outcome = dlq_each(dlq, list_one, &list, &given, &passed, &error);
-    if (outcome == OK) {
+    if (outcome == OK && !cli_unheard()) {
         causes_sort(&list.causes);
         dlq_print_causes(&list.causes, true);
         if (given == 0)

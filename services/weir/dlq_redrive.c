@@ -157,7 +157,7 @@ static int usage(const char *text)
 int dlq_redrive(const struct dlq *dlq, bool drop)
 {
     const struct config *config = dlq->config;
-    struct redriving redriving = {.dlq = dlq, .terminal = isatty(STDERR_FILENO)};
+    struct redriving redriving = {.dlq = dlq, .terminal = cli_redraws(STDERR_FILENO)};
     struct error error;
     int64_t delays_ms[CONFIG_DURATIONS_MAX];
     bool dry_run = config_bool(config, "DRY_RUN");
@@ -190,8 +190,10 @@ int dlq_redrive(const struct dlq *dlq, bool drop)
         exit_code = redriving.forecast.unreadable ? EXIT_BAD_DATA : 0;
     else if (!dry_run && agreed(&redriving))
         exit_code = run(&redriving);
-    else if (!dry_run)
-        fprintf(stderr, "weir dlq: nothing was done\n");
+    else if (!dry_run) {
+        fprintf(stderr, "%sweir dlq: nothing was done\n", cli_interrupted() ? "\n" : "");
+        exit_code = cli_interrupted() ? EXIT_TRY_AGAIN : 0;
+    }
     redrive_forecast_free(&redriving.forecast);
     return exit_code;
 }

@@ -111,7 +111,7 @@ int dlq_show(const struct dlq *dlq)
     struct error error;
     size_t given, passed;
     enum outcome outcome = dlq_each(dlq, show_one, &show, &given, &passed, &error);
-    if (outcome == OK && given == 0)
+    if (outcome == OK && given == 0 && !cli_unheard())
         dlq_say_none(dlq, passed);
     buffer_free(&show.line);
     return outcome == OK ? 0 : cli_fail(dlq->verb, &error);

@@ -28,10 +28,9 @@ struct emit {
     struct registry *registry;
     struct producer *producer;
     struct arena *arena;
-    struct buffer value;
+    struct buffer text, value; /* of the line in hand */
     int64_t timeout_us;
     size_t sent, bad, line;
-    bool quiet_outage;
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -56,7 +55,8 @@ static void on_report(void *owner, uint64_t tag, enum outcome outcome, int32_t p
     pthread_mutex_unlock(&emit->lock);
 }
 
-/* Until at most in_flight_max are on their way. OUTAGE when nothing moves for the time-out. */
+/* Until at most in_flight_max are on their way. OUTAGE when nothing moves for the time-out; RETRY when it was
+ * interrupted and nothing moves any more. */
 static enum outcome wait_for_acks(struct emit *emit, size_t in_flight_max, struct error *error)
 {
     enum outcome outcome = OK;
@@ -71,10 +71,11 @@ static enum outcome wait_for_acks(struct emit *emit, size_t in_flight_max, struc
         if (emit->acked + emit->refused != settled) {
             settled = emit->acked + emit->refused;
             last_moved_us = clock_monotonic_us();
-        } else if (clock_monotonic_us() - last_moved_us > emit->timeout_us || cli_interrupted()) {
-            outcome = error_outage(error, cli_interrupted() ? "interrupted" : "kafka",
-                                   "%zu events were not acknowledged%s", emit->sent - settled,
-                                   cli_interrupted() ? ": interrupted" : "");
+        } else if (cli_interrupted()) {
+            outcome = error_retry(error, "stopped", "stopped at line %zu; %zu events were not acknowledged",
+                                  emit->line, emit->sent - settled);
+        } else if (clock_monotonic_us() - last_moved_us > emit->timeout_us) {
+            outcome = error_outage(error, "kafka", "%zu events were not acknowledged", emit->sent - settled);
         }
     }
     pthread_mutex_unlock(&emit->lock);
@@ -213,22 +214,31 @@ static enum outcome line(struct emit *emit, struct text text, struct error *erro
     return outcome;
 }
 
+/* The next line into emit->text, at most one byte more of it than a line may have. False: there is none. */
+static bool line_read(struct emit *emit, FILE *file)
+{
+    int byte;
+    buffer_clear(&emit->text);
+    while ((byte = getc_unlocked(file)) != EOF && byte != '\n')
+        if (emit->text.length <= EMIT_LINE_BYTES_MAX)
+            buffer_add_char(&emit->text, (char)byte);
+    return byte == '\n' || (emit->text.length > 0 && !ferror(file));
+}
+
 static enum outcome lines(struct emit *emit, FILE *file, struct error *error)
 {
-    char *text = NULL;
-    size_t capacity = 0;
-    ssize_t length;
     enum outcome outcome = OK;
-    while (outcome == OK && !cli_interrupted() && (length = getline(&text, &capacity, file)) >= 0) {
+    while (outcome == OK && !cli_interrupted() && line_read(emit, file)) {
         emit->line++;
-        outcome = line(emit, (struct text){text, (size_t)length}, error);
+        outcome = line(emit, buffer_text(&emit->text), error);
     }
-    if (outcome == OK && ferror(file))
+    if (outcome == OK && cli_interrupted() && !feof(file))
+        outcome = error_retry(error, "stopped", "stopped behind line %zu", emit->line);
+    else if (outcome == OK && ferror(file))
         outcome = error_reject(error, "read", "cannot be read from line %zu on: %s", emit->line + 1,
                                strerror(errno));
     if (outcome == REJECT)
         error->exit_code = EXIT_NO_INPUT; /* lines that are bad are counted, and no error */
-    free(text);
     return outcome;
 }
 
@@ -243,16 +253,21 @@ static enum outcome run(struct emit *emit, const struct config *config, FILE *fi
     };
     emit->arena = arena_new(64 << 20);
     emit->value = buffer_of(CODEC_ENCODED_BYTES_MAX);
+    emit->text = buffer_of(EMIT_LINE_BYTES_MAX + 1);
     emit->timeout_us = config_ms(config, "EMIT_TIMEOUT") * 1000;
     if (!emit->arena)
         return error_fatal(error, "memory", "out of memory");
     enum outcome outcome = cli_registry(config, &emit->registry, error);
     if (outcome == OK)
         outcome = producer_open(&settings, on_report, emit, &emit->producer, error);
+    if (outcome != OK)
+        return outcome;
+    outcome = lines(emit, file, error);
     if (outcome == OK)
-        outcome = lines(emit, file, error);
-    if (outcome == OK)
-        outcome = wait_for_acks(emit, 0, error);
+        return wait_for_acks(emit, 0, error);
+    struct error later;
+    if (outcome != OUTAGE) /* what was sent before is on its way */
+        (void)!wait_for_acks(emit, 0, &later);
     return outcome;
 }
 
@@ -284,6 +299,7 @@ int emit_main(int argc, char **argv)
     registry_close(emit.registry);
     arena_destroy(emit.arena);
     buffer_free(&emit.value);
+    buffer_free(&emit.text);
     if (file != stdin)
         fclose(file);
     config_destroy(config);

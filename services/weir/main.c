@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "flow/record_json.h"
+#include "kafka/reader.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -11,22 +12,34 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { READ_STEP_MS = 200 };
+
 const struct verb verbs[] = {
-    {"up", "[flags]", "run all five services on this machine with the parts they need", up_main},
-    {"emit", "[FILE]", "send upstream events: a CloudEvent in JSON a line, from a file or stdin", emit_main},
-    {"watch", "[TOPIC...]", "show decoded events as they pass", watch_main},
-    {"order", "ID", "tell the life of one order across all topics", order_main},
-    {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main},
-    {"schemas", "list|check [DIR]|register", "the event schemas", schemas_main},
-    {"dlq", "list|show|redrive|drop", "dead letters: by cause, whole, sent back, dropped", dlq_main},
-    {"pause", "[SERVICE...]", "services take no records until they are resumed; none named: all", pause_main},
-    {"resume", "[SERVICE...]", "they take records again, after a pause or a flood of rejects", pause_main},
-    {"traffic", "[flags]", "send orders over HTTP, so many a second, to services that run somewhere else", traffic_main},
-    {"bench", "[flags]", "load a running system, open loop, and measure to where each order ends; find its knee", bench_main},
-    {"front", "PORT=HOST:PORT...", "take connections for services of which there are several, and hand them on", front_main},
-    {"broker", "[flags]", "librdkafka's mock cluster as a process: for a look without Java", broker_main},
-    {"mail", "[flags]", "an SMTP server that keeps what it gets", mail_main},
-    {"gateway", "[flags]", "a stand-in for a payment gateway", gateway_main},
+    {"up", "[flags]", "run all five services on this machine with the parts they need", up_main, NULL},
+    {"emit", "[FILE]", "send upstream events: a CloudEvent in JSON a line, from a file or stdin", emit_main,
+     NULL},
+    {"watch", "[TOPIC...]", "show decoded events as they pass", watch_main, NULL},
+    {"order", "ID", "tell the life of one order across all topics", order_main, NULL},
+    {"topics", "[create]", "show declared topics against actual ones, or make what is missing", topics_main,
+     NULL},
+    {"schemas", "list|check [DIR]|register", "the event schemas", schemas_main, NULL},
+    {"dlq", "list|show|redrive|drop", "dead letters: by cause, whole, sent back, dropped", dlq_main,
+     dlq_examples},
+    {"pause", "[SERVICE...]", "services take no records until they are resumed; none named: all", pause_main,
+     NULL},
+    {"resume", "[SERVICE...]", "they take records again, after a pause or a flood of rejects", pause_main,
+     NULL},
+    {"traffic", "[flags]", "send orders over HTTP, so many a second, to services that run somewhere else",
+     traffic_main, NULL},
+    {"bench", "[flags]",
+     "load a running system, open loop, and measure to where each order ends; find its knee", bench_main,
+     bench_examples},
+    {"front", "PORT=HOST:PORT...",
+     "take connections for services of which there are several, and hand them on", front_main, NULL},
+    {"broker", "[flags]", "librdkafka's mock cluster as a process: for a look without Java", broker_main,
+     NULL},
+    {"mail", "[flags]", "an SMTP server that keeps what it gets", mail_main, NULL},
+    {"gateway", "[flags]", "a stand-in for a payment gateway", gateway_main, NULL},
     {0},
 };
 
@@ -64,8 +77,15 @@ static void verb_help(const struct verb *verb, const struct setting *const *tabl
         "Usage: weir %s %s\n\n%s.\n\nSettings (flag, environment variable or line in --config FILE):\n\n",
         verb->name, verb->usage, verb->about);
     config_help(tables, table_count, &help);
+    if (verb->more)
+        buffer_print(&help, "\n%s", verb->more);
     fwrite(help.at, 1, help.length, stdout);
     buffer_free(&help);
+}
+
+static void version(void)
+{
+    printf("weir %s\n", WEIR_VERSION);
 }
 
 void cli_forget_environment(const struct setting *own)
@@ -94,8 +114,11 @@ bool cli_read(const struct verb *verb, const struct setting *own, int argc, char
         *ret_exit = cli_fail(verb, &error);
         return false;
     }
-    if (config_asked_help(*ret)) {
-        verb_help(verb, tables, count);
+    if (config_asked_help(*ret) || config_asked_version(*ret)) {
+        if (config_asked_help(*ret))
+            verb_help(verb, tables, count);
+        else
+            version();
         config_destroy(*ret);
         *ret_exit = 0;
         return false;
@@ -136,10 +159,16 @@ enum outcome cli_registry(const struct config *config, struct registry **ret, st
     return registry_open(&(struct registry_use){.config = config, .tool = true}, ret, error);
 }
 
+bool cli_redraws(int fd)
+{
+    const char *term = getenv("TERM");
+    return isatty(fd) && term && *term && strcmp(term, "dumb") != 0;
+}
+
 bool cli_colour(void)
 {
-    const char *none = getenv("NO_COLOR"), *term = getenv("TERM");
-    return isatty(STDOUT_FILENO) && !(none && none[0]) && term && strcmp(term, "dumb") != 0;
+    const char *none = getenv("NO_COLOR");
+    return cli_redraws(STDOUT_FILENO) && !(none && none[0]);
 }
 
 static volatile sig_atomic_t interrupted;
@@ -163,6 +192,29 @@ void cli_signals(void)
 bool cli_interrupted(void)
 {
     return interrupted;
+}
+
+enum outcome cli_stopped(struct error *error, const char *before)
+{
+    return error_retry(error, "stopped", "stopped before %s", before);
+}
+
+bool cli_unheard(void)
+{
+    return ferror(stdout) != 0;
+}
+
+enum outcome cli_read_on(struct reader *reader, int silent_ms, int64_t *heard_us, struct record *ret,
+                         bool *ret_record, bool *ret_end, struct error *error)
+{
+    enum outcome outcome = reader_read(reader, READ_STEP_MS, ret, ret_record, ret_end, error);
+    int64_t now_us = clock_monotonic_us();
+    if (outcome != OK || *ret_record || *ret_end || *heard_us == 0)
+        *heard_us = now_us;
+    else if (now_us - *heard_us > silent_ms * INT64_C(1000))
+        return error_outage(error, "kafka", "Kafka has sent nothing for %d s, and there is more to come",
+                            silent_ms / 1000);
+    return outcome;
 }
 
 bool cli_contradicts(const struct record *record, const struct event_type *type, const void *data,
@@ -192,7 +244,7 @@ static void help(void)
     printf("weir: an order pipeline on Apache Kafka\n\nUsage: weir COMMAND [arguments]\n\n");
     for (const struct verb *verb = verbs; verb->name; verb++)
         printf("  %-8s %-22s %s\n", verb->name, verb->usage, verb->about);
-    printf("\nweir COMMAND --help tells its settings. The services are programs of their own: weir-order, "
+    printf("\nweir help COMMAND tells its settings. The services are programs of their own: weir-order, "
            "weir-inventory,\n"
            "weir-payment, weir-email, weir-analytics.\n");
 }
@@ -210,27 +262,38 @@ static int finish(const struct verb *verb, int exit_code)
     return EXIT_INTERNAL;
 }
 
+/* A word that is like nothing here is nobody's slip. */
+static int unknown(const char *word)
+{
+    const struct verb *nearest = NULL;
+    size_t distance = strlen(word) / 3 + 2;
+    for (const struct verb *verb = verbs; verb->name; verb++) {
+        size_t far = text_distance(text_of(word), text_of(verb->name));
+        if (far >= distance)
+            continue;
+        distance = far;
+        nearest = verb;
+    }
+    fprintf(stderr, "weir: there is no command %.64s%s%s%s weir --help lists them all\n", word,
+            nearest ? "; did you mean " : ";", nearest ? nearest->name : "", nearest ? "?" : "");
+    return EXIT_USAGE;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0) {
+    const char *word = argc > 1 ? argv[1] : "help";
+    bool asks = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+    if (asks && argc < 3) {
         help();
         return argc < 2 ? EXIT_USAGE : 0;
     }
-    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
-        printf("weir %s\n", WEIR_VERSION);
+    if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
+        version();
         return 0;
     }
-    const struct verb *verb = cli_verb(argv[1]);
-    if (!verb) {
-        const struct verb *nearest = verbs;
-        for (const struct verb *other = verbs; other->name; other++)
-            if (text_distance(text_of(argv[1]), text_of(other->name)) <
-                text_distance(text_of(argv[1]), text_of(nearest->name)))
-                nearest = other;
-        fprintf(stderr, "weir: there is no command %s; did you mean %s? weir --help lists them all\n",
-                argv[1], nearest->name);
-        return EXIT_USAGE;
-    }
-    return finish(verb, verb->main(argc - 1, argv + 1));
+    const struct verb *verb = cli_verb(asks ? argv[2] : word);
+    if (!verb)
+        return unknown(asks ? argv[2] : word);
+    char *about[] = {(char *)(uintptr_t)verb->name, (char[]){"--help"}, NULL};
+    return finish(verb, asks ? verb->main(2, about) : verb->main(argc - 1, argv + 1));
 }

@@ -10,13 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum {
-    ORDER_EVENTS_MAX = 10000,
-    ORDER_TOPICS_MAX = 256,
-    ORDER_TIMEOUT_MS = 15000,
-    ORDER_POLL_MS = 1000,
-    ORDER_INDENT = 28
-};
+enum { ORDER_EVENTS_MAX = 10000, ORDER_TOPICS_MAX = 256, ORDER_TIMEOUT_MS = 15000, ORDER_INDENT = 28 };
 
 static const struct setting order_settings[] = {
     {"JSON", SETTING_BOOL, "false", 0, 0, NULL, "One JSON object a line, as weir watch gives it."},
@@ -283,16 +277,20 @@ static enum outcome run(struct life *life, const struct config *config, const ch
     struct admin_topic *list = NULL;
     struct reader *reader = NULL;
     bool end = false;
+    int64_t heard_us = 0;
     enum outcome outcome = cli_registry(config, &life->registry, error);
     if (outcome == OK)
         outcome = topics_of(&client, &list, names, error);
     if (outcome == OK && names[0])
         outcome =
             reader_open(&client, names, READER_BEGINNING, 0, true, ORDER_TIMEOUT_MS, NULL, &reader, error);
-    while (outcome == OK && reader && !end && !cli_interrupted()) {
+    while (outcome == OK && reader && !end) {
         struct record record;
-        bool got;
-        outcome = reader_read(reader, ORDER_POLL_MS, &record, &got, &end, error);
+        bool got = false;
+        if (cli_interrupted())
+            outcome = cli_stopped(error, "all was read");
+        else
+            outcome = cli_read_on(reader, CLI_SILENT_MS, &heard_us, &record, &got, &end, error);
         if (outcome == OK && got) {
             if (text_equal_nocase(record.key, text_of(id)))
                 outcome = note(life, &record, error);

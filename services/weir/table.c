@@ -67,7 +67,8 @@ static void ask_service(struct table_service *service, struct ask *ask)
     struct error error;
     int status;
     snprintf(url, sizeof(url), "http://127.0.0.1:%d/metrics", service->port);
-    service->up = ask_http(ask, "GET", url, TEXT(""), TABLE_ASK_MS, &status, &page, &error) == OK && status == 200;
+    service->up =
+        ask_http(ask, "GET", url, TEXT(""), TABLE_ASK_MS, &status, &page, &error) == OK && status == 200;
     if (!service->up)
         return;
     int64_t now_us = clock_monotonic_us();
@@ -77,10 +78,12 @@ static void ask_service(struct table_service *service, struct ask *ask)
     service->handled = handled;
     service->asked_us = now_us;
     service->duplicates = (int64_t)sum_of(page, "weir_duplicates_total", NULL);
-    service->retried = (int64_t)(sum_of(page, "weir_retry_total", NULL) + sum_of(page, "weir_call_seconds_count", "result=\"retry\""));
+    service->retried = (int64_t)(sum_of(page, "weir_retry_total", NULL) +
+                                 sum_of(page, "weir_call_seconds_count", "result=\"retry\""));
     service->dead = (int64_t)sum_of(page, "weir_dlq_total", NULL);
     service->waiting = (int64_t)sum_of(page, "weir_waiting_keys", NULL);
-    service->calls = (int64_t)(sum_of(page, "weir_calls_in_flight", NULL) + sum_of(page, "weir_calls_waiting", NULL));
+    service->calls =
+        (int64_t)(sum_of(page, "weir_calls_in_flight", NULL) + sum_of(page, "weir_calls_waiting", NULL));
     take_state(service, page);
     service->lag = (int64_t)sum_of(page, "kafka_consumergroup_lag", NULL);
     service->outbox_rows = (int64_t)sum_of(page, "weir_outbox_rows", NULL);
@@ -95,7 +98,8 @@ void table_ask(struct table *table, struct ask *ask)
 bool table_idle(const struct table *table)
 {
     for (size_t i = 0; i < table->count; i++)
-        if (!table->services[i].up || table->services[i].lag != 0 || table->services[i].outbox_rows != 0 || table->services[i].calls != 0)
+        if (!table->services[i].up || table->services[i].lag != 0 || table->services[i].outbox_rows != 0 ||
+            table->services[i].calls != 0)
             return false;
     return true;
 }
@@ -103,8 +107,9 @@ bool table_idle(const struct table *table)
 static void take_rate(struct table_service *service)
 {
     double seconds = (double)(service->asked_us - service->drawn_us) / 1e6;
-    service->handled_per_second =
-        service->up && service->drawn_us && seconds > 0 ? (double)(service->handled_ever - service->drawn_ever) / seconds : 0;
+    service->handled_per_second = service->up && service->drawn_us && seconds > 0
+                                      ? (double)(service->handled_ever - service->drawn_ever) / seconds
+                                      : 0;
     service->drawn_us = service->asked_us;
     service->drawn_ever = service->handled_ever;
 }
@@ -122,30 +127,38 @@ static const char *milliseconds(int64_t us, char into[32])
 
 static void draw_on_terminal(struct table *table, const struct pulse_counts *counts)
 {
-    const char *bold = table->colour ? "\033[1m" : "", *dim = table->colour ? "\033[2m" : "";
-    const char *red = table->colour ? "\033[31m" : "", *yellow = table->colour ? "\033[33m" : "", *off = table->colour ? "\033[0m" : "";
+    const char *bold = table->colour ? "\033[1m" : "";
+    const char *red = table->colour ? "\033[31m" : "", *yellow = table->colour ? "\033[33m" : "",
+               *off = table->colour ? "\033[0m" : "";
     char p50[32], p99[32];
+    /* No line may wrap: the next table goes up by lines, whatever the width. All that counts is left of
+     * column 80. */
+    printf("\033[?7l");
     if (table->lines_drawn)
         printf("\033[%dA", table->lines_drawn);
-    printf("\033[K\n\033[K%s%-10s %9s %8s %10s %8s %8s %6s  %s%s\n", bold, "service", "handled/s", "lag", "duplicates", "retries",
-           "waiting", "dead", "state", off);
+    printf("\033[K\n\033[K%s%-10s %9s %8s %10s %8s %8s %6s  %s%s\n", bold, "service", "handled/s", "lag",
+           "duplicates", "retries", "waiting", "dead", "state", off);
     for (size_t i = 0; i < table->count; i++) {
         const struct table_service *service = &table->services[i];
         const char *state = state_of(service), *state_colour = strcmp(state, "flows") == 0 ? "" : red;
         printf("\033[K%-10s %9.0f %8lld %10lld %8lld %s%8lld%s %s%6lld%s  %s%s%s\n", service->name,
-               service->up ? service->handled_per_second : 0, (long long)service->lag, (long long)service->duplicates,
-               (long long)service->retried, service->waiting ? yellow : "", (long long)service->waiting, off, service->dead ? red : "",
-               (long long)service->dead, off, state_colour, state, off);
+               service->up ? service->handled_per_second : 0, (long long)service->lag,
+               (long long)service->duplicates, (long long)service->retried, service->waiting ? yellow : "",
+               (long long)service->waiting, off, service->dead ? red : "", (long long)service->dead, off,
+               state_colour, state, off);
     }
-    printf("\033[K\n\033[K%sorders%s     accepted %lld   confirmed %lld   rejected %lld   cancelled %lld   under way %lld%s", bold, off,
-           (long long)counts->placed, (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled,
-           (long long)counts->open, counts->stuck ? "" : "\n");
+    printf("\033[K\n\033[K%sorders%s     accepted %lld   under way %lld", bold, off,
+           (long long)counts->placed, (long long)counts->open);
     if (counts->stuck)
-        printf("   %sof which with dead letters %lld%s\n", red, (long long)counts->stuck, off);
-    printf("\033[K%se-mails%s    delivered %lld   failed %lld      %saccepted to confirmed%s p50 %s ms   p99 %s ms\n", bold, off,
-           (long long)counts->mails_sent, (long long)counts->mails_failed, dim, off, milliseconds(counts->p50_us, p50),
-           milliseconds(counts->p99_us, p99));
-    table->lines_drawn = (int)table->count + 2 + 3;
+        printf("   %sof which with dead letters %lld%s", red, (long long)counts->stuck, off);
+    printf("\n\033[K           confirmed %lld   rejected %lld   cancelled %lld\n",
+           (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled);
+    printf("\033[K%se-mails%s    delivered %lld   failed %lld\n", bold, off, (long long)counts->mails_sent,
+           (long long)counts->mails_failed);
+    printf("\033[K%stime%s       from accepted to confirmed: p50 %s ms   p99 %s ms\n\033[?7h", bold, off,
+           milliseconds(counts->p50_us, p50), milliseconds(counts->p99_us, p99));
+    enum { LINES_BESIDE = 7 }; /* beside those of the services */
+    table->lines_drawn = (int)table->count + LINES_BESIDE;
 }
 
 static void write_line(const struct table *table, const struct pulse_counts *counts, struct buffer *into)
@@ -154,20 +167,23 @@ static void write_line(const struct table *table, const struct pulse_counts *cou
     char stuck[48] = "";
     if (counts->stuck)
         snprintf(stuck, sizeof(stuck), " (%lld with dead letters)", (long long)counts->stuck);
-    buffer_print(into, "orders: accepted %lld confirmed %lld rejected %lld cancelled %lld under way %lld%s  e-mails %lld  p50 %s ms p99 %s ms |",
-                 (long long)counts->placed, (long long)counts->confirmed, (long long)counts->rejected, (long long)counts->cancelled,
-                 (long long)counts->open, stuck, (long long)counts->mails_sent, milliseconds(counts->p50_us, p50),
-                 milliseconds(counts->p99_us, p99));
+    buffer_print(into,
+                 "orders: accepted %lld confirmed %lld rejected %lld cancelled %lld under way %lld%s  "
+                 "e-mails %lld  p50 %s ms p99 %s ms |",
+                 (long long)counts->placed, (long long)counts->confirmed, (long long)counts->rejected,
+                 (long long)counts->cancelled, (long long)counts->open, stuck, (long long)counts->mails_sent,
+                 milliseconds(counts->p50_us, p50), milliseconds(counts->p99_us, p99));
     for (size_t i = 0; i < table->count; i++) {
         const struct table_service *service = &table->services[i];
         const char *state = state_of(service), *comma = i + 1 < table->count ? "," : "";
         if (!service->up)
             buffer_print(into, " %s down%s", service->name, comma);
         else
-            buffer_print(into, " %s %.0f/s lag %lld dup %lld retry %lld wait %lld dead %lld%s%s%s", service->name,
-                         service->handled_per_second, (long long)service->lag, (long long)service->duplicates,
-                         (long long)service->retried, (long long)service->waiting, (long long)service->dead,
-                         strcmp(state, "flows") == 0 ? "" : " ", strcmp(state, "flows") == 0 ? "" : state, comma);
+            buffer_print(
+                into, " %s %.0f/s lag %lld dup %lld retry %lld wait %lld dead %lld%s%s%s", service->name,
+                service->handled_per_second, (long long)service->lag, (long long)service->duplicates,
+                (long long)service->retried, (long long)service->waiting, (long long)service->dead,
+                strcmp(state, "flows") == 0 ? "" : " ", strcmp(state, "flows") == 0 ? "" : state, comma);
     }
 }
 
@@ -177,8 +193,10 @@ static void print_line(struct table *table, const struct pulse_counts *counts)
     int64_t now_us = clock_monotonic_us();
     write_line(table, counts, &line);
     uint64_t hash = text_hash(buffer_text(&line));
-    if (!table->line_us || hash != table->line_hash || now_us - table->line_us >= TABLE_BEAT_MS * INT64_C(1000)) {
-        printf("%5llds  %.*s\n", (long long)((now_us - table->begun_us) / 1000000), TEXT_ARG(buffer_text(&line)));
+    if (!table->line_us || hash != table->line_hash ||
+        now_us - table->line_us >= TABLE_BEAT_MS * INT64_C(1000)) {
+        printf("%5llds  %.*s\n", (long long)((now_us - table->begun_us) / 1000000),
+               TEXT_ARG(buffer_text(&line)));
         table->line_hash = hash;
         table->line_us = now_us;
     }

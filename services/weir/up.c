@@ -84,7 +84,7 @@ static const struct setting up_settings[] = {
      "All ports from this one on: order +0, inventory +2, payment +3, email +4, analytics +5, gateway +6, "
      "mail +7, Kafka +8 and +9. "
      "0: 8080 to 8085, 8090, 1025, 9092 and 9093."},
-    {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL,
+    {"DATABASE_URL", SETTING_URL, NULL, 0, 0, "postgresql|postgres",
      "A database to use instead of SQLite files: postgresql://…, a schema for each service."},
     {"SMTP_URL", SETTING_URL, NULL, 0, 0, "smtp|smtps", "A mail server to use instead of the built-in sink."},
     {"PAYMENT_GATEWAY_URL", SETTING_URL, NULL, 0, 0, "http|https",
@@ -452,7 +452,7 @@ static void verb_of(struct child *child, const char *verb)
 /* While something is waited for: interrupted, or a child has died. */
 static enum outcome still_well(struct up *up, struct error *error)
 {
-    char death[64], words[128];
+    char death[64], words[150];
     if (cli_interrupted())
         return error_retry(error, "interrupted", "interrupted");
     for (int i = 0; i < PART_COUNT; i++) {
@@ -729,8 +729,16 @@ static enum outcome send_sample(struct up *up, struct error *error)
     verb_of(&child, "emit");
     child_argument(&child, "%s", up->sample.file);
     enum outcome outcome = child_start(&child, error);
-    if (outcome == OK &&
-        (!child_stop(&child, clock_monotonic_us() + EMIT_MS_MAX * INT64_C(1000)) || child.status != 0)) {
+    int64_t until_us = clock_monotonic_us() + EMIT_MS_MAX * INT64_C(1000);
+    bool ended = false;
+    while (outcome == OK && !(ended = child_died(&child)) && clock_monotonic_us() < until_us &&
+           !cli_interrupted())
+        poll(NULL, 0, STEP_MS);
+    if (outcome == OK && !ended)
+        child_stop(&child, 0);
+    if (outcome == OK && cli_interrupted()) { /* the next start sends the same events, which count once */
+        outcome = error_retry(error, "interrupted", "interrupted");
+    } else if (outcome == OK && (!ended || child.status != 0)) {
         child_last_words(&child, words, sizeof(words));
         outcome = error_outage(error, "sample", "weir emit %s: %s", up->sample.file, words);
     }
@@ -1061,7 +1069,7 @@ int up_main(int argc, char **argv)
     up->own[PART_KAFKA] = up->embedded || !config_is_set(config, "KAFKA_BOOTSTRAP_SERVERS");
     up->own[PART_MAIL] = !config_is_set(config, "SMTP_URL");
     up->own[PART_GATEWAY] = !config_is_set(config, "PAYMENT_GATEWAY_URL");
-    up->table.terminal = isatty(STDOUT_FILENO) != 0;
+    up->table.terminal = cli_redraws(STDOUT_FILENO);
     up->table.colour = cli_colour();
     up->table.begun_us = clock_monotonic_us();
 
@@ -1076,8 +1084,11 @@ int up_main(int argc, char **argv)
         watch(up);
         end_us = clock_monotonic_us();
         exit_code = wind_down(up) && !up->failed ? 0 : EXIT_INTERNAL;
+    } else if (cli_interrupted()) {
+        say(up, "\nStopped before all was there.");
+        exit_code = config_int(config, "ORDERS") ? EXIT_TRY_AGAIN : 0;
     } else {
-        exit_code = cli_interrupted() ? 0 : cli_fail(verb, &error);
+        exit_code = cli_fail(verb, &error);
     }
     stop_all(up, end_us);
     up_free(up);

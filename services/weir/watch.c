@@ -98,12 +98,40 @@ static void show(struct watch *watch, const struct record *record)
     fwrite(watch->line.at, 1, watch->line.length, stdout);
 }
 
+static bool is_among(const char *const *topics, const char *name)
+{
+    while (*topics && strcmp(*topics, name) != 0)
+        topics++;
+    return *topics != NULL;
+}
+
+/* Partitions are looked up once: what is not there now would never be seen. */
+static enum outcome say_missing(const char *const *topics, size_t named, size_t missing, struct error *error)
+{
+    size_t count = 0;
+    while (topics[count])
+        count++;
+    if (missing < count) {
+        fprintf(stderr, "weir watch: %zu of the topics are not there; weir topics create makes Weir's own\n",
+                missing);
+        return OK;
+    }
+    if (named == 1)
+        error_set(error, REJECT, "topic", "there is no topic %s; weir topics lists Weir's own", topics[0]);
+    else
+        error_set(error, REJECT, "topic",
+                  "none of these topics is there; weir topics create makes Weir's own");
+    error->exit_code = EXIT_NOTHING_FOUND;
+    return REJECT;
+}
+
 static enum outcome run(struct watch *watch, const struct config *config, struct error *error)
 {
     const char *topics[WATCH_TOPICS_MAX + 1] = {0};
     size_t count = config_positional_count(config), missing = 0;
-    for (size_t i = 0; i < count; i++)
-        topics[i] = config_positional(config, i);
+    for (size_t i = 0, kept = 0; i < count; i++)
+        if (!is_among(topics, config_positional(config, i)))
+            topics[kept++] = config_positional(config, i);
     for (int id = 0; count == 0 && id < TOPIC_COUNT; id++)
         topics[id] = topic_get((enum topic_id)id)->name;
 
@@ -116,16 +144,19 @@ static enum outcome run(struct watch *watch, const struct config *config, struct
     if (outcome == OK)
         outcome = reader_open(&client, topics, from, from_ms, config_bool(config, "EXIT"), WATCH_OPEN_MS,
                               &missing, &watch->reader, error);
-    if (outcome == OK && missing && count == 1)
-        fprintf(stderr, "weir watch: there is no topic %s; weir topics lists what there is\n", topics[0]);
-    else if (outcome == OK && missing)
-        fprintf(stderr, "weir watch: %zu of the topics are not there; weir topics create makes Weir's own\n",
-                missing);
-    bool end = false;
-    while (outcome == OK && !end && !cli_interrupted()) {
+    if (outcome == OK && missing)
+        outcome = say_missing(topics, count, missing, error);
+    bool end = false, exits = config_bool(config, "EXIT");
+    int64_t heard_us = 0;
+    while (outcome == OK && !end && !cli_unheard()) {
         struct record record;
-        bool got;
-        outcome = reader_read(watch->reader, WATCH_POLL_MS, &record, &got, &end, error);
+        bool got = false;
+        if (cli_interrupted() && exits)
+            outcome = cli_stopped(error, "the ends were reached");
+        if (cli_interrupted())
+            break;
+        outcome = exits ? cli_read_on(watch->reader, CLI_SILENT_MS, &heard_us, &record, &got, &end, error)
+                        : reader_read(watch->reader, WATCH_POLL_MS, &record, &got, &end, error);
         if (outcome == OK && got) {
             show(watch, &record);
             reader_release(&record);

@@ -74,10 +74,51 @@ static void off_a_terminal_a_line_is_printed_where_it_says_something_new(void **
     clock_release();
 }
 
+/* As wide as on a terminal: colours and movements take no column, a character of UTF-8 takes one. */
+static size_t columns_of_widest_line(const char *text)
+{
+    size_t columns = 0, widest = 0;
+    for (; *text; text++) {
+        if (*text == '\033') {
+            while (*text && !strchr("mKAhl", *text))
+                text++;
+            continue;
+        }
+        columns = *text == '\n' ? 0 : columns + (((unsigned char)*text & 0xc0) != 0x80);
+        widest = columns > widest ? columns : widest;
+    }
+    return widest;
+}
+
+/* A line that wraps is two, and the next table would be drawn one too low, each second. */
+static void on_a_terminal_no_line_is_wider_than_80_columns(void **state)
+{
+    (void)state;
+    table = (struct table){.services = {{.name = "inventory", .port = 1}, {.name = "analytics", .port = 2}},
+                           .count = 2,
+                           .terminal = true};
+    counts = (struct pulse_counts){.placed = 1234567,
+                                   .confirmed = 1234567,
+                                   .rejected = 123456,
+                                   .cancelled = 12345,
+                                   .open = 123456,
+                                   .stuck = 1234,
+                                   .mails_sent = 12345678,
+                                   .mails_failed = 12345,
+                                   .p50_us = 1234567,
+                                   .p99_us = 12345678};
+    size_t lines = lines_drawn();
+    assert_in_range(columns_of_widest_line(written), 40, 80);
+    assert_int_equal(table.lines_drawn, lines);
+    assert_non_null(strstr(written, "1234567"));
+    assert_non_null(strstr(written, "12345678"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(off_a_terminal_a_line_is_printed_where_it_says_something_new),
+        cmocka_unit_test(on_a_terminal_no_line_is_wider_than_80_columns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
