@@ -1,4 +1,7 @@
-/* The inside of struct store and struct work, for rows.c, inbox.c, outbox.c, waiting.c and store.c only. */
+/*
+ * work: the inside of struct store and struct work, for those that work on it only: work.c (its life),
+ * work_map.c (the rows in hand), rows.c (how they are asked for), inbox.c, outbox.c, waiting.c and store.c.
+ */
 #ifndef STORE_WORK_H
 #define STORE_WORK_H
 
@@ -102,18 +105,52 @@ struct work {
     struct rows_entry *nowhere; /* given out by rows_add() after a failure */
 };
 
-/* The first failure sticks. */
-void work_fail(struct work *work, const struct error *error);
 void work_fail_memory(struct work *work);
+static inline bool work_has_failed(const struct work *work)
+{
+    return work->failure.outcome != OK;
+}
 /* Room for one more at the end, counted already; NULL: the work has failed. */
 void *work_list_add(struct work *work, struct work_list *list, size_t item_bytes);
-/* For rows.c: puts packs, ranges and refusals into apply. */
+
+/* ---- the rows in hand (work_map.c). Where memory is out the work has failed: NULL or false */
+
+/* Made at the first call. */
+struct work_map *work_map_of(struct work *work, const struct rows_table *table);
+static inline struct rows_entry **work_map_entries(const struct work_map *map)
+{
+    return map->entries.at;
+}
+/* key: a row's struct with its key columns set; hash: its work_key_hash(). NULL: not in hand. */
+struct rows_entry *work_map_find(const struct work_map *map, uint64_t hash, const void *key);
+/* A new entry with its key, neither known nor present. */
+struct rows_entry *work_map_add(struct work *work, struct work_map *map, uint64_t hash, const void *key);
+void work_map_clear(struct work_map *map);
+bool work_map_changed(const struct work_map *map);
+/* Sorts the entries of a map into what is to be done with them. */
+bool work_map_prepare(struct work *work, struct work_map *map, struct backend_table_writes *writes);
+uint64_t work_key_hash(const struct rows_table *table, const void *key);
+/* Of the same key in different tables another one. */
+uint64_t work_table_hash(const struct rows_table *table, uint64_t key_hash);
+/* Copies columns [0, count) with their text. */
+bool work_columns_copy(struct arena *arena, const struct rows_table *table, size_t count, void *to,
+                       const void *from);
+/* What the database has is in entry->row. */
+bool work_entry_loaded(struct work *work, struct rows_entry *entry);
+/* Before a row is given out or changed in an item: as it is, into the journal, once. */
+bool work_entry_touch(struct work *work, struct rows_entry *entry);
+/* Reads one that was not named in time. */
+bool work_entry_read(struct work *work, struct rows_entry *entry);
+
+/* ---- its commit */
+
+/* For work.c: puts packs, ranges and refusals into apply. */
 bool outbox_prepare(struct work *work, struct backend_apply *apply);
-/* For rows.c, after the commit, or where there was nothing to commit: numbers, and what is acknowledged. */
+/* For work.c, after the commit, or where there was nothing to commit: numbers, and what is acknowledged. */
 void outbox_committed(struct work *work, const struct backend_apply *apply);
-/* For rows.c: what elsewhere_limit asks for. */
+/* For work.c: what elsewhere_limit asks for. */
 void outbox_elsewhere_prepare(struct work *work, struct backend_apply *apply);
-/* For inbox.c: the rows to write whose attempt is not what the fetch left there. */
+/* For work.c: the rows to write whose attempt is not what the fetch left there. */
 bool inbox_prepare(struct work *work, struct backend_apply *apply);
 bool inbox_changed(const struct work *work);
 
