@@ -645,7 +645,7 @@ enum outcome dispatch_open(const struct dispatch_settings *settings, struct disp
         .client = settings->client,
         .group_id = settings->group_id,
         .topics = dispatch->topics,
-        .queue_records_max = 20000,
+        .queue_records_max = 6000,
         .queue_bytes_max = 32 << 20,
         .commit_interval_ms = 200,
         .revoke_wait_ms = 5000,

@@ -257,26 +257,53 @@ static const struct property consumer_properties[] = {
 };
 
 /*
- * A full prefetch queue makes the fetcher sleep for a whole second on old versions, so that a consumer gets
- * at most what the queue holds a second: more there than a loop handles, and no more, for a record costs
- * some 700 bytes beside its own (a backlog of 400,000 held 324 MiB without that bound, 148 with it). Newer
- * ones have the sleep as a property: a small queue and 10 ms run at full speed in little memory (0 would cost
- * four times the CPU).
+ * A full prefetch queue makes the fetcher sleep for a whole second on old versions. A consumer wakes it
+ * (handle_wake_fetchers()); a reader does not, and gets at most what its queue holds a second. Newer versions
+ * have the sleep as a property: 10 ms run at full speed (0 would cost four times the CPU). One fetch may
+ * bring some megabytes for each partition unless told otherwise, of records that cost 700 bytes each beside
+ * their own: a bound for the queue is none without a bound for the fetch.
  */
-static enum outcome set_prefetch(rd_kafka_conf_t *conf, struct error *error)
+static bool fetchers_sleep_long(void)
 {
-    static const struct property old[] = {
+    return !offered("fetch.queue.backoff.ms", "10");
+}
+
+static enum outcome set_prefetch(rd_kafka_conf_t *conf, enum handle_kind kind, struct error *error)
+{
+    static const struct property not_woken[] = {
         {"queued.min.messages", "100000"},
         {"queued.max.messages.kbytes", "32768"},
         {NULL, NULL},
     };
-    static const struct property with_backoff[] = {
-        {"fetch.queue.backoff.ms", "10"},
+    static const struct property small[] = {
         {"queued.min.messages", "10000"},
         {"queued.max.messages.kbytes", "16384"},
+        {"fetch.max.bytes", "2097152"}, /* no less than message.max.bytes */
         {NULL, NULL},
     };
-    return set_all(conf, offered("fetch.queue.backoff.ms", "10") ? with_backoff : old, error);
+    if (fetchers_sleep_long())
+        return set_all(conf, kind == HANDLE_CONSUMER ? small : not_woken, error);
+    enum outcome outcome = set_all(conf, small, error);
+    return outcome == OK ? set(conf, "fetch.queue.backoff.ms", "10", error) : outcome;
+}
+
+/*
+ * New credentials wake every thread that talks to a broker, the same ones again change nothing but that, and
+ * nothing else that the library offers on a consumer wakes them without throwing away what was fetched.
+ */
+void handle_wake_fetchers(struct handle *handle)
+{
+    char username[HANDLE_CREDENTIAL_BYTES_MAX] = "", password[HANDLE_CREDENTIAL_BYTES_MAX] = "";
+    size_t username_bytes = sizeof(username), password_bytes = sizeof(password);
+    const rd_kafka_conf_t *conf = rd_kafka_conf(handle->rk);
+    rd_kafka_conf_get(conf, "sasl.username", username, &username_bytes);
+    rd_kafka_conf_get(conf, "sasl.password", password, &password_bytes);
+    if (username_bytes <= sizeof(username) && password_bytes <= sizeof(password)) {
+        rd_kafka_error_t *failed = rd_kafka_sasl_set_credentials(handle->rk, username, password);
+        if (failed)
+            rd_kafka_error_destroy(failed);
+    }
+    explicit_bzero(password, sizeof(password));
 }
 
 /* A fetch is answered with the first record that comes, and each is a request, an answer and two wake-ups
@@ -364,7 +391,7 @@ enum outcome handle_conf(struct handle *handle, const struct client_settings *se
         goto out;
     if ((outcome = set_all(conf, producer ? producer_properties : consumer_properties, error)) != OK)
         goto out;
-    if (!producer && (outcome = set_prefetch(conf, error)) != OK)
+    if (!producer && (outcome = set_prefetch(conf, kind, error)) != OK)
         goto out;
     if (kind == HANDLE_CONSUMER && (outcome = set_fetch_wait(conf, config, error)) != OK)
         goto out;
@@ -404,6 +431,7 @@ enum outcome handle_conf(struct handle *handle, const struct client_settings *se
         goto out;
     char protocol[32];
     size_t protocol_bytes = sizeof(protocol);
+    handle->fetchers_sleep = !producer && fetchers_sleep_long();
     handle->secured =
         rd_kafka_conf_get(conf, "security.protocol", protocol, &protocol_bytes) == RD_KAFKA_CONF_OK &&
         strcmp(protocol, "plaintext") != 0;

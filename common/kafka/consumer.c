@@ -24,6 +24,7 @@ enum {
     CONSUMER_REVOKE_WAIT_MS = 5000,
     CONSUMER_TOPICS_MAX = 64,
     CONSUMER_PULL_MAX = 256,  /* records under one lock */
+    CONSUMER_WAKE_SHARE = 4,  /* fetchers are woken once that part of the bound of their queue was taken */
     CONSUMER_EVENTS_MAX = 64, /* events of the group before records get their turn */
     CONSUMER_SEEK_MS = 1000,
     CONSUMER_SEEK_AGAIN_MS = 100,
@@ -108,6 +109,8 @@ struct consumer {
     int held_count;
 
     /* The poll thread's own. */
+    size_t wake_records, wake_bytes;     /* bounds of librdkafka's queue where fetchers_sleep, else 0 */
+    size_t pulled_records, pulled_bytes; /* since they were woken */
     int commits_open;
     int64_t commit_sent_us, commit_next_us;
     int64_t first_ask_us;   /* when to ask for the partitions of the first topic; 0: not now */
@@ -437,6 +440,16 @@ static void on_failed_message(struct consumer *consumer, rd_kafka_message_t *mes
     rd_kafka_message_destroy(message);
 }
 
+/* Well before what is left in librdkafka's queue is used up. */
+static void wake_fetchers(struct consumer *consumer)
+{
+    if (consumer->pulled_records < consumer->wake_records / CONSUMER_WAKE_SHARE + 1 &&
+        consumer->pulled_bytes < consumer->wake_bytes / CONSUMER_WAKE_SHARE)
+        return;
+    consumer->pulled_records = consumer->pulled_bytes = 0;
+    handle_wake_fetchers(&consumer->handle);
+}
+
 /*
  * Moves records over while there is room. librdkafka's own queue is the reservoir: not serving it makes its
  * fetchers stop by themselves. rd_kafka_pause_partitions() in its place would throw away what they had
@@ -461,13 +474,18 @@ static bool pull(struct consumer *consumer)
         rd_kafka_message_t *message = rd_kafka_consume_queue(consumer->record_queue, 0);
         if (!message)
             break;
-        if (message->err)
+        if (message->err) {
             on_failed_message(consumer, message);
-        else
-            messages[count++] = message;
+            continue;
+        }
+        consumer->pulled_bytes += message->key_len + message->len;
+        messages[count++] = message;
     }
+    consumer->pulled_records += count;
     if (count)
         enqueue(consumer, messages, count);
+    if (consumer->handle.fetchers_sleep)
+        wake_fetchers(consumer);
     return asked == room;
 }
 
@@ -1064,6 +1082,17 @@ static void queues_close(struct consumer *consumer)
     }
 }
 
+/* A property as it is now; otherwise where it has no number above 0. */
+static int64_t conf_number(const rd_kafka_conf_t *conf, const char *name, int64_t otherwise)
+{
+    char text[24];
+    size_t bytes = sizeof(text);
+    int64_t number;
+    bool known = rd_kafka_conf_get(conf, name, text, &bytes) == RD_KAFKA_CONF_OK && bytes <= sizeof(text) &&
+                 text_to_int64(text_of(text), &number) && number > 0;
+    return known ? number : otherwise;
+}
+
 enum outcome consumer_open(const struct consumer_settings *settings, struct consumer **ret,
                            struct error *error)
 {
@@ -1111,13 +1140,11 @@ enum outcome consumer_open(const struct consumer_settings *settings, struct cons
     if ((outcome = handle_conf(&consumer->handle, &settings->client, HANDLE_CONSUMER, more, &conf, error)) !=
         OK)
         goto out;
-    char session[24];
-    size_t session_bytes = sizeof(session);
-    consumer->session_ms = HANDLE_SESSION_MS;
-    int64_t session_ms;
-    if (rd_kafka_conf_get(conf, "session.timeout.ms", session, &session_bytes) == RD_KAFKA_CONF_OK &&
-        text_to_int64(text_of(session), &session_ms) && session_ms > 0)
-        consumer->session_ms = session_ms;
+    consumer->session_ms = conf_number(conf, "session.timeout.ms", HANDLE_SESSION_MS);
+    if (consumer->handle.fetchers_sleep) {
+        consumer->wake_records = (size_t)conf_number(conf, "queued.min.messages", 1);
+        consumer->wake_bytes = (size_t)conf_number(conf, "queued.max.messages.kbytes", 1) << 10;
+    }
     rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_stats_cb(conf, on_statistics);

@@ -12,8 +12,10 @@
 
 /* Everything is a consumer or a producer to librdkafka; an admin is a producer that sends nothing. */
 enum handle_kind { HANDLE_PRODUCER, HANDLE_CONSUMER, HANDLE_READER, HANDLE_ADMIN };
-/* What librdkafka assumes where session.timeout.ms cannot be asked for. */
-enum { HANDLE_SESSION_MS = 45000 };
+enum {
+    HANDLE_SESSION_MS = 45000, /* what librdkafka assumes where session.timeout.ms cannot be asked for */
+    HANDLE_CREDENTIAL_BYTES_MAX = 1024, /* a longer name or password: fetchers are not woken */
+};
 
 /* Opaque of every handle, first member of its owner's struct. The lock makes it safe to take the log away
  * while librdkafka's threads still run (a handle whose destruction does not end). */
@@ -22,9 +24,10 @@ struct handle {
     pthread_mutex_t log_lock;
     client_log_fn *log;
     void *log_owner;
-    bool secured;      /* TLS or a login: there is somebody whom ACLs may be about */
-    bool oauthbearer;  /* tokens are asked for on librdkafka's own thread */
-    char trouble[256]; /* why the last connection failed, under log_lock; empty: nothing known */
+    bool secured;        /* TLS or a login: there is somebody whom ACLs may be about */
+    bool oauthbearer;    /* tokens are asked for on librdkafka's own thread */
+    bool fetchers_sleep; /* a full queue makes them sleep for a second, unless they are woken */
+    char trouble[256];   /* why the last connection failed, under log_lock; empty: nothing known */
 };
 
 void handle_init(struct handle *handle, const struct client_settings *settings);
@@ -49,6 +52,10 @@ MUST_CHECK enum outcome handle_open(struct handle *handle, enum handle_kind kind
  * the process).
  */
 void handle_destroy(struct handle *handle, int timeout_ms, void (*release)(void *owner), void *owner);
+
+/* They look again whether their queue has room. A consumer whose fetchers_sleep, after it took from its
+ * queue; one thread a handle. Does not wait. */
+void handle_wake_fetchers(struct handle *handle);
 
 /* The one place where librdkafka's and the broker's codes become outcomes. */
 enum outcome handle_outcome(rd_kafka_resp_err_t err);
