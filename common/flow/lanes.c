@@ -80,6 +80,7 @@ struct line {
     /* outage: one probe at a time */
     int64_t outage_ms;
     int64_t closed_until_us;
+    int64_t seen_us; /* the wall, when it was last looked at */
     struct bucket bucket;
     struct metric *seconds[4], *in_flight, *waiting; /* ok, retry, failed, outage */
 };
@@ -763,6 +764,21 @@ void lane_answer_keys(const struct lane_answer *answer, struct work *work)
         answer->line->lane->keys(work, &answer->call);
 }
 
+/* The wall is put back where it was wrong: what was to wait for a while does not wait for that as well. */
+static void follow_clock(struct line *line, int64_t now_us)
+{
+    int64_t back_us = line->seen_us - now_us;
+    line->seen_us = now_us;
+    if (back_us <= 0)
+        return;
+    line->look_at_us = 0;
+    line->closed_until_us -= back_us;
+    for (struct place *place = line->first; place; place = place->next) {
+        place->due_us -= back_us;
+        place->due_before_us -= back_us;
+    }
+}
+
 /* Up to a tenth later, by the call's own id and attempt: calls that failed together do not come back
  * together. */
 static int64_t jitter_us(const struct call *call, int64_t delay_ms)
@@ -826,6 +842,7 @@ enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer,
 {
     struct line *line = answer->line;
     struct call *row = rows_get(work, &calls_table, &answer->call);
+    follow_clock(line, now_us);
     if (work_failed(work, error) != OK)
         return OUTAGE;
     if (!row || !is_ours(lanes, row)) { /* settled already, or taken over: the answer is nobody's */
@@ -907,6 +924,7 @@ bool lanes_due(struct lanes *lanes, int64_t now_us, int64_t *ret_at_us)
     *ret_at_us = 0;
     for (size_t i = 0; i < lanes->count && !lanes->stopped; i++) {
         struct line *line = &lanes->line[i];
+        follow_clock(line, now_us);
         if (line->active >= concurrency(line) || !line->first)
             continue;
         bucket_fill(&line->bucket, now_us);
@@ -994,6 +1012,7 @@ void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us)
 
     for (size_t i = 0; i < lanes->count && !lanes->stopped; i++) {
         struct line *line = &lanes->line[i];
+        follow_clock(line, now_us);
         bucket_fill(&line->bucket, now_us);
         while (line->active < concurrency(line) && now_us >= line->closed_until_us &&
                bucket_when_us(&line->bucket, now_us) <= now_us) {

@@ -310,6 +310,40 @@ static void an_outage_costs_no_attempt_and_lets_one_probe_at_a_time_through(void
     assert_int_equal(fake_net.sent_count, 6); /* open again: both places are taken */
 }
 
+static void a_clock_that_is_put_back_makes_nothing_wait_longer(void **state)
+{
+    struct world *world = *state;
+    const int64_t hour_us = INT64_C(3600) * 1000000;
+    int64_t at_us;
+    asked(world, "k", "u1");
+    fake_net_answer(0, RETRY);
+    turn(world);
+    assert_false(lanes_due(world->lanes, world->now_us, &at_us));
+    world->now_us -= hour_us;
+    assert_false(lanes_due(world->lanes, world->now_us, &at_us));
+    assert_in_range(at_us, world->now_us + 100 * 1000, world->now_us + 110 * 1000);
+    later(world, 110);
+    turn(world);
+    assert_int_equal(fake_net.sent_count, 2);
+    fake_net_answer(1, OUTAGE);
+    turn(world);
+    world->now_us -= hour_us;
+    turn(world);
+    assert_int_equal(fake_net.sent_count, 2);
+    later(world, LANES_OUTAGE_MS_MIN);
+    turn(world);
+    assert_int_equal(fake_net.sent_count, 3);
+    /* Also where it was put back in a batch that came to nothing. */
+    fake_net_answer(2, RETRY);
+    begin(world);
+    world->now_us -= hour_us;
+    end(world, false);
+    turn(world);
+    later(world, 220);
+    turn(world);
+    assert_int_equal(fake_net.sent_count, 4);
+}
+
 static void a_call_under_way_when_the_process_died_comes_back_as_ambiguous(void **state)
 {
     struct world *world = *state;
@@ -418,6 +452,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(an_outage_costs_no_attempt_and_lets_one_probe_at_a_time_through,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(a_clock_that_is_put_back_makes_nothing_wait_longer, setup, teardown),
         cmocka_unit_test_setup_teardown(a_call_under_way_when_the_process_died_comes_back_as_ambiguous, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(what_waits_is_taken_up_after_a_restart_in_its_order, setup, teardown),
