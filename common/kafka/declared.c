@@ -32,8 +32,10 @@ struct declared declared_event(enum topic_id id, int partitions)
 struct declared declared_retry(const char *service, int64_t delay_ms, int partitions)
 {
     char name[TOPIC_NAME_BYTES_MAX];
-    return declare(topic_retry(service, delay_ms, name), false, TOPIC_RETRY_DAYS, TOPIC_COPY_BYTES_MAX,
-                   partitions);
+    /* What is deleted before it is due is lost, and the key that waits for it waits for ever. */
+    int64_t days = (2 * delay_ms + DAY_MS - 1) / DAY_MS;
+    return declare(topic_retry(service, delay_ms, name), false,
+                   days > TOPIC_RETRY_DAYS ? (int)days : TOPIC_RETRY_DAYS, TOPIC_COPY_BYTES_MAX, partitions);
 }
 
 struct declared declared_dlq(const char *service, int partitions)

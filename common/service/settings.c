@@ -15,7 +15,7 @@ static const struct setting common[] = {
      "Where HTTP is served, host:port; port 0 picks one and logs it."},
     {"DATABASE_URL", SETTING_URL, NULL, 0, 0, NULL,
      "This service's own database: sqlite:PATH (relative to the working directory) or postgresql://…."},
-    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, TOPIC_RETRY_DELAY_MS_MAX, NULL,
      "The delays before the second, third, … attempt; after the last one the record goes to the dead "
      "letters."},
     {"TOPICS_CREATE", SETTING_BOOL, "true", 0, 0, NULL,

@@ -16,14 +16,14 @@ enum topic_id {
 enum {
     TOPIC_NAME_BYTES_MAX = 64,
     TOPIC_DLQ_DAYS = 30,
-    TOPIC_RETRY_DAYS = 7,
+    TOPIC_RETRY_DAYS = 7, /* or twice the delay, where that is longer */
     TOPIC_AUDIT_DAYS = 90,
     TOPIC_PARTITIONS = 6,
     /* A copy carries more headers than what it is a copy of, so it must be allowed to be larger. */
     TOPIC_COPY_BYTES_MAX = 2 << 20
 };
 
-#define TOPIC_RETRY_DELAY_MS_MAX (INT64_C(366) * 86400 * 1000)
+#define TOPIC_RETRY_DELAY_MS_MAX (INT64_C(366) * 86400 * 1000) /* of RETRY_DELAYS */
 
 /* What people did with dead letters, one JSON object a record (flow/audit.h); key: the dead letter's. */
 #define TOPIC_AUDIT "audit"

@@ -17,7 +17,7 @@ enum { BROKER_CHECK_MS = 500, BROKER_ANSWER_MS = 2000 };
 
 static const struct setting broker_settings[] = {
     {"PARTITIONS", SETTING_INT, "6", 1, 100, NULL, "Partitions of each topic."},
-    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL, "One retry topic for each delay and service."},
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, TOPIC_RETRY_DELAY_MS_MAX, NULL, "One retry topic for each delay and service."},
     {"BOOTSTRAP_FILE", SETTING_TEXT, NULL, 0, 0, NULL, "Its address is written here as well, once it can be used."},
     SETTINGS_END,
 };

@@ -7,7 +7,7 @@
 
 /* The first row is a setting like others; the rest are words of this verb. */
 static const struct setting dlq_settings[] = {
-    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, TOPIC_RETRY_DELAY_MS_MAX, NULL,
      "As the services have them: what is sent back goes to the retry topic of the first."},
     {"SERVICE", SETTING_CHOICE, NULL, 0, 0, "order|inventory|payment|email|analytics",
      "Only this service's."},

@@ -17,7 +17,7 @@ static const struct setting topics_settings[] = {
     {"PARTITIONS", SETTING_INT, "6", 1, 10000, NULL, "Partitions of a topic that is made."},
     {"REPLICATION", SETTING_INT, "0", -1, 100, NULL,
      "Replicas of a topic that is made; 0: the broker's default; -1: 3, or as many as there are brokers."},
-    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, TOPIC_RETRY_DELAY_MS_MAX, NULL,
      "One retry topic for each delay and service."},
     SETTINGS_END,
 };

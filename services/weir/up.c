@@ -92,7 +92,7 @@ static const struct setting up_settings[] = {
     {"API_TOKEN", SETTING_SECRET, NULL, 0, 0, NULL,
      "As of the services: what placing orders, setting stock and all else that changes something wants as "
      "Authorization: Bearer."},
-    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, 0, NULL,
+    {"RETRY_DELAYS", SETTING_DURATIONS, "2s,4s,8s", 0, TOPIC_RETRY_DELAY_MS_MAX, NULL,
      "As of the services; one retry topic for each."},
     {"CHAOS", SETTING_TEXT, NULL, 0, 0, NULL,
      "Failures on purpose, to see it heal. --chaos alone is lively, which is handlers,gateway,smtp; each of "

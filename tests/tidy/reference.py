@@ -141,7 +141,7 @@ def page(texts, schemas):
     services = re.findall(r"^SERVICE\((\w+)\)", topics, re.M)
     out += [
         "",
-        f"And for each of {', '.join(services)}: `retry.<service>.<delay>` for every delay of RETRY_DELAYS (7 days) and",
+        f"And for each of {', '.join(services)}: `retry.<service>.<delay>` for every delay of RETRY_DELAYS (7 days, or twice the delay) and",
         "`dlq.<service>` (30 days), 6 partitions each.",
         "",
         "## Events",
