@@ -120,7 +120,8 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
         *error = item->error;
         return outcome;
     }
-    if (outcome == OK && !item->decoded.subscription) {
+    bool dropped = item->origin && item->origin->drop.length; /* it may be a key's head all the same */
+    if (outcome == OK && !item->decoded.subscription && !dropped) {
         item->state = ITEM_DONE;
         item->meter = METER_PASSED;
         return OK;
@@ -129,7 +130,7 @@ enum outcome item_decode(struct dispatch *dispatch, struct item *item, struct er
     if (!note)
         return error_retry(error, "memory", "the batch is too large for its memory");
     note->attempt = item->origin ? item->origin->deliveries + 1 : 1;
-    if (outcome == OK) {
+    if (outcome == OK && item->decoded.subscription) {
         note->id = item->decoded.event.id;
         note->by_effect = item->decoded.subscription->once == ONCE_BY_EFFECT;
     } else { /* RETRY for want of memory is as good as a record that is too large */
@@ -251,8 +252,10 @@ static enum outcome item_handle_record(struct dispatch *dispatch, struct item *i
         item->state = ITEM_STALE;
         return OK;
     }
-    if (item->state != ITEM_OPEN)
+    if (item->state != ITEM_OPEN) {
+        route_passed(dispatch, item);
         return OK;
+    }
     if (item->unknown) {
         batch_hold(dispatch, item, HOLD_SCHEMA);
         return OK;

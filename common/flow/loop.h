@@ -220,6 +220,8 @@ void route_ok(struct dispatch *dispatch, struct item *item);
 void route_retry(struct dispatch *dispatch, struct item *item);
 void route_reject(struct dispatch *dispatch, struct item *item, enum failure_class class);
 void route_drop(struct dispatch *dispatch, struct item *item);
+/* Nothing for anybody here: if it waits, it does so no longer. */
+void route_passed(struct dispatch *dispatch, struct item *item);
 /* After the commit: said and counted. */
 void route_tell(struct dispatch *dispatch, const struct item *item);
 /* Now and then: what route_tell() left out, as numbers; ending: all of it. */

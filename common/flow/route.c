@@ -14,9 +14,11 @@ static bool ordered(const struct item *item)
            !item->home->key_null;
 }
 
+/* Of what waits, and of what people drop, it does not matter whether it can be decoded any more. */
 static struct held_key *held_of(struct dispatch *dispatch, const struct item *item)
 {
-    if (!ordered(item))
+    bool dropped = item->origin && item->origin->drop.length;
+    if (!ordered(item) && item->door != DOOR_WAITING && (!dropped || item->home->key_null))
         return NULL;
 #ifdef WEIR_MUTANT_ROOM_SKIPPED
     return NULL;
@@ -27,6 +29,13 @@ static struct held_key *held_of(struct dispatch *dispatch, const struct item *it
 static bool is_head(const struct held_key *held, const struct item *item)
 {
     return memcmp(held->head.bytes, item->note->id.bytes, sizeof(held->head.bytes)) == 0;
+}
+
+/* Likewise where it could not be decoded, and its note has the id of its place. */
+static bool is_head_by_name(const struct held_key *held, const struct item *item)
+{
+    const struct header *name = header_find(item->headers, item->header_count, HEADER_ID);
+    return name && name->value.length && id_equal(held->head, id_from_text(name->value));
 }
 
 /* In the waiting room and to be handled now: its key is being drained. It stands there no longer. */
@@ -160,10 +169,10 @@ void route_retry(struct dispatch *dispatch, struct item *item)
 #ifdef WEIR_MUTANT_ROOM_SKIPPED
     return;
 #endif
-    if (!ordered(item))
-        return;
     struct held_key *held = held_of(dispatch, item);
     leave_room(dispatch, item, held);
+    if (!ordered(item))
+        return;
     held = held_of(dispatch, item);
     if (!held || item->door == DOOR_WAITING || is_head(held, item))
         hold_key(dispatch, item, held, HELD_RETRYING);
@@ -200,8 +209,15 @@ void route_drop(struct dispatch *dispatch, struct item *item)
     struct held_key *held = held_of(dispatch, item);
     item->state = ITEM_DROPPED;
     item->meter = METER_PASSED;
-    if (held && held->state != HELD_DRAINING && is_head(held, item))
+    if (held && held->state != HELD_DRAINING && (is_head(held, item) || is_head_by_name(held, item)))
         waiting_release(&dispatch->room, dispatch->work, held);
+}
+
+void route_passed(struct dispatch *dispatch, struct item *item)
+{
+    struct held_key *held = item->door == DOOR_WAITING ? held_of(dispatch, item) : NULL;
+    if (held && held->state == HELD_DRAINING)
+        leave_room(dispatch, item, held);
 }
 
 /* ---- after the commit */

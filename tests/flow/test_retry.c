@@ -10,8 +10,10 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "store/waiting.h"
 #include "support/scratch.h"
 #include "support/world.h"
+#include "wire/events.h"
 #include "wire/origin.h"
 
 #include <stdio.h>
@@ -174,6 +176,66 @@ static void a_restart_while_a_key_waits_loses_nothing(void **state)
     world_start(world);
     world_wait_for_orders(world, "shaky", 3);
     assert_string_equal(world_look(world, "shaky").seen, "abc");
+    wait_for_status(world, "held_keys", 0);
+}
+
+/* What waits may be of another time: the schema is gone from the registry, the type is nobody's business any
+ * more. */
+static void what_waits_and_cannot_be_read_any_more_lets_the_others_go_on(void **state)
+{
+    struct world *world = *state;
+    struct waiting_record **rows;
+    struct work *work;
+    struct buffer other = buffer_of(64);
+    int32_t schema_id;
+    atomic_store(&world->state.fail_times, 3);
+    place(world, "e1", KEY, "shaky", "a");
+    place(world, "e2", KEY, "anna", "b");
+    place(world, "e3", KEY, "anna", "c");
+    place(world, "e4", KEY, "anna", "d");
+    world_read(world, "dlq.order", 1);
+    wait_for_status(world, "waiting", 3);
+    world_stop(world);
+    assert_int_equal(registry_id(world->registry, &email_sent_type, &schema_id, &world->error), OK);
+    frame_write(&other, schema_id);
+    assert_int_equal(store_open(world->url, "test", &world->store, &world->error), OK);
+    assert_int_equal(work_new(world->store, 1 << 20, &work, &world->error), OK);
+    assert_int_equal(work_begin(work, &world->error), OK);
+    assert_int_equal(work_read(work, &world->error), OK);
+    assert_int_equal(waiting_next(work, TEXT("orders"), KEY, 3, &rows), 3);
+    rows[0]->value = TEXT("junk");
+    rows[1]->value = buffer_text(&other);
+    assert_int_equal(work_commit(work, &world->error), OK);
+    work_destroy(work);
+    store_close(world->store);
+    buffer_free(&other);
+    world_start(world);
+    send_back(world, "e1", KEY, "shaky", "a", "3", NULL);
+    world_wait_for_orders(world, "anna", 1);
+    assert_string_equal(world_look(world, "anna").seen, "d");
+    wait_for_status(world, "held_keys", 0);
+    wait_for_status(world, "waiting", 0);
+    struct found dead = world_read(world, "dlq.order", 2);
+    assert_string_equal(found_header(&dead, "__dlq.errors.topic"), "orders");
+    assert_string_equal(found_header(&dead, "weir_error_class"), "REJECT");
+}
+
+static void a_head_that_cannot_be_read_any_more_can_be_dropped(void **state)
+{
+    struct world *world = *state;
+    const struct header drop[] = {{TEXT("ce_id"), TEXT("e1")},
+                                  {TEXT(HEADER_ERRORS_TOPIC), TEXT("orders")},
+                                  {TEXT(HEADER_ERRORS_PARTITION), TEXT("0")},
+                                  {TEXT(HEADER_ERRORS_OFFSET), TEXT("0")},
+                                  {TEXT(HEADER_ERRORS_DELIVERY_COUNT), TEXT("3")},
+                                  {TEXT(HEADER_DROP), TEXT("gone")}};
+    atomic_store(&world->state.fail_times, 3);
+    place(world, "e1", KEY, "shaky", "a");
+    place(world, "e2", KEY, "anna", "b");
+    world_read(world, "dlq.order", 1);
+    wait_for_status(world, "waiting", 1);
+    world_produce(world, TEXT(WORLD_RETRY_1), 0, KEY, TEXT("junk"), drop, sizeof(drop) / sizeof(drop[0]));
+    world_wait_for_orders(world, "anna", 1);
     wait_for_status(world, "held_keys", 0);
 }
 
@@ -470,6 +532,8 @@ int main(int argc, char **argv)
         IN_A_WORLD(a_dead_head_that_is_dropped_lets_its_key_go_without_it),
         IN_A_WORLD(a_redriven_record_that_fails_again_says_how_often),
         IN_A_WORLD(a_restart_while_a_key_waits_loses_nothing),
+        IN_A_WORLD(what_waits_and_cannot_be_read_any_more_lets_the_others_go_on),
+        IN_A_WORLD(a_head_that_cannot_be_read_any_more_can_be_dropped),
         IN_A_WORLD(past_the_rooms_bound_the_partition_waits_and_nothing_is_lost),
         IN_A_WORLD(past_the_bound_of_held_keys_a_record_that_fails_waits_where_it_is),
         IN_A_WORLD(what_is_done_before_a_record_that_waits_on_its_topic_is_done),
