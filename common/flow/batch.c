@@ -223,7 +223,7 @@ void batch_let_go(struct dispatch *dispatch, struct item *items, size_t count, i
     if (count)
         metric_observe(dispatch->meters.batch_items, (double)count);
     if (handled || rejected)
-        flood_count(&dispatch->flood, handled, rejected, dispatch->context.now_us);
+        flood_count(&dispatch->flood, handled, rejected, clock_monotonic_us());
     if (dispatch->trip)
         flood_begin(dispatch, rejection);
     if (dispatch->spare) { /* the rows of this one are sent while the next one waits for the database */

@@ -110,7 +110,7 @@ void room_full_look(struct dispatch *dispatch)
 
 void flood_begin(struct dispatch *dispatch, const struct error *error)
 {
-    int64_t handled, rejected, now_us = clock_wall_us();
+    int64_t handled, rejected, now_us = clock_monotonic_us(); /* the wall may be put back */
     bool again = dispatch->flood.state == FLOOD_HALF_OPEN;
     flood_window(&dispatch->flood, now_us, &handled, &rejected);
     flood_trip(&dispatch->flood, now_us);
@@ -149,7 +149,7 @@ void flood_look(struct dispatch *dispatch)
         return;
     if (dispatch->flood.state == FLOOD_CLOSED) {
         flood_end(dispatch, "the probe succeeded");
-    } else if (flood_probe(&dispatch->flood, clock_wall_us())) {
+    } else if (flood_probe(&dispatch->flood, clock_monotonic_us())) {
         log_info("flood", "probing: records are taken one by one",
                  LOG_INT("after_ms", dispatch->flood.probe_ms));
         consumer_resume(dispatch->consumer, PAUSE_FLOOD);

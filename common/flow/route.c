@@ -182,7 +182,7 @@ void route_reject(struct dispatch *dispatch, struct item *item, enum failure_cla
 {
     char topic[TOPIC_NAME_BYTES_MAX];
     if (!flood_allows(&dispatch->flood, dispatch->batch_handled, dispatch->batch_rejected,
-                      dispatch->context.now_us)) {
+                      clock_monotonic_us())) {
         inbox_forget(dispatch->work, item->note);
         dispatch->trip = true;
         if (item->door == DOOR_WAITING)

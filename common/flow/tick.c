@@ -12,6 +12,7 @@ static enum outcome tick_try(struct dispatch *dispatch, const struct tick *tick,
     if (outcome != OK)
         return outcome;
     dispatch->context.now_us = clock_wall_us();
+    dispatch->trip = false; /* it rejects nothing: what a batch before it could not is told already */
     relay_turn(dispatch->relay, work);
     outcome = work_read(work, error);
     if (outcome == OK) {

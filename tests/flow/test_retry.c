@@ -10,6 +10,8 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "flow/flood.h"
+#include "store/outbox.h"
 #include "store/waiting.h"
 #include "support/scratch.h"
 #include "support/world.h"
@@ -505,6 +507,53 @@ static void a_flood_of_rejects_stops_the_service_until_somebody_says_go_on(void 
     assert_true(dispatch_ready(world->dispatch, reason, sizeof(reason)));
 }
 
+/* As many rejects as may be, and then one more, while both clocks stand still at this time. Behind it lies a
+ * record that is fine. */
+static void flood_at(struct world *world, int64_t wall_us)
+{
+    enum { MAY_BE = 49 };
+    char reason[256] = "", id[8];
+    for (int i = 0; i < MAY_BE; i++) {
+        snprintf(id, sizeof(id), "b%d", i);
+        world_place(world, id, "bad", "x");
+    }
+    world_read(world, "dlq.order", MAY_BE);
+    while (outbox_rows(world->store))
+        usleep(10000);
+    clock_hold(wall_us);
+    world_place(world, "b", "bad", "x");
+    place(world, "e1", KEY, "anna", "a");
+    while (dispatch_ready(world->dispatch, reason, sizeof(reason)) || !strstr(reason, "flood"))
+        usleep(10000);
+    atomic_store(&world->state.mended, true);
+}
+
+static void over_after(struct world *world, int64_t ms)
+{
+    enum { STEP_MS = 20 };
+    clock_advance(ms * 1000);
+    for (int left_ms = WAIT_MS_MAX; left_ms > 0 && world_look(world, "anna").orders == 0; left_ms -= STEP_MS)
+        usleep(STEP_MS * 1000);
+    clock_release();
+    assert_int_equal(world_look(world, "anna").orders, 1);
+}
+
+static void a_tick_behind_a_flood_is_no_reject(void **state)
+{
+    struct world *world = *state;
+    flood_at(world, clock_wall_us());
+    over_after(world, FLOOD_PROBE_MS_MIN); /* the probe's time, and a tick's */
+}
+
+static void a_flood_is_probed_in_its_time_also_where_the_clock_is_put_back(void **state)
+{
+    struct world *world = *state;
+    const int64_t true_us = clock_wall_us();
+    flood_at(world, true_us + INT64_C(3600) * 1000000);
+    clock_hold(true_us);
+    over_after(world, FLOOD_PROBE_MS_MIN);
+}
+
 static void a_pause_by_an_operator_stops_records_and_resuming_takes_them(void **state)
 {
     struct world *world = *state;
@@ -544,6 +593,8 @@ int main(int argc, char **argv)
         IN_A_WORLD(a_record_with_as_many_headers_as_may_be_is_retried),
         IN_A_WORLD(a_record_with_too_many_headers_is_a_dead_letter_that_can_be_sent_back_and_dropped),
         IN_A_WORLD(a_flood_of_rejects_stops_the_service_until_somebody_says_go_on),
+        IN_A_WORLD(a_tick_behind_a_flood_is_no_reject),
+        IN_A_WORLD(a_flood_is_probed_in_its_time_also_where_the_clock_is_put_back),
         IN_A_WORLD(a_pause_by_an_operator_stops_records_and_resuming_takes_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
