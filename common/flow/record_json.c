@@ -45,8 +45,8 @@ void record_to_json(struct registry *registry, const struct record *record, stru
     const struct event_type *type;
     size_t header_count = 0;
     struct error error;
-    if (record_headers(record, arena, &headers, &header_count, &error) != OK)
-        header_count = 0;
+    if (record_headers(record, arena, &headers, &header_count, &error) != OK && header_count == 0)
+        headers = NULL; /* of a record that has too many all are given */
     /* Decoded first: the type stands before the data in the object. */
     json_object_begin(&data_writer);
     data_json(registry, record, arena, &data_writer, &type);

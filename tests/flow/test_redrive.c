@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "flow/record_json.h"
 #include "flow/redrive.h"
 #include "kafka/reader.h"
 #include "support/broker.h"
@@ -355,6 +356,41 @@ static void letter_with_a_key_as_large_as_a_record_holds_up_nobody(void **state)
     free(key);
 }
 
+/* For as many as these it is a dead letter, and people want to see them. */
+static void letter_with_too_many_headers_is_shown_with_all_of_them(void **state)
+{
+    struct world *world = *state;
+    enum { COUNT = HEADERS_COUNT_MAX + 6 };
+    static const char *const names[] = {"dlq.order", NULL};
+    struct header headers[COUNT];
+    char name[COUNT][32];
+    struct reader *reader;
+    struct error error;
+    struct record record;
+    bool got = false, end = false;
+    for (size_t i = 0; i < COUNT; i++) {
+        snprintf(name[i], sizeof(name[i]), "own-%zu", i);
+        headers[i] = (struct header){text_of(name[i]), TEXT("x")};
+    }
+    bury_with(world, "dlq.order", "k-1", headers, COUNT);
+    assert_true(producer_flush(world->producer, WAIT_MS));
+    assert_int_equal(
+        reader_open(&world->client, names, READER_BEGINNING, 0, true, WAIT_MS, NULL, &reader, &error), OK);
+    while (!got && !end)
+        assert_int_equal(reader_read(reader, WAIT_MS, &record, &got, &end, &error), OK);
+    assert_true(got);
+    struct arena *arena = arena_new(1 << 20);
+    struct buffer json = buffer_of(1 << 20);
+    record_to_json(NULL, &record, arena, &json, NULL, NULL);
+    buffer_add_char(&json, '\0');
+    assert_non_null(strstr(json.at, "[\"own-0\",\"x\"]"));
+    assert_non_null(strstr(json.at, "[\"own-69\",\"x\"]"));
+    buffer_free(&json);
+    arena_destroy(arena);
+    reader_release(&record);
+    reader_close(reader);
+}
+
 static void topic_that_is_not_there_holds_up_nobody(void **state)
 {
     struct world *world = *state;
@@ -532,6 +568,7 @@ int main(void)
         TEST(forecast_finds_what_lies_there_twice),
         TEST(unreadable_letters_stay_and_the_rest_goes),
         TEST(letter_with_a_key_as_large_as_a_record_holds_up_nobody),
+        TEST(letter_with_too_many_headers_is_shown_with_all_of_them),
         TEST(topic_that_is_not_there_holds_up_nobody),
         TEST(filter_decides_what_is_sent),
         TEST(limit_is_kept_and_the_next_run_goes_on_behind_it),
