@@ -68,6 +68,7 @@ def load(suite):
             "database_bytes": measure.folder_bytes(line.folder) - held["databases"],
             "network_bytes": network, "orders": counts["decided"], "step": got["steps"][0],
             "memory_mib": {name: measure.memory_mib(line.processes[name].pid) for name in world.SERVICES},
+            "own_mib": {name: measure.memory_mib(line.processes[name].pid, "RssAnon") for name in world.SERVICES},
             "peak_mib": {name: measure.memory_mib(line.processes[name].pid, "VmHWM") for name in world.SERVICES},
         }
         line.balance([warm, got], suite.plant("footprint"))
@@ -91,9 +92,10 @@ def run(suite):
         for one in each:
             suite.sample(what="start", **one)
     suite.sample(what="order", rate=suite.rate, **got)
-    suite.table(["service", "exec to /livez, ms: min / median / max", "to /readyz, ms", "resident MiB when ready", "under load", "at most"],
+    suite.table(["service", "exec to /livez, ms: min / median / max", "to /readyz, ms", "resident MiB when ready", "under load", "of it not pages of files", "at most"],
                 [[name, measure.spread([one["live_ms"] for one in each]), measure.spread([one["ready_ms"] for one in each]),
-                  measure.spread([one["idle_mib"] for one in each], "{:.1f}"), f"{got['memory_mib'][name]:.1f}", f"{got['peak_mib'][name]:.1f}"]
+                  measure.spread([one["idle_mib"] for one in each], "{:.1f}"), f"{got['memory_mib'][name]:.1f}",
+                  f"{got['own_mib'][name]:.1f}", f"{got['peak_mib'][name]:.1f}"]
                  for name, each in starts.items()])
     orders, processes = got["orders"], got["cpu_us"]
     suite.table([f"an order, at {suite.rate:,}/s by HTTP", *processes],
