@@ -42,7 +42,8 @@ static void event_from_headers(struct event *event, const struct record *record,
     event->traceparent = trace && traceparent_valid(trace->value) ? trace->value : TEXT("");
     const struct header *time = header_find(headers, count, HEADER_TIME);
     if (!time || !clock_from_rfc3339(time->value, &event->time_us))
-        event->time_us = record->timestamp_ms * 1000;
+        event->time_us = 1000 * (record->timestamp_ms < RECORD_TIMESTAMP_MS_MAX ? record->timestamp_ms
+                                                                                : RECORD_TIMESTAMP_MS_MAX);
 }
 
 enum outcome decode_record(const struct decode *decode, const struct record *record,

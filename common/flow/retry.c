@@ -48,8 +48,8 @@ bool retry_add_old(struct retry *retry, const char *topic, int64_t delay_ms)
 int64_t retry_due_us(const struct retry *retry, size_t step, const struct origin *origin,
                      int64_t timestamp_ms)
 {
-    if (timestamp_ms > RETRY_TIMESTAMP_MS_MAX)
-        timestamp_ms = RETRY_TIMESTAMP_MS_MAX;
+    if (timestamp_ms > RECORD_TIMESTAMP_MS_MAX)
+        timestamp_ms = RECORD_TIMESTAMP_MS_MAX;
     if (timestamp_ms < 0)
         timestamp_ms = 0;
     int64_t latest_us = (timestamp_ms + retry->delays_ms[step]) * 1000;

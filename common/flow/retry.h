@@ -21,7 +21,6 @@ enum {
     RETRY_TOPICS_MAX = RETRY_DELAYS_MAX + RETRY_OLD_MAX,
     RETRY_SKEW_MS = 60000, /* clocks of hosts may differ by so much; see retry_due_us() */
 };
-#define RETRY_TIMESTAMP_MS_MAX INT64_C(253402300800000) /* the year 10000: no clock says more */
 
 struct retry {
     /* As in RETRY_DELAYS, the same one may come twice; behind them the old ones. */

@@ -290,7 +290,9 @@ enum outcome reader_read(struct reader *reader, int timeout_ms, struct record *r
             continue;
         }
         passed(reader, partition, message->offset + 1);
-        int64_t timestamp_ms = rd_kafka_message_timestamp(message, NULL);
+        int64_t timestamp_ms = rd_kafka_message_timestamp(message, NULL); /* the writer's word */
+        if (timestamp_ms > RECORD_TIMESTAMP_MS_MAX)
+            timestamp_ms = RECORD_TIMESTAMP_MS_MAX;
         *ret = (struct record){
             .topic = text_of(reader->topics[partition->topic_index]),
             .topic_index = partition->topic_index,

@@ -45,6 +45,9 @@ enum {
     HEADER_TRACEPARENT_BYTES = 55,
 };
 
+/* The year 10000: no clock says more, and as microseconds it can be counted with. */
+#define RECORD_TIMESTAMP_MS_MAX INT64_C(253402300800000)
+
 /* What a handler is given. Everything points into the record or the batch's arena. */
 struct event {
     const struct event_type *type;

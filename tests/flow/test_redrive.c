@@ -391,6 +391,27 @@ static void letter_with_too_many_headers_is_shown_with_all_of_them(void **state)
     reader_close(reader);
 }
 
+/* A timestamp is the writer's word. */
+static void letter_of_a_time_that_no_clock_says_is_counted_with_the_others(void **state)
+{
+    struct world *world = *state;
+    struct error error;
+    const struct header headers[] = {{TEXT("__dlq.errors.topic"), TEXT("orders")}};
+    const struct producer_record record = {.topic = TEXT("dlq.order"),
+                                           .partition = -1,
+                                           .key = TEXT("k-1"),
+                                           .value = TEXT("1"),
+                                           .headers = headers,
+                                           .header_count = 1,
+                                           .timestamp_ms = INT64_MAX};
+    assert_int_equal(producer_send(world->producer, &record, 0, &error), OK);
+    assert_true(producer_flush(world->producer, WAIT_MS));
+    struct redrive_forecast forecast = foresee(world);
+    assert_int_equal(forecast.matching, 1);
+    assert_true(forecast.causes.list[0].last_us == RECORD_TIMESTAMP_MS_MAX * 1000);
+    redrive_forecast_free(&forecast);
+}
+
 static void topic_that_is_not_there_holds_up_nobody(void **state)
 {
     struct world *world = *state;
@@ -569,6 +590,7 @@ int main(void)
         TEST(unreadable_letters_stay_and_the_rest_goes),
         TEST(letter_with_a_key_as_large_as_a_record_holds_up_nobody),
         TEST(letter_with_too_many_headers_is_shown_with_all_of_them),
+        TEST(letter_of_a_time_that_no_clock_says_is_counted_with_the_others),
         TEST(topic_that_is_not_there_holds_up_nobody),
         TEST(filter_decides_what_is_sent),
         TEST(limit_is_kept_and_the_next_run_goes_on_behind_it),

@@ -13,6 +13,7 @@ static struct registry *registry;
 static struct arena *arena;
 static struct decode decode;
 static struct error error;
+static int64_t timestamp_ms; /* of what is read */
 
 static enum outcome handle(struct work *work, const struct event *event, struct error *ret_error)
 {
@@ -37,6 +38,7 @@ static enum outcome read(const struct event_type *type, const void *data, struct
     assert_int_equal(codec_encode(type->codec, data, &value, &error), OK);
     const struct record record = {.topic = text_of(topic_get(type->topic)->name),
                                   .key = key,
+                                  .timestamp_ms = timestamp_ms,
                                   .value = text_copy(arena, buffer_text(&value))};
     buffer_free(&value);
     return decode_record(&decode, &record, NULL, 0, arena, ret, &error);
@@ -83,6 +85,28 @@ static void sku_is_its_bytes(void **state)
     assert_int_equal(read(&stock_level_type, &stock, TEXT(LOWER), &decoded), REJECT);
 }
 
+/* A timestamp is the writer's word; brokers before Kafka 4 take any. */
+static void time_of_a_record_is_one_that_can_be_told(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t timestamp_ms, time_us;
+    } rows[] = {
+        {0, 0},
+        {1763712000123, INT64_C(1763712000123000)},
+        {INT64_MAX / 1000, RECORD_TIMESTAMP_MS_MAX * 1000},
+        {INT64_MAX, RECORD_TIMESTAMP_MS_MAX * 1000},
+    };
+    const struct order_cancelled order = {.order_id = TEXT(LOWER)};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct decoded decoded;
+        timestamp_ms = rows[i].timestamp_ms;
+        assert_int_equal(read(&order_cancelled_type, &order, TEXT(LOWER), &decoded), OK);
+        assert_true(decoded.event.time_us == rows[i].time_us);
+    }
+    timestamp_ms = 0;
+}
+
 /* A record that killed the process before: looked at without arena and without a place for the reason. */
 static void refused_record_of_an_unknown_id_says_nothing(void **state)
 {
@@ -117,6 +141,7 @@ int main(void)
         cmocka_unit_test(order_id_in_capitals_is_the_same_order),
         cmocka_unit_test(key_of_another_order_is_a_contradiction),
         cmocka_unit_test(sku_is_its_bytes),
+        cmocka_unit_test(time_of_a_record_is_one_that_can_be_told),
         cmocka_unit_test(refused_record_of_an_unknown_id_says_nothing),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -131,7 +131,7 @@ static void a_record_is_due_when_it_says_but_never_later_than_its_delay_after_it
         {1, INT64_MAX, 100 * S, 108 * S * 1000},
         {0, 0, -1, 2 * S * 1000}, /* no timestamp */
         {0, 0, INT64_MIN, 2 * S * 1000},
-        {0, 0, INT64_MAX, (RETRY_TIMESTAMP_MS_MAX + 2 * S) * 1000},
+        {0, 0, INT64_MAX, (RECORD_TIMESTAMP_MS_MAX + 2 * S) * 1000},
     };
     (void)state;
     struct retry retry = ladder(delays_ms, 2);
@@ -152,7 +152,7 @@ static void a_time_far_ahead_is_not_believed(void **state)
     assert_true(retry_believes(&retry, 0, now_us + 2 * S * 1000, now_us));
     assert_true(retry_believes(&retry, 0, furthest_us, now_us));
     assert_false(retry_believes(&retry, 0, furthest_us + 1, now_us));
-    assert_false(retry_believes(&retry, 0, RETRY_TIMESTAMP_MS_MAX * 1000, now_us));
+    assert_false(retry_believes(&retry, 0, RECORD_TIMESTAMP_MS_MAX * 1000, now_us));
 }
 
 /* ---- the waiting room */
