@@ -84,8 +84,9 @@ bool order_placed_valid(const struct order_placed *order, struct codec_faults *f
 MUST_CHECK bool event_lower_id(const struct event_type *type, const void *data, struct arena *arena);
 /* Do both name the same thing? A UUID does in either case, a SKU is its bytes. */
 bool event_same_key(const struct event_type *type, struct text a, struct text b);
+bool event_currency_valid(struct text currency); /* three capital letters */
 /* The rules of any event, this one's among them: order_id is a UUID, SKUs and payment ids are 1 to 64
- * printable ASCII characters. */
+ * printable ASCII characters, money is not negative and has a currency. */
 bool event_valid(const struct event_type *type, const void *data, struct codec_faults *faults);
 
 #endif

@@ -210,14 +210,6 @@ static bool locale_valid(struct text locale)
 
 /* ---- */
 
-static bool currency_valid(struct text currency)
-{
-    for (size_t i = 0; i < currency.length; i++)
-        if (currency.at[i] < 'A' || currency.at[i] > 'Z')
-            return false;
-    return currency.length == 3;
-}
-
 /* The sum of the items' prices; false where it does not fit. */
 static bool total(const struct order_placed *order, int64_t *ret)
 {
@@ -267,7 +259,7 @@ bool order_placed_valid(const struct order_placed *order, struct codec_faults *f
         codec_fault_add(&found, "must be an e-mail address of at most 254 characters", "email");
     if (!locale_valid(order->locale))
         codec_fault_add(&found, "must be a BCP 47 language tag", "locale");
-    if (!currency_valid(order->currency))
+    if (!event_currency_valid(order->currency))
         codec_fault_add(&found, "must be an ISO 4217 code of three letters", "currency");
     size_t before = found.count;
     check_items(order, &found);

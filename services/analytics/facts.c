@@ -48,18 +48,10 @@ static void count(struct work *work, int64_t at, size_t member)
 }
 #define COUNT(work, at, member) count((work), (at), offsetof(struct day_row, member))
 
-static bool currency_valid(struct text currency)
-{
-    for (size_t i = 0; i < currency.length; i++)
-        if (currency.at[i] < 'A' || currency.at[i] > 'Z')
-            return false;
-    return currency.length == 3;
-}
-
 static void count_money(struct work *work, int64_t at, struct text currency, int64_t captured,
                         int64_t refunded)
 {
-    if (!currency_valid(currency) || captured < 0 || refunded < 0) /* no money, whatever it was */
+    if (!event_currency_valid(currency) || captured < 0 || refunded < 0) /* no money, whatever it was */
         return;
     for (int window = 0; window < WINDOWS; window++) {
         const struct money_row key = {.day = window_day(window, at), .currency = currency};

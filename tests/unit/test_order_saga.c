@@ -682,6 +682,41 @@ static void an_event_keeps_its_id_and_source_in_every_mode(void **nothing)
     handlers_close(handlers);
 }
 
+#define MONEY_DATA(amount, currency)                                                                         \
+    "{\"payment_id\":\"p-1\",\"order_id\":\"0193aaaa-0000-7000-8000-000000000006\",\"amount_minor\":" amount \
+    ",\"currency\":\"" currency "\","
+
+static void money_that_is_none_is_refused_at_the_door(void **nothing)
+{
+    static const struct {
+        const char *body;
+        int status;
+        const char *path;
+    } cases[] = {
+        {STRUCTURED("weir.PaymentCaptured", MONEY_DATA("0", "EUR") "\"provider\":\"t\",\"captured_at\":1}"),
+         202, "accepted"},
+        {STRUCTURED("weir.PaymentCaptured", MONEY_DATA("-1", "EUR") "\"provider\":\"t\",\"captured_at\":1}"),
+         422, "\"errors\":{\"amount_minor\":"},
+        {STRUCTURED("weir.PaymentCaptured", MONEY_DATA("1", "EURO") "\"provider\":\"t\",\"captured_at\":1}"),
+         422, "\"errors\":{\"currency\":"},
+        {STRUCTURED("weir.PaymentRefunded", MONEY_DATA("1", "EUR") "\"refunded_at\":1}"), 202, "accepted"},
+        {STRUCTURED("weir.PaymentRefunded", MONEY_DATA("-1", "eur") "\"refunded_at\":1}"), 422,
+         "\"amount_minor\":\"must not be negative\",\"currency\":"},
+    };
+    (void)nothing;
+    struct order_state state = {0};
+    struct handlers *handlers = handlers_open(&order_service, &state);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct text body;
+        assert_int_equal(handlers_post(handlers, "/v1/events", "application/cloudevents+json", NULL, 0,
+                                       text_of(cases[i].body), &body),
+                         cases[i].status);
+        assert_non_null(strstr(body.at, cases[i].path));
+    }
+    assert_int_equal(handlers->said_count, 2);
+    handlers_close(handlers);
+}
+
 static void an_event_that_is_none_is_refused(void **nothing)
 {
     static const struct {
@@ -728,6 +763,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_reason_is_counted_in_characters),
         cmocka_unit_test(what_is_decided_is_forgotten_after_its_age_and_what_is_not_stays),
         cmocka_unit_test(an_event_keeps_its_id_and_source_in_every_mode),
+        cmocka_unit_test(money_that_is_none_is_refused_at_the_door),
         cmocka_unit_test(an_event_that_is_none_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
