@@ -653,6 +653,17 @@ static void listener_gone(void *owner)
     atomic_fetch_sub(&server->listener_count, 1);
 }
 
+/* Of what has no end the library would send the end, as a body that HEAD must not have: it would be taken for
+ * the beginning of the next answer. */
+static bool listen_head(struct exchange *exchange)
+{
+    if (strcmp(exchange->method, "HEAD") != 0)
+        return false;
+    exchange->status = 200;
+    exchange->response = response_new(exchange, &(struct answer){.status = 200});
+    return true;
+}
+
 static void listen_to(struct exchange *exchange)
 {
     struct server *server = exchange->server;
@@ -660,17 +671,19 @@ static void listen_to(struct exchange *exchange)
         exchange_refuse(exchange, 503, draining_detail, 1);
         return;
     }
-    if (atomic_fetch_add(&server->listener_count, 1) >= HTTP_STREAMS_MAX) {
-        atomic_fetch_sub(&server->listener_count, 1);
-        exchange_refuse(exchange, 503, "too many listen already", 10);
-        return;
+    if (!listen_head(exchange)) {
+        if (atomic_fetch_add(&server->listener_count, 1) >= HTTP_STREAMS_MAX) {
+            atomic_fetch_sub(&server->listener_count, 1);
+            exchange_refuse(exchange, 503, "too many listen already", 10);
+            return;
+        }
+        exchange->status = 200;
+        exchange->response = stream_listen(exchange->endpoint->stream, exchange->mhd, listener_gone, server);
+        if (!exchange->response)
+            atomic_fetch_sub(&server->listener_count, 1);
     }
-    exchange->status = 200;
-    exchange->response = stream_listen(exchange->endpoint->stream, exchange->mhd, listener_gone, server);
-    if (!exchange->response) {
-        atomic_fetch_sub(&server->listener_count, 1);
+    if (!exchange->response)
         return;
-    }
     header_add(exchange->response, "Content-Type", TEXT("text/event-stream"));
     header_add(exchange->response, "Cache-Control", TEXT("no-cache"));
 }

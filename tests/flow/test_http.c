@@ -691,6 +691,21 @@ static void stream_sends_frames_to_all_and_ends(void **state)
     close(first);
 }
 
+static void head_of_a_stream_is_followed_by_the_next_answer(void **state)
+{
+    (void)state;
+    int fd = client_open();
+    client_say(fd, "HEAD /live HTTP/1.1\r\nHost: h\r\n\r\n");
+    client_read(fd, &reply, true);
+    assert_int_equal(reply.status, 200);
+    assert_has("Content-Type: text/event-stream\r\n");
+    client_say(fd, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
+    client_read(fd, &reply, false);
+    assert_int_equal(reply.status, 200);
+    assert_string_equal(reply.body, "hello");
+    close(fd);
+}
+
 static void listeners_are_bounded(void **state)
 {
     (void)state;
@@ -944,6 +959,7 @@ int main(void)
         WITH_SERVER(draining_answers_what_is_in_hand_and_takes_no_more),
         cmocka_unit_test(closing_answers_what_nobody_answered),
         WITH_SERVER(stream_sends_frames_to_all_and_ends),
+        WITH_SERVER(head_of_a_stream_is_followed_by_the_next_answer),
         WITH_SERVER(listeners_are_bounded),
         WITH_SERVER(garbage_breaks_nothing),
         WITH_SERVER(port_in_use_names_the_setting),
