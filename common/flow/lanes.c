@@ -1,17 +1,11 @@
-#include "flow/lanes.h"
+#include "flow/lanes_inside.h"
 
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "flow/bucket.h"
-#include "flow/trace.h"
-#include "net/net.h"
-#include "store/instances.h"
 
 #include <assert.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 static const struct rows_column calls_columns[] = {
@@ -41,173 +35,6 @@ static const struct metric_family lane_metrics[] = {
     [WAITING] = {"weir_calls_waiting", METRIC_GAUGE, "peer", "Calls in memory that wait for their turn.",
                  NULL},
 };
-
-enum place_state {
-    PLACE_WAITING,  /* in line: by key, then by due time                  */
-    PLACE_BEGUN,    /* marked active in the open transaction              */
-    PLACE_ACTIVE,   /* sent                                               */
-    PLACE_ANSWERED, /* came back, with the loop                           */
-    PLACE_SETTLED,  /* gone with the open transaction                     */
-    PLACE_FOREIGN,  /* active at another instance: its key waits          */
-};
-
-/* A call in memory. Its payload is read when it begins, and let go when it is sent. */
-struct place {
-    struct place *previous, *next; /* in the lane's line, in order of creation */
-    struct line *line;
-    struct id id;
-    uint64_t key_hash; /* two keys with one hash only wait for each other */
-    int64_t created_us, part;
-    int64_t due_us;
-    enum place_state state;
-    /* the open transaction, for its rollback */
-    bool touched;
-    bool fresh; /* its row is of this transaction */
-    enum place_state before;
-    int64_t due_before_us;
-};
-
-struct line {
-    const struct lane *lane;
-    struct lane_limits limits;
-    struct place *first, *last; /* every place of the lane, oldest first */
-    size_t places;
-    size_t active;             /* begun, active or answered */
-    size_t foreign;            /* active at other instances */
-    int64_t look_at_us;        /* nothing becomes due before; 0: look now */
-    bool more;                 /* the table holds calls that have no place */
-    int64_t loaded_created_us; /* calls before here have a place or are gone */
-    /* outage: one probe at a time */
-    int64_t outage_ms;
-    int64_t closed_until_us;
-    int64_t seen_us; /* the wall, when it was last looked at */
-    struct bucket bucket;
-    struct metric *seconds[4], *in_flight, *waiting; /* ok, retry, failed, outage */
-};
-
-/* What came back; also the carrier of a call while it is sent. */
-struct lane_answer {
-    struct lane_answer *next;
-    struct lanes *lanes;
-    struct line *line;
-    struct place *place;
-    struct arena *arena; /* the call's own copy, until it is answered */
-    struct call call;
-    struct net_result result;
-    char *body;
-    struct trace_call trace;
-};
-
-struct lanes {
-    struct line line[LANES_MAX];
-    size_t count;
-    void *state;
-    struct net *net;
-    struct spans *spans; /* NULL: no traces */
-    void (*wake)(void *owner);
-    void *wake_owner;
-    struct arena *arena; /* for building a request */
-    bool loaded;
-    bool stopped;
-    const struct instances *instances; /* NULL: this process is alone */
-    bool had[INSTANCE_PARTS_MAX];      /* parts that were owned when the places were filled */
-    bool had_others;
-    int64_t had_beat_us;
-    bool loading;    /* by the open transaction */
-    bool reload;     /* it was rolled back: what the places stand for is not sure */
-    bool looking;    /* at what other instances do; in the open transaction */
-    int64_t look_us; /* monotonic: the next time */
-    int64_t last_created_us;
-    struct lane_answer *begun;     /* to be sent after commit */
-    struct lane_answer *returning; /* ambiguous, to be taken after commit */
-    struct place **touched;        /* by the open transaction */
-    size_t touched_count, touched_capacity;
-    struct added { /* calls asked for in the open transaction, not yet in line */
-        struct line *line;
-        struct call call; /* its texts are the work's */
-    } * added;
-    size_t added_count, added_capacity, added_mark;
-
-    pthread_mutex_t lock;
-    struct lane_answer *answered, **answered_end;
-    atomic_size_t sent; /* handed to the net, not yet answered */
-};
-
-/* ---- who works on the database */
-
-static bool is_shared(const struct lanes *lanes)
-{
-    return lanes->instances && lanes->instances->shared;
-}
-
-static bool has_others(const struct lanes *lanes)
-{
-    return is_shared(lanes) && lanes->instances->others > 0;
-}
-
-static bool owns(const struct lanes *lanes, int64_t part)
-{
-    return !is_shared(lanes) ||
-           (part >= 0 && part < INSTANCE_PARTS_MAX && instances_own(lanes->instances, (int32_t)part));
-}
-
-static int64_t part_of(const struct lanes *lanes, struct text key)
-{
-    return is_shared(lanes) ? instances_part(lanes->instances, key, false) : 0;
-}
-
-static struct id self_of(const struct lanes *lanes)
-{
-    return is_shared(lanes) ? lanes->instances->self : (struct id){{0}};
-}
-
-static bool is_ours(const struct lanes *lanes, const struct call *call)
-{
-    return !is_shared(lanes) || id_equal(call->holder, lanes->instances->self);
-}
-
-void lanes_share(struct lanes *lanes, const struct instances *instances)
-{
-    lanes->instances = instances;
-}
-
-/* Parts that are owned and lie side by side. last -1: before the first of them. */
-struct run {
-    int32_t first, last;
-};
-
-static bool run_next(const struct lanes *lanes, struct run *run)
-{
-    if (!is_shared(lanes)) {
-        bool first = run->last < 0;
-        *run = (struct run){0, INT32_MAX};
-        return first;
-    }
-    int32_t part = run->last + 1, count = lanes->instances->part_count;
-    while (part < count && !instances_own(lanes->instances, part))
-        part++;
-    run->first = part;
-    while (part < count && instances_own(lanes->instances, part))
-        part++;
-    run->last = part - 1;
-    return run->last >= run->first;
-}
-
-static bool owners_changed(const struct lanes *lanes)
-{
-    const struct instances *instances = lanes->instances;
-    if (!is_shared(lanes))
-        return false;
-    /* One that has ended may have left calls behind that were not looked at yet. */
-    if (lanes->had_others && instances->others == 0)
-        return true;
-    if (instances->gained_count && instances->beat_us != lanes->had_beat_us)
-        return true;
-    for (int32_t part = 0; part < instances->part_count; part++)
-        if (lanes->had[part] != instances_own(instances, part))
-            return true;
-    return false;
-}
 
 enum outcome lanes_new(const struct lane *const *lanes_table, const struct lane_limits *limits, void *state,
                        struct net *net, struct metrics *metrics, void (*wake)(void *owner), void *wake_owner,
@@ -246,7 +73,7 @@ void lanes_trace(struct lanes *lanes, struct spans *spans)
     lanes->spans = spans;
 }
 
-static void answer_free(struct lane_answer *answer)
+void lane_answer_drop(struct lane_answer *answer)
 {
     arena_destroy(answer->arena);
     free(answer->body);
@@ -257,7 +84,7 @@ static void answers_free(struct lane_answer *answer)
 {
     while (answer) {
         struct lane_answer *next = answer->next;
-        answer_free(answer);
+        lane_answer_drop(answer);
         answer = next;
     }
 }
@@ -281,8 +108,7 @@ void lanes_destroy(struct lanes *lanes)
     free(lanes);
 }
 
-/* In line by its time of creation. NULL when out of memory. */
-static struct place *place_insert(struct line *line, const struct call *call)
+struct place *place_insert(struct line *line, const struct call *call)
 {
     struct place *place = calloc(1, sizeof(*place));
     if (!place)
@@ -308,7 +134,7 @@ static struct place *place_insert(struct line *line, const struct call *call)
     return place;
 }
 
-static struct place *place_add(struct line *line, const struct call *call)
+struct place *place_add(struct line *line, const struct call *call)
 {
     struct place *place = line->places >= LANES_PLACES_MAX || line->more ? NULL : place_insert(line, call);
     if (!place)
@@ -316,7 +142,7 @@ static struct place *place_add(struct line *line, const struct call *call)
     return place;
 }
 
-static void place_remove(struct place *place)
+void place_remove(struct place *place)
 {
     struct line *line = place->line;
     if (place->previous)
@@ -338,9 +164,7 @@ static bool is_active(enum place_state state)
     return state == PLACE_BEGUN || state == PLACE_ACTIVE || state == PLACE_ANSWERED;
 }
 
-/* The only way from one state to another inside a transaction. False when out of memory: then nothing has
- * changed. */
-static bool place_go(struct lanes *lanes, struct place *place, enum place_state state)
+bool place_go(struct lanes *lanes, struct place *place, enum place_state state)
 {
     if (!place->touched) {
         if (lanes->touched_count == lanes->touched_capacity) {
@@ -365,9 +189,8 @@ static bool place_go(struct lanes *lanes, struct place *place, enum place_state 
     return true;
 }
 
-/* A carrier with a copy of the call of its own. NULL when out of memory. */
-static struct lane_answer *carrier_new(struct lanes *lanes, struct line *line, struct place *place,
-                                       const struct call *call)
+struct lane_answer *lane_answer_new(struct lanes *lanes, struct line *line, struct place *place,
+                                    const struct call *call)
 {
     struct lane_answer *carrier = calloc(1, sizeof(*carrier));
     if (!carrier || !(carrier->arena = arena_new(call->payload.length + call->key.length + 4096))) {
@@ -392,299 +215,6 @@ static void answer_push(struct lanes *lanes, struct lane_answer *answer)
     *lanes->answered_end = answer;
     lanes->answered_end = &answer->next;
     pthread_mutex_unlock(&lanes->lock);
-}
-
-/* ---- what the table says */
-
-/* A call that was active when its process died: nobody knows whether it took effect. False when out of
- * memory: it stays where it is. */
-static bool come_back(struct lanes *lanes, struct place *place, struct call *row)
-{
-    struct lane_answer *answer = carrier_new(lanes, place->line, place, row);
-    if (!answer || !place_go(lanes, place, PLACE_ANSWERED)) {
-        if (answer)
-            answer_free(answer);
-        return false;
-    }
-    row->holder = self_of(lanes);
-    row->elsewhere = 0;
-    answer->call.holder = row->holder;
-    answer->result.outcome = RETRY;
-    answer->result.ambiguous = true;
-    snprintf(answer->result.text, sizeof(answer->result.text),
-             "the process ended while the call was under way");
-    answer->next = lanes->returning;
-    lanes->returning = answer;
-    return true;
-}
-
-/* Rows of before there were parts, or of before there were more of them. False: it is another instance's. */
-static bool call_home(const struct lanes *lanes, struct call *row)
-{
-    if (!is_shared(lanes) || lanes->instances->part_count == 0)
-        return true;
-    row->part = part_of(lanes, row->key);
-    row->elsewhere = !owns(lanes, row->part);
-    return !row->elsewhere;
-}
-
-/* Active at another instance, as it seems. The last one that was asked for is remembered. */
-struct holders {
-    struct id last;
-    bool known, alive;
-};
-
-static void foreign_look(struct lanes *lanes, struct place *place, struct call *row, struct holders *holders,
-                         struct work *work)
-{
-    if (!holders->known || !id_equal(holders->last, row->holder))
-        *holders = (struct holders){row->holder, true,
-                                    !is_ours(lanes, row) && work_instance_lives(work, row->holder)};
-    /* Its row is locked here, and who is buried commits nothing any more. */
-    if (work_failed(work, NULL) == OK && !holders->alive && !come_back(lanes, place, row))
-        lanes->reload = true;
-}
-
-static bool has_place(const struct line *line, struct id id)
-{
-    for (const struct place *place = line->last; place; place = place->previous)
-        if (id_equal(place->id, id))
-            return true;
-    return false;
-}
-
-/* False: there is no room. */
-static bool take_row(struct lanes *lanes, struct line *line, struct call *row, int64_t from_us,
-                     struct holders *holders, struct work *work)
-{
-    if (row->created_us > lanes->last_created_us)
-        lanes->last_created_us = row->created_us;
-    if (row->state == CALL_PARKED || (row->state == CALL_WAITING && !call_home(lanes, row)))
-        return true;
-    /* In places still: what this process has under way, and what was made in the microsecond where the last
-     * page ended. */
-    if ((row->state == CALL_ACTIVE || row->created_us == from_us) && has_place(line, row->id))
-        return true;
-    struct place *place = place_add(line, row);
-    if (!place)
-        return false;
-    if (row->state == CALL_ACTIVE) {
-        place->fresh = true;
-        place->state = PLACE_FOREIGN;
-        line->foreign++;
-        foreign_look(lanes, place, row, holders, work);
-        if (!place->touched)
-            place->fresh = false;
-    }
-    return true;
-}
-
-/* Strictly ascending: the order of calls is the order of their creation. */
-static void call_follow(struct lanes *lanes, struct call *row)
-{
-    if (row->created_us <= lanes->last_created_us)
-        row->created_us = lanes->last_created_us + 1;
-    lanes->last_created_us = row->created_us;
-}
-
-static int row_compare(const void *a, const void *b)
-{
-    const struct call *x = *(struct call *const *)a, *y = *(struct call *const *)b;
-    if (x->created_us != y->created_us)
-        return x->created_us < y->created_us ? -1 : 1;
-    return memcmp(x->id.bytes, y->id.bytes, sizeof(x->id.bytes));
-}
-
-/* The next page, oldest first: what lies before the end of every run's page. */
-static void line_load(struct lanes *lanes, struct line *line, struct work *work)
-{
-    enum { RUN_ROWS_MIN = 16 };
-    struct holders holders = {.known = false};
-    int64_t from_us = line->loaded_created_us, until_us = INT64_MAX;
-    size_t runs = 0, count = 0;
-    for (struct run run = {.last = -1}; run_next(lanes, &run);)
-        runs++;
-    size_t limit = runs ? (LANES_PLACES_MAX - line->places) / runs + RUN_ROWS_MIN : 0;
-    struct call **rows = arena_take(work_arena(work), (runs * limit + 1) * sizeof(*rows));
-    if (!rows) {
-        struct error error;
-        error_set(&error, RETRY, "memory", "lanes: out of memory");
-        work_fail(work, &error);
-        return;
-    }
-    for (struct run run = {.last = -1}; run_next(lanes, &run);) {
-        const struct store_value which[] = {STORE_TEXT(text_of(line->lane->name)), STORE_INT(from_us),
-                                            STORE_INT(run.first), STORE_INT(run.last)};
-        void **found;
-        size_t found_count = rows_find(work, &calls_table,
-                                       "lane = $1 AND created_us >= $2 AND part >= $3 AND part <= $4 "
-                                       "ORDER BY lane, created_us",
-                                       which, 4, limit, &found);
-        if (work_failed(work, NULL) != OK)
-            return;
-        for (size_t i = 0; i < found_count; i++)
-            rows[count++] = found[i];
-        if (found_count == limit && rows[count - 1]->created_us < until_us)
-            until_us = rows[count - 1]->created_us;
-    }
-    qsort(rows, count, sizeof(*rows), row_compare);
-    line->more = false;
-    for (size_t i = 0; i < count && rows[i]->created_us <= until_us && !line->more; i++)
-        line->more = !take_row(lanes, line, rows[i], from_us, &holders, work);
-    if (!line->more && until_us != INT64_MAX && until_us > line->loaded_created_us)
-        line->loaded_created_us = until_us; /* also where none of them needed a place */
-    line->more = line->more || until_us != INT64_MAX;
-}
-
-static bool wants_page(const struct lanes *lanes)
-{
-    for (size_t i = 0; i < lanes->count; i++)
-        if (lanes->line[i].more && lanes->line[i].places < LANES_PLACES_MAX / 2)
-            return true;
-    return false;
-}
-
-static bool look_due(const struct lanes *lanes)
-{
-    return has_others(lanes) && !lanes->stopped && clock_monotonic_us() >= lanes->look_us;
-}
-
-bool lanes_wants_load(const struct lanes *lanes)
-{
-    if (lanes->count == 0)
-        return false;
-    return !lanes->loaded || lanes->reload || owners_changed(lanes) || wants_page(lanes) || look_due(lanes);
-}
-
-/* All that waits is read anew. What is under way stays, whoever owns its part by now. */
-static void start_over(struct lanes *lanes, int64_t now_us)
-{
-    const struct instances *instances = lanes->instances;
-    int64_t share = 0;
-    for (int32_t part = 0; part < INSTANCE_PARTS_MAX; part++) {
-        lanes->had[part] = is_shared(lanes) && instances_own(instances, part);
-        share += lanes->had[part];
-    }
-    lanes->had_others = has_others(lanes);
-    lanes->had_beat_us = is_shared(lanes) ? instances->beat_us : 0;
-    for (size_t i = 0; i < lanes->count; i++) {
-        struct line *line = &lanes->line[i];
-        for (struct place *place = line->first, *next; place; place = next) {
-            next = place->next;
-            if (place->state == PLACE_WAITING || place->state == PLACE_FOREIGN)
-                place_remove(place);
-        }
-        line->more = true;
-        line->loaded_created_us = 0;
-        if (!is_shared(lanes))
-            continue;
-        if (!lanes->loaded)
-            bucket_spend_burst(&line->bucket);
-        bucket_share(&line->bucket, share, instances->part_count > 0 ? instances->part_count : 1, now_us);
-    }
-}
-
-void lanes_load(struct lanes *lanes, struct work *work, int64_t now_us)
-{
-    bool anew = !lanes->loaded || lanes->reload || owners_changed(lanes);
-    if (anew)
-        start_over(lanes, now_us);
-    lanes->had_others = lanes->had_others || has_others(lanes);
-    if (wants_page(lanes)) {
-        lanes->loading = true;
-        lanes->reload = false;
-        for (size_t i = 0; i < lanes->count && work_failed(work, NULL) == OK; i++)
-            if (lanes->line[i].more && lanes->line[i].places < LANES_PLACES_MAX / 2)
-                line_load(lanes, &lanes->line[i], work);
-    }
-    lanes->loaded = true;
-    if (!look_due(lanes))
-        return;
-    lanes->looking = true;
-    size_t left = LANES_POLL_ROWS_MAX;
-    for (size_t i = 0; i < lanes->count; i++)
-        for (struct place *place = lanes->line[i].first; place && left && lanes->line[i].foreign;
-             place = place->next)
-            if (place->state == PLACE_FOREIGN) {
-                rows_want(work, &calls_table, &(struct call){.id = place->id});
-                left--;
-            }
-}
-
-/* What became of the calls that other instances have under way. */
-static void foreign_look_all(struct lanes *lanes, struct line *line, struct work *work)
-{
-    struct holders holders = {.known = false};
-    size_t left = LANES_POLL_ROWS_MAX;
-    for (struct place *place = line->first; place && left && line->foreign; place = place->next) {
-        if (place->state != PLACE_FOREIGN)
-            continue;
-        left--;
-        struct call *row = rows_get(work, &calls_table, &(struct call){.id = place->id});
-        if (work_failed(work, NULL) != OK)
-            return;
-        if (!row || !owns(lanes, row->part)) {
-            (void)place_go(lanes, place, PLACE_SETTLED);
-        } else if (row->state != CALL_ACTIVE) {
-            if (!place_go(lanes, place, PLACE_WAITING))
-                return;
-            place->due_us = row->due_us;
-            row->elsewhere = 0;
-        } else {
-            foreign_look(lanes, place, row, &holders, work);
-        }
-    }
-}
-
-static struct line *line_named(struct lanes *lanes, struct text name)
-{
-    for (size_t i = 0; i < lanes->count; i++)
-        if (text_is(name, lanes->line[i].lane->name))
-            return &lanes->line[i];
-    return NULL; /* of another version */
-}
-
-/*
- * What other instances have written for this one goes in line, behind what is there. Rows of a key are
- * written under locks that the handlers of its events share, and this look is made before each call of this
- * instance's own goes in line: so what is found only now was committed later, whatever the other's clock
- * says.
- */
-static void elsewhere_take(struct lanes *lanes, struct call *row)
-{
-    struct line *line = line_named(lanes, row->lane);
-    /* Looked at already, by this same transaction; or no room: it is found again. */
-    if (!line || !row->elsewhere || row->state != CALL_WAITING ||
-        line->places >= LANES_PLACES_MAX + LANES_POLL_ROWS_MAX || !call_home(lanes, row))
-        return;
-    call_follow(lanes, row);
-    if (line->more)
-        return; /* a later page has it */
-    struct place *place = place_insert(line, row);
-    if (place)
-        place->fresh = true;
-    if (!place || !place_go(lanes, place, PLACE_WAITING)) {
-        if (place)
-            place_remove(place);
-        row->elsewhere = 1;
-    }
-}
-
-static void elsewhere_look(struct lanes *lanes, struct work *work)
-{
-    size_t left = LANES_POLL_ROWS_MAX;
-    lanes->look_us = clock_monotonic_us() + LANES_POLL_MS * INT64_C(1000);
-    for (struct run run = {.last = -1}; left && run_next(lanes, &run);) {
-        const struct store_value which[] = {STORE_INT(run.first), STORE_INT(run.last)};
-        void **rows;
-        size_t count =
-            rows_find_free(work, &calls_table, "part >= $1 AND part <= $2 AND elsewhere = 1 ORDER BY part",
-                           which, 2, left, &rows);
-        qsort(rows, count, sizeof(*rows), row_compare);
-        for (size_t i = 0; i < count; i++)
-            elsewhere_take(lanes, rows[i]);
-        left -= count;
-    }
 }
 
 /* ---- calls asked for */
@@ -714,9 +244,9 @@ void lanes_add(struct lanes *lanes, struct work *work, const struct lane *lane, 
         lanes->added = added;
         lanes->added_capacity = capacity;
     }
-    call_follow(lanes, call);
-    call->part = part_of(lanes, call->key);
-    call->elsewhere = !owns(lanes, call->part);
+    lanes_follow(lanes, call);
+    call->part = lanes_part(lanes, call->key);
+    call->elsewhere = !lanes_owns(lanes, call->part);
     const struct call *row = rows_add(work, &calls_table, call);
     if (row && !row->elsewhere)
         lanes->added[lanes->added_count++] = (struct added){line_of(lanes, lane), *row};
@@ -812,7 +342,7 @@ static bool settle(struct lanes *lanes, struct lane_answer *answer, struct work 
         row->attempts--; /* an outage counts for nothing */
         row->due_us = now_us + line->outage_ms * 1000;
     }
-    row->elsewhere = !owns(lanes, row->part);
+    row->elsewhere = !lanes_owns(lanes, row->part);
     if (row->elsewhere) /* its part has gone to another instance meanwhile */
         return place_go(lanes, place, PLACE_SETTLED);
     if (!place_go(lanes, place, PLACE_WAITING))
@@ -845,7 +375,7 @@ enum outcome lane_answer_handle(struct lanes *lanes, struct lane_answer *answer,
     follow_clock(line, now_us);
     if (work_failed(work, error) != OK)
         return OUTAGE;
-    if (!row || !is_ours(lanes, row)) { /* settled already, or taken over: the answer is nobody's */
+    if (!row || !lanes_holds(lanes, row)) { /* settled already, or taken over: the answer is nobody's */
         place_go(lanes, answer->place, PLACE_SETTLED);
         return OK;
     }
@@ -879,7 +409,7 @@ void lane_answer_give_up(struct lanes *lanes, struct lane_answer *answer, struct
     log_error("lane", "a call is given up: what its answer does cannot be stored",
               LOG_STRING("lane", answer->line->lane->name), LOG_TEXT("key", answer->call.key),
               LOG_STRING("error", why->text));
-    if (row && is_ours(lanes, row))
+    if (row && lanes_holds(lanes, row))
         rows_delete(work, &calls_table, row);
     place_go(lanes, answer->place, PLACE_SETTLED);
 }
@@ -902,7 +432,7 @@ static struct place *next_place(const struct lanes *lanes, struct line *line, in
         if (place->state == PLACE_SETTLED)
             continue;
         seen[bit / 8] |= (uint8_t)(1u << (bit % 8));
-        if (behind || place->state != PLACE_WAITING || !owns(lanes, place->part))
+        if (behind || place->state != PLACE_WAITING || !lanes_owns(lanes, place->part))
             continue;
         if (place->due_us <= now_us)
             return place;
@@ -938,7 +468,7 @@ bool lanes_due(struct lanes *lanes, int64_t now_us, int64_t *ret_at_us)
         if (at_us != INT64_MAX && (*ret_at_us == 0 || at_us < *ret_at_us))
             *ret_at_us = at_us;
     }
-    if (lanes->count && has_others(lanes) && !lanes->stopped) {
+    if (lanes->count && lanes_beside_others(lanes) && !lanes->stopped) {
         int64_t wait_us = lanes->look_us - clock_monotonic_us();
         int64_t at_us = now_us + (wait_us > 0 ? wait_us : 0);
         if (*ret_at_us == 0 || at_us < *ret_at_us)
@@ -955,16 +485,16 @@ static bool begin_one(struct lanes *lanes, struct line *line, struct place *plac
         return false;
     if (!row)
         return place_go(lanes, place, PLACE_SETTLED);
-    if (row->state == CALL_ACTIVE && is_shared(lanes))
+    if (row->state == CALL_ACTIVE && lanes_shared(lanes))
         return place_go(lanes, place, PLACE_FOREIGN);
-    struct lane_answer *carrier = carrier_new(lanes, line, place, row);
+    struct lane_answer *carrier = lane_answer_new(lanes, line, place, row);
     if (!carrier || !place_go(lanes, place, PLACE_BEGUN)) {
         if (carrier)
-            answer_free(carrier);
+            lane_answer_drop(carrier);
         return false;
     }
     row->state = CALL_ACTIVE;
-    row->holder = self_of(lanes);
+    row->holder = lanes_self(lanes);
     row->attempts++;
     carrier->call.state = row->state;
     carrier->call.holder = row->holder;
@@ -975,29 +505,9 @@ static bool begin_one(struct lanes *lanes, struct line *line, struct place *plac
     return true;
 }
 
-/* An earlier call of a key that another instance asked for goes before one that would begin now, or is new.
- */
-static void look_elsewhere(struct lanes *lanes, struct work *work, int64_t now_us)
-{
-    int64_t at_us;
-    for (size_t i = 0; i < lanes->count && lanes->looking; i++)
-        foreign_look_all(lanes, &lanes->line[i], work);
-    if (!has_others(lanes) || !(lanes->looking || lanes->added_count || lanes_due(lanes, now_us, &at_us)))
-        return;
-    lanes->looking = false;
-    elsewhere_look(lanes, work);
-    for (size_t i = 0; i < lanes->added_count; i++) {
-        struct call *call = &lanes->added[i].call, *row = rows_get(work, &calls_table, call);
-        if (row) {
-            call_follow(lanes, row);
-            call->created_us = row->created_us;
-        }
-    }
-}
-
 void lanes_begin(struct lanes *lanes, struct work *work, int64_t now_us)
 {
-    look_elsewhere(lanes, work, now_us);
+    lanes_look_elsewhere(lanes, work, now_us);
     for (size_t i = 0; i < lanes->added_count; i++) {
         struct place *place = place_add(lanes->added[i].line, &lanes->added[i].call);
         if (!place)
@@ -1084,7 +594,7 @@ static void observe(struct lane_answer *answer)
 void lane_answer_free(struct lane_answer *answer)
 {
     observe(answer);
-    answer_free(answer);
+    lane_answer_drop(answer);
 }
 
 void lanes_committed(struct lanes *lanes)
