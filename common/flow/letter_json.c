@@ -1,6 +1,41 @@
 #include "flow/letter_json.h"
 
+#include <stdio.h>
+
 enum { NAME_BYTES_MAX = 128 };
+
+static void member_unless_there(const struct letter *letter, struct json_writer *writer, const char *name,
+                                struct text value)
+{
+    if (value.length && !header_find(letter->headers, letter->header_count, name))
+        json_member_text(writer, name, value);
+}
+
+static void number_unless_there(const struct letter *letter, struct json_writer *writer, const char *name,
+                                int64_t number)
+{
+    char digits[24];
+    snprintf(digits, sizeof(digits), "%lld", (long long)number);
+    if (number >= 0)
+        member_unless_there(letter, writer, name, text_of(digits));
+}
+
+/* What Spring and Connect say in words and bytes of their own, by the names that a redrive would give it. */
+static void members_of_others(const struct letter *letter, struct json_writer *writer)
+{
+    const struct origin *origin = &letter->origin;
+    if (origin->kind == ORIGIN_NONE || origin->kind == ORIGIN_WEIR)
+        return;
+    member_unless_there(letter, writer, HEADER_ERRORS_TOPIC, origin->topic);
+    number_unless_there(letter, writer, HEADER_ERRORS_PARTITION, origin->partition);
+    number_unless_there(letter, writer, HEADER_ERRORS_OFFSET, origin->offset);
+    member_unless_there(letter, writer, HEADER_ERRORS_GROUP, origin->group);
+    if (origin->deliveries > 0)
+        number_unless_there(letter, writer, HEADER_ERRORS_DELIVERY_COUNT, origin->deliveries);
+    member_unless_there(letter, writer, HEADER_ERRORS_MESSAGE, origin->message);
+    member_unless_there(letter, writer, HEADER_CLASS, origin->class);
+    member_unless_there(letter, writer, HEADER_FINGERPRINT, letter->fingerprint);
+}
 
 static void members(void *owner, struct json_writer *writer)
 {
@@ -18,6 +53,9 @@ static void members(void *owner, struct json_writer *writer)
         json_key_text(writer, name);
         json_put_text(writer, letter->headers[i].value);
     }
+    members_of_others(letter, writer);
+    if (letter->id.length && !letter_header(letter, HEADER_ID).length)
+        json_member_text(writer, "letter_id", letter->id);
     json_member_string(writer, "state", letter_state_name(letter->state));
     if (letter->state == LETTER_OPEN)
         return;

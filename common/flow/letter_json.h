@@ -8,8 +8,10 @@
 #include "flow/record_json.h"
 #include "flow/redrive.h"
 
-/* The members of record_to_json(), then each __dlq.errors.* and weir_* header as a member of its own, then
- * state ("open", "redriven", "dropped") and, where it is not open, settled_at and settled_count. */
+/* The members of record_to_json(), then each __dlq.errors.* and weir_* header as a member of its own (of
+ * letters of Spring and Connect: made of what they say), letter_id (what a filter knows it by) where there is
+ * no ce_id, then state ("open", "redriven", "dropped") and, where it is not open, settled_at and
+ * settled_count. */
 void letter_to_json(const struct letter *letter, struct registry *registry, struct arena *arena,
                     struct buffer *into);
 /* {count, open, redriven, dropped, again, topic, class, type, fingerprint, first_at, last_at, message} */

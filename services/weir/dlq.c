@@ -18,7 +18,8 @@ static const struct setting dlq_settings[] = {
     {"FINGERPRINT", SETTING_TEXT, NULL, 0, 0, NULL, "Only this cause."},
     {"SINCE", SETTING_TEXT, NULL, 0, 0, NULL, "Only from this time on (RFC 3339)."},
     {"UNTIL", SETTING_TEXT, NULL, 0, 0, NULL, "Only before this time (RFC 3339)."},
-    {"ID", SETTING_TEXT, NULL, 0, 0, NULL, "Only the event with this id."},
+    {"ID", SETTING_TEXT, NULL, 0, 0, NULL,
+     "Only the event with this id (ce_id); one without is TOPIC/PARTITION/OFFSET of where it first was."},
     {"KEY", SETTING_TEXT, NULL, 0, 0, NULL, "Only this key."},
     {"FROM", SETTING_TEXT, NULL, 0, 0, NULL,
      "Read this topic of dead letters instead of Weir's own: by Spring, Kafka Connect or any other that "

@@ -65,6 +65,11 @@ static void value_print(struct registry *registry, const struct record *record, 
 static void state_print(const struct letter *letter, struct buffer *into)
 {
     char at[CLOCK_RFC3339_BYTES_MAX];
+    if (letter->id.length && !letter_header(letter, HEADER_ID).length) {
+        buffer_add_string(into, "  --id ");
+        buffer_add_plain(into, letter->id);
+        buffer_add_char(into, '\n');
+    }
     buffer_print(into, "  state: %s", letter_state_name(letter->state));
     if (letter->state != LETTER_OPEN)
         buffer_print(into, " at %s", clock_to_rfc3339(letter->settled_us, at));
