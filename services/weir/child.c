@@ -122,13 +122,17 @@ void child_last_words(const struct child *child, char *into, size_t bytes)
     off_t from = size > LAST_WORDS_BYTES ? size - LAST_WORDS_BYTES : 0;
     ssize_t length = pread(fd, text, LAST_WORDS_BYTES, from);
     close(fd);
-    while (length > 0 && (text[length - 1] == '\n' || text[length - 1] == ' '))
-        length--;
-    if (length <= 0)
-        return;
-    text[length] = '\0';
-    const char *line = strrchr(text, '\n');
-    tell_line(line ? line + 1 : text, into, bytes);
+    const char *line = NULL;
+    while (length > 0) {
+        text[length] = '\0';
+        const char *before = memrchr(text, '\n', (size_t)length);
+        line = before ? before + 1 : text;
+        if (*line && !strchr(" \t\n", *line)) /* else blank, or one of the calls below Java's exception */
+            break;
+        length = before ? before - text : 0;
+    }
+    if (length > 0)
+        tell_line(line, into, bytes);
 }
 
 /* ---- life */

@@ -52,7 +52,8 @@ void child_revive(struct child *child);
 void child_trim_log(const struct child *child);
 /* "exit 70", "killed by signal 9 (Killed)" */
 const char *child_death(const struct child *child, char *into, size_t bytes);
-/* The last line of its log that is not blank, for a message; empty where there is none. */
+/* The last line of its log that is neither blank nor indented (a stack), for a message: of one in JSON what it
+ * says. Empty where there is none. */
 void child_last_words(const struct child *child, char *into, size_t bytes);
 
 void child_ask_stop(struct child *child); /* SIGTERM, and no start again */

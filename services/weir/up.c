@@ -284,6 +284,9 @@ static enum outcome find_admin_token(struct up *up, struct error *error)
         return OK;
     snprintf(path, sizeof(path), "%s/admin-token", up->state);
     snprintf(up->admin_token, sizeof(up->admin_token), "ADMIN_TOKEN_FILE=%s", path);
+    struct stat about;
+    if (stat(path, &about) == 0 && about.st_size == 0)
+        unlink(path); /* who made it was killed before it stood there */
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return errno == EEXIST ? OK : cannot(error, path);

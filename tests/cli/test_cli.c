@@ -203,6 +203,57 @@ static void line_without_an_end_takes_no_more_memory_than_one_may(void **state)
     expect_end(process, EXIT_BAD_DATA, "line 2: ");
 }
 
+static void write_script(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    fputs(text, file);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(chmod(path, 0755), 0);
+}
+
+/* A Java that dies as Java does, and what a run that was killed has left. */
+static void kafka_that_does_not_start_says_why(void **state)
+{
+    (void)state;
+    enum { BASES = 20, BASE_FIRST = 20000, BASE_STEP = 500 };
+    char path[320], home[256], folder[256], java_home[320], base[16];
+    struct stat token;
+    unsetenv("JAVA_HOME"); /* somebody's own would be found first */
+    snprintf(home, sizeof(home), "%s/home", scratch.folder);
+    snprintf(folder, sizeof(folder), "%s/state", scratch.folder);
+    snprintf(java_home, sizeof(java_home), "JAVA_HOME=%s", home);
+    assert_int_equal(mkdir(home, 0755), 0);
+    assert_int_equal(mkdir(folder, 0755), 0);
+    snprintf(path, sizeof(path), "%s/libs", home);
+    assert_int_equal(mkdir(path, 0755), 0);
+    snprintf(path, sizeof(path), "%s/bin", home);
+    assert_int_equal(mkdir(path, 0755), 0);
+    snprintf(path, sizeof(path), "%s/libs/kafka_2.13-0.jar", home);
+    write_script(path, "");
+    snprintf(path, sizeof(path), "%s/bin/java", home);
+    write_script(path, "#!/bin/sh\nprintf 'java.lang.RuntimeException: it went off\\n\\tat "
+                       "kafka.Kafka.main(Kafka.scala)\\n\\n'\nexit 1\n");
+    snprintf(path, sizeof(path), "%s/admin-token", folder);
+    write_script(path, "");
+    for (int i = 0; i < BASES; i++) {
+        snprintf(base, sizeof(base), "%d", BASE_FIRST + i * BASE_STEP);
+        const char *const argv[] = {WEIR_PROGRAM, "up",          "--kafka-home", home, "--state-dir",
+                                    folder,       "--port-base", base,           NULL};
+        struct process *process = process_start(argv, (const char *const[]){java_home, NULL});
+        int exit_code = process_wait(process);
+        bool taken = strstr(process_output(process), "is taken by another program") != NULL;
+        if (!taken && !strstr(process_output(process), "java.lang.RuntimeException: it went off"))
+            fail_msg("%s", process_output(process));
+        process_end(process);
+        assert_int_equal(exit_code, EXIT_UNREACHABLE);
+        if (!taken)
+            break;
+    }
+    assert_int_equal(stat(path, &token), 0);
+    assert_true(token.st_size > 0);
+}
+
 /* ---- what the package brings along */
 
 static struct process *shell(const char *script)
@@ -264,6 +315,7 @@ int main(void)
         TEST(reading_that_is_stopped_is_no_answer),
         TEST(emit_that_is_stopped_says_up_to_where),
         TEST(line_without_an_end_takes_no_more_memory_than_one_may),
+        TEST(kafka_that_does_not_start_says_why),
         TEST(completion_knows_words_and_flags_and_what_they_may_be),
         TEST(man_page_says_what_help_says),
     };
