@@ -394,16 +394,21 @@ static void tell(struct otlp *otlp, enum outcome outcome)
     }
 }
 
-/* What is in the ring, up to a batch, into the request. */
-static size_t take_batch(struct otlp *otlp)
+/* What is in the ring, up to a batch or a request's bytes, into the request. *ret_full: there is more for
+ * another one. */
+static size_t take_batch(struct otlp *otlp, bool *ret_full)
 {
     const struct span *span = spans_first(otlp->spans);
+    *ret_full = false;
     if (!span)
         return 0;
     otlp_request_begin(&otlp->request, &otlp->resource);
-    for (; span && otlp->request.count < otlp->batch_max; span = spans_first(otlp->spans)) {
+    while (span && !*ret_full) {
         otlp_request_add(&otlp->request, span);
         spans_done(otlp->spans);
+        span = spans_first(otlp->spans);
+        *ret_full = otlp->request.count == otlp->batch_max ||
+                    otlp->request.into.length > OTLP_REQUEST_BYTES_MAX - OTLP_SPAN_BYTES_MAX;
     }
     otlp_request_end(&otlp->request);
     return otlp->request.count;
@@ -452,11 +457,9 @@ static void *run(void *owner)
     for (;;) {
         bool closing = is_closing(otlp);
         size_t count = 0;
-        while ((count = take_batch(otlp)) > 0) {
+        bool full = true;
+        while (full && (count = take_batch(otlp, &full)) > 0)
             send_batch(otlp, count);
-            if (count < otlp->batch_max)
-                break;
-        }
         if (closing)
             break;
         wait_until(&otlp->woken, clock_monotonic_us() + otlp->delay_ms * INT64_C(1000));

@@ -8,7 +8,11 @@
 #include "base/json.h"
 #include "base/span.h"
 
-enum { OTLP_REQUEST_BYTES_MAX = 8 << 20, OTLP_RESOURCE_MAX = 32 };
+enum {
+    OTLP_REQUEST_BYTES_MAX = 8 << 20,
+    OTLP_SPAN_BYTES_MAX = 16 << 10, /* no span is larger in either form (base/span.h) */
+    OTLP_RESOURCE_MAX = 32,
+};
 
 struct otlp_resource {
     struct {

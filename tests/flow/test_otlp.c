@@ -34,12 +34,15 @@ static size_t length_of(const char *head)
 
 static void collect(void *owner, int fd, int number)
 {
-    char head[4096], byte;
+    char head[4096], bytes[4096];
     (void)owner, (void)number;
     while (peer_hear(fd, "\r\n\r\n", head, sizeof(head))) {
-        for (size_t left = length_of(head); left > 0; left--)
-            if (read(fd, &byte, 1) != 1)
+        for (size_t left = length_of(head); left > 0;) {
+            ssize_t got = read(fd, bytes, left < sizeof(bytes) ? left : sizeof(bytes));
+            if (got <= 0)
                 return;
+            left -= (size_t)got;
+        }
         pthread_mutex_lock(&collector.lock);
         memcpy(collector.head, head, sizeof(head));
         pthread_mutex_unlock(&collector.lock);
@@ -207,6 +210,37 @@ static void what_is_given_arrives(void **state)
     peer_close(peer);
 }
 
+/* As large as spans can be, and as many as a batch may have: more bytes than a request. */
+static void batch_of_large_spans_goes_in_several_requests(void **state)
+{
+    (void)state;
+    enum { COUNT = 8192 };
+    static char text[SPAN_TEXT_BYTES_MAX];
+    char endpoint[128];
+    struct span_context context;
+    struct peer *peer = collector_open(ok, ok);
+    snprintf(endpoint, sizeof(endpoint), "--otel-exporter-otlp-endpoint=http://127.0.0.1:%d",
+             peer_port(peer));
+    const char *const arguments[] = {
+        endpoint, "--otel-bsp-schedule-delay=600000", "--otel-bsp-max-queue-size=8192",
+        "--otel-bsp-max-export-batch-size=8192", "--otel-exporter-otlp-protocol=http/json"};
+    struct otlp *otlp = exporter_open(arguments, sizeof(arguments) / sizeof(arguments[0]));
+    assert_true(span_context_of(TEXT("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), &context));
+    memset(text, '\1', sizeof(text)); /* six bytes each, in JSON */
+    for (int i = 0; i < COUNT; i++) {
+        struct span *span = spans_take(otlp_spans(otlp), SPAN_INTERNAL, &context, NULL);
+        assert_non_null(span);
+        span_text(span, "text", (struct text){text, sizeof(text)});
+        spans_give(otlp_spans(otlp), span);
+    }
+    WAIT_FOR(counted(EXPORTED) + counted(DROPPED) == COUNT);
+    assert_int_equal(counted(DROPPED), 0);
+    assert_in_range(atomic_load(&collector.asked), 2, 8);
+    assert_int_equal(bad_said(), 0);
+    exporter_end(otlp);
+    peer_close(peer);
+}
+
 static void what_is_left_goes_at_the_end(void **state)
 {
     (void)state;
@@ -303,6 +337,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_an_endpoint_there_is_nothing),
         cmocka_unit_test(what_is_given_arrives),
+        cmocka_unit_test(batch_of_large_spans_goes_in_several_requests),
         cmocka_unit_test(what_is_left_goes_at_the_end),
         cmocka_unit_test(refusal_for_now_is_tried_again),
         cmocka_unit_test(refusal_for_good_is_not),
