@@ -18,6 +18,7 @@ enum {
     PRODUCER_POLL_MS = 100,
     PRODUCER_METADATA_MS = 500,
     PRODUCER_CLOSE_MIN_MS = 200,
+    PRODUCER_SAY_MS = 30000,      /* between two lines about a topic that is not there */
     PRODUCER_GATHERED_MAX = 2000, /* gathered records that go without waiting for those in flight … */
     PRODUCER_GATHER_US = 50000,   /* … as do those of which one was taken so long ago */
 };
@@ -61,6 +62,7 @@ struct producer {
     struct gathered *gathered, **gathered_end;
     size_t gathered_count, gathered_bytes;
     int64_t gathered_since_us; /* the first of them, monotonic */
+    int64_t said_us;           /* when the log was told why they wait; 0: never */
 
     /* The sender's thread only, after open: a lookup by name in librdkafka costs a lock and a search. */
     size_t topic_count, topic_last;
@@ -148,6 +150,19 @@ static enum outcome refused(struct producer *producer, rd_kafka_resp_err_t err, 
     return error_retry(error, "topic-unknown", "topic %.*s: %s", TEXT_ARG(topic), rd_kafka_err2str(err));
 }
 
+/* A full queue empties by itself. A topic that is not there is somebody's to mend, and all behind it waits.
+ */
+static void say_waiting(struct producer *producer, const struct error *why)
+{
+    int64_t now_us = clock_monotonic_us();
+    if (strcmp(why->cause, "topic-unknown") != 0 ||
+        (producer->said_us && now_us - producer->said_us < PRODUCER_SAY_MS * INT64_C(1000)))
+        return;
+    producer->said_us = now_us;
+    handle_log(&producer->handle, 4, "TOPIC", "%s: %zu records wait for it and behind it", why->text,
+               producer->gathered_count);
+}
+
 /* Hands all that is gathered to librdkafka, in order; one that is not taken for now stays, and what is behind
  * it. gather_lock held. */
 static void hand_over(struct producer *producer)
@@ -164,8 +179,10 @@ static void hand_over(struct producer *producer)
             size_t bytes = record->key_length + record->value_length;
             enum outcome outcome =
                 refused(producer, err, text_of(rd_kafka_topic_name(record->topic)), bytes, &error);
-            if (outcome != REJECT)
+            if (outcome != REJECT) {
+                say_waiting(producer, &error);
                 return;
+            }
             producer->report(producer->owner, record->tag, REJECT, -1, -1, error.text);
             atomic_fetch_sub_explicit(&producer->in_flight, 1, memory_order_release);
         } else {

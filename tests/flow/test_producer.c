@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { REPORTS_MAX = 20000, WAIT_MS = 30000 };
@@ -41,16 +42,26 @@ static const char *const topics[] = {"orders", NULL};
 
 struct fixture {
     bool gather, whole, alone;
+    atomic_int said; /* lines of the log about a topic that is not there */
     struct broker *broker;
     struct producer *producer;
     struct reports reports;
 };
 
+static void on_log(void *owner, int level, const char *facility, const char *text)
+{
+    struct fixture *fixture = owner;
+    if (level <= 4 && strcmp(facility, "TOPIC") == 0 && strstr(text, "topic orders: "))
+        atomic_fetch_add(&fixture->said, 1);
+}
+
 static void open_producer(struct fixture *fixture, int queue_records_max)
 {
     struct error error;
     struct producer_settings settings = {
-        .client = {.bootstrap_servers = broker_bootstrap(fixture->broker)},
+        .client = {.bootstrap_servers = broker_bootstrap(fixture->broker),
+                   .log = on_log,
+                   .log_owner = fixture},
         .queue_records_max = queue_records_max,
         .topics = topics,
         .gather = fixture->gather,
@@ -353,6 +364,27 @@ static void what_is_gathered_is_taken_and_goes_with_a_flush(void **state)
     assert_int_equal(send_number(fixture, 0, 7, &error), OK); /* left to close() */
 }
 
+static void what_waits_for_a_place_that_is_not_there_is_said_once_in_a_while(void **state)
+{
+    enum { PARTITION = 99, ATTEMPTS = 50 };
+    struct fixture *fixture = *state;
+    struct error error;
+    open_producer(fixture, 0);
+    assert_int_equal(send_number(fixture, 0, 3, &error), OK);
+    assert_true(producer_flush(fixture->producer, WAIT_MS)); /* the topic is known from here on */
+    assert_int_equal(send_number(fixture, PARTITION, 6, &error), OK);
+    int64_t until_us = clock_monotonic_us() + WAIT_MS * 1000;
+    while (atomic_load(&fixture->said) == 0 && clock_monotonic_us() < until_us) {
+        producer_go(fixture->producer);
+        usleep(1000);
+    }
+    for (int i = 0; i < ATTEMPTS; i++)
+        producer_go(fixture->producer); /* nothing is in flight: each tries */
+    assert_int_equal(atomic_load(&fixture->said), 1);
+    assert_int_equal(atomic_load(&fixture->reports.count), 1);
+    assert_int_equal(producer_in_flight(fixture->producer), 1);
+}
+
 int main(void)
 {
 #define GATHERING(name)                                                                                      \
@@ -372,6 +404,7 @@ int main(void)
         CASE(a_fatal_error_ends_the_producer_with_a_report_for_each_record),
         CASE(close_ends_in_its_bound_where_brokers_hang),
         CASE(what_the_promises_rest_on_cannot_be_passed_through),
+        GATHERING(what_waits_for_a_place_that_is_not_there_is_said_once_in_a_while),
         GATHERING(all_is_delivered_once_and_in_the_order_of_sending),
         GATHERING(a_full_queue_is_said_and_nothing_is_lost_while_brokers_are_down),
         GATHERING(errors_that_pass_are_survived_without_a_report),
