@@ -324,7 +324,9 @@ static bool record_of(struct consumer *consumer, rd_kafka_message_t *message, st
         .topic_index = index,
         .partition = message->partition,
         .offset = message->offset,
-        .timestamp_ms = timestamp_ms > 0 ? timestamp_ms : 0,
+        .timestamp_ms = timestamp_ms < 0                         ? 0
+                        : timestamp_ms < RECORD_TIMESTAMP_MS_MAX ? timestamp_ms
+                                                                 : RECORD_TIMESTAMP_MS_MAX,
         .key = {message->key, message->key_len},
         .value = {message->payload, message->len},
         .key_null = !message->key,

@@ -34,7 +34,7 @@ struct record {
     int topic_index; /* in settings.topics */
     int32_t partition;
     int64_t offset;
-    int64_t timestamp_ms;
+    int64_t timestamp_ms; /* the writer's word: 0 (none) to RECORD_TIMESTAMP_MS_MAX */
     struct text key, value;
     bool key_null, value_null;
     uint32_t generation; /* of the partition's assignment or last hold */

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "kafka/consumer.h"
 #include "kafka/handle.h"
+#include "kafka/producer.h"
 #include "kafka/reader.h"
 #include "support/broker.h"
 
@@ -546,6 +547,40 @@ static void headers_are_bounded(void **state)
 }
 
 /* NOT_LEADER, as a broker says that has just been started. */
+static void no_report(void *owner, uint64_t tag, enum outcome outcome, int32_t partition, int64_t offset,
+                      const char *reason)
+{
+    (void)owner, (void)tag, (void)outcome, (void)partition, (void)offset, (void)reason;
+}
+
+static void a_timestamp_that_no_clock_says_is_cut_to_one_that_can_be_counted_with(void **state)
+{
+    (void)state;
+    enum { COUNT = 2 };
+    struct error error;
+    struct producer *producer;
+    const struct producer_settings settings = {.client = {.bootstrap_servers = broker_bootstrap(broker)}};
+    broker_add_topic(broker, "clocks", 1);
+    assert_int_equal(producer_open(&settings, no_report, NULL, &producer, &error), OK);
+    const struct producer_record record = {
+        .topic = TEXT("clocks"), .key = TEXT("1"), .value = TEXT("1"), .timestamp_ms = INT64_MAX};
+    for (uint64_t i = 0; i < COUNT; i++)
+        assert_int_equal(producer_send(producer, &record, i, &error), OK);
+    assert_true(producer_flush(producer, WAIT_MS));
+    producer_close(producer, 1000);
+
+    struct member *member = calloc(1, sizeof(*member));
+    open_member(member, "g-clocks", "clocks", 100, 0);
+    for (size_t taken = 0, count; taken < COUNT; taken += count) {
+        WAIT_UNTIL((count = take(member, TAKE_MAX)) > 0);
+        for (size_t i = 0; i < count; i++)
+            assert_int_equal(member->records[i].timestamp_ms, RECORD_TIMESTAMP_MS_MAX);
+        consumer_done(member->consumer, member->records, count);
+    }
+    consumer_close(member->consumer, 3000);
+    free(member);
+}
+
 static void a_reader_asks_again_where_no_leader_is_known_yet(void **state)
 {
     (void)state;
@@ -683,6 +718,7 @@ int main(void)
         cmocka_unit_test(errors_of_every_request_of_the_group_are_survived),
         cmocka_unit_test(a_fatal_error_is_said),
         cmocka_unit_test(headers_are_bounded),
+        cmocka_unit_test(a_timestamp_that_no_clock_says_is_cut_to_one_that_can_be_counted_with),
         cmocka_unit_test(a_reader_asks_again_where_no_leader_is_known_yet),
         cmocka_unit_test(a_reader_without_a_broker_says_so_in_its_time),
         cmocka_unit_test(close_ends_in_its_bound_where_brokers_hang),
