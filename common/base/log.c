@@ -138,10 +138,7 @@ static void put_member(struct line *line, const struct log_field *field)
 
 static struct text cut_to_half(struct text text)
 {
-    text.length /= 2;
-    while (text.length && ((unsigned char)text.at[text.length] & 0xc0) == 0x80)
-        text.length--; /* not through a character */
-    return text;
+    return text_cut(text, text.length / 2);
 }
 
 /* Whole where it fits, else as much of the value as does, else not at all. */

@@ -90,12 +90,7 @@ void span_id_new(uint8_t id[SPAN_ID_BYTES])
 static uint16_t keep(struct span *span, struct text value, uint16_t *ret_at)
 {
     size_t room = SPAN_TEXT_BYTES_MAX - span->text_length;
-    size_t length = value.length;
-    if (length > room) {
-        length = room;
-        while (length && ((unsigned char)value.at[length] & 0xc0) == 0x80)
-            length--;
-    }
+    size_t length = text_cut(value, room).length;
     *ret_at = span->text_length;
     if (length)
         memcpy(span->bytes + span->text_length, value.at, length);

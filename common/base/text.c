@@ -102,6 +102,18 @@ bool text_is_utf8(struct text text)
     return true;
 }
 
+struct text text_cut(struct text text, size_t bytes_max)
+{
+    enum { FOLLOWING_MAX = 3 }; /* bytes of a character behind its first; what has more is no UTF-8 */
+    if (text.length <= bytes_max)
+        return text;
+    text.length = bytes_max;
+    for (int i = 0; i < FOLLOWING_MAX && text.length; i++, text.length--)
+        if (((unsigned char)text.at[text.length] & 0xc0) != 0x80)
+            break;
+    return text;
+}
+
 size_t text_characters(struct text text)
 {
     size_t count = 0;

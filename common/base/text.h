@@ -52,6 +52,8 @@ bool text_to_int64(struct text text, int64_t *ret);
 /* Every byte from 0x20 to 0x7e, length within [1, length_max]. */
 bool text_is_printable(struct text text, size_t length_max);
 bool text_is_utf8(struct text text);
+/* Its beginning, of at most bytes_max bytes, and not through a character of UTF-8. */
+struct text text_cut(struct text text, size_t bytes_max);
 size_t text_characters(struct text text);             /* of UTF-8 */
 bool text_equal_nocase(struct text a, struct text b); /* ASCII */
 /* How many bytes must be put in, taken out or changed to make one of the other; SIZE_MAX past

@@ -17,13 +17,7 @@ static void member(struct json_writer *writer, const char *name, struct text val
 
 struct text audit_cut(struct text text)
 {
-    enum { FOLLOWING_MAX = 3 }; /* bytes of a character behind its first */
-    if (text.length <= AUDIT_TEXT_BYTES_MAX)
-        return text;
-    text.length = AUDIT_TEXT_BYTES_MAX;
-    for (int i = 0; i < FOLLOWING_MAX && ((unsigned char)text.at[text.length] & 0xc0) == 0x80; i++)
-        text.length--;
-    return text;
+    return text_cut(text, AUDIT_TEXT_BYTES_MAX);
 }
 
 void audit_write(const struct audit_entry *entry, struct buffer *into)

@@ -8,9 +8,7 @@ static bool move(struct prune *prune, const struct prune_table *table, const voi
     for (size_t i = 0; i < table->table->key_count; i++) {
         const struct text *key =
             (const struct text *)(const void *)((const char *)last + table->table->columns[i].offset);
-        size_t length = key->length < PRUNE_KEY_BYTES_MAX ? key->length : PRUNE_KEY_BYTES_MAX;
-        while (length < key->length && length && ((unsigned char)key->at[length] & 0xc0) == 0x80)
-            length--;
+        size_t length = text_cut(*key, PRUNE_KEY_BYTES_MAX).length;
         moved |= length != prune->lengths[i] || memcmp(key->at, prune->keys[i], length) != 0;
         memcpy(prune->keys[i], key->at, length);
         prune->lengths[i] = length;

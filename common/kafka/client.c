@@ -263,12 +263,8 @@ static const struct property consumer_properties[] = {
  * bring some megabytes for each partition unless told otherwise, of records that cost 700 bytes each beside
  * their own: a bound for the queue is none without a bound for the fetch.
  */
-static bool fetchers_sleep_long(void)
-{
-    return !offered("fetch.queue.backoff.ms", "10");
-}
-
-static enum outcome set_prefetch(rd_kafka_conf_t *conf, enum handle_kind kind, struct error *error)
+static enum outcome set_prefetch(rd_kafka_conf_t *conf, struct handle *handle, enum handle_kind kind,
+                                 struct error *error)
 {
     static const struct property not_woken[] = {
         {"queued.min.messages", "100000"},
@@ -281,7 +277,8 @@ static enum outcome set_prefetch(rd_kafka_conf_t *conf, enum handle_kind kind, s
         {"fetch.max.bytes", "2097152"}, /* no less than message.max.bytes */
         {NULL, NULL},
     };
-    if (fetchers_sleep_long())
+    handle->fetchers_sleep = !offered("fetch.queue.backoff.ms", "10");
+    if (handle->fetchers_sleep)
         return set_all(conf, kind == HANDLE_CONSUMER ? small : not_woken, error);
     enum outcome outcome = set_all(conf, small, error);
     return outcome == OK ? set(conf, "fetch.queue.backoff.ms", "10", error) : outcome;
@@ -391,7 +388,7 @@ enum outcome handle_conf(struct handle *handle, const struct client_settings *se
         goto out;
     if ((outcome = set_all(conf, producer ? producer_properties : consumer_properties, error)) != OK)
         goto out;
-    if (!producer && (outcome = set_prefetch(conf, kind, error)) != OK)
+    if (!producer && (outcome = set_prefetch(conf, handle, kind, error)) != OK)
         goto out;
     if (kind == HANDLE_CONSUMER && (outcome = set_fetch_wait(conf, config, error)) != OK)
         goto out;
@@ -431,7 +428,6 @@ enum outcome handle_conf(struct handle *handle, const struct client_settings *se
         goto out;
     char protocol[32];
     size_t protocol_bytes = sizeof(protocol);
-    handle->fetchers_sleep = !producer && fetchers_sleep_long();
     handle->secured =
         rd_kafka_conf_get(conf, "security.protocol", protocol, &protocol_bytes) == RD_KAFKA_CONF_OK &&
         strcmp(protocol, "plaintext") != 0;

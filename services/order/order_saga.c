@@ -3,20 +3,9 @@
 
 #include "items.h"
 
-/* At most bytes_max, and never half a character: a reason from outside goes on to mails and databases. */
-static struct text clip(struct text text, size_t bytes_max)
-{
-    if (text.length <= bytes_max)
-        return text;
-    text.length = bytes_max;
-    while (text.length && ((unsigned char)text.at[text.length] & 0xc0) == 0x80)
-        text.length--;
-    return text;
-}
-
 static struct text reason_print(struct work *work, const char *what, struct text why)
 {
-    why = clip(why, ORDER_REASON_BYTES_MAX);
+    why = text_cut(why, ORDER_REASON_BYTES_MAX);
     return text_of(arena_print(work_arena(work), "%s: %.*s", what, TEXT_ARG(why)));
 }
 
@@ -134,7 +123,7 @@ static void take_final(struct work *work, struct text order_id, enum order_statu
     if (row->final)
         return;
     row->final = final;
-    row->reason = clip(reason, ORDER_REASON_BYTES_MAX);
+    row->reason = text_cut(reason, ORDER_REASON_BYTES_MAX);
     row->ended_at = at;
     order_step(work, row);
 }

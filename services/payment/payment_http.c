@@ -66,16 +66,6 @@ static struct text notice_text(const struct request *request, const char *name, 
     return json_text(request->json, name);
 }
 
-static bool three_letters(struct text currency)
-{
-    for (size_t i = 0; i < currency.length; i++) {
-        char capital = (char)(currency.at[i] & ~0x20);
-        if (capital < 'A' || capital > 'Z')
-            return false;
-    }
-    return currency.length == 3;
-}
-
 /* Some gateways write eur: on the topic it is EUR, as everywhere. */
 static struct text in_capitals(struct work *work, struct text currency)
 {
@@ -85,13 +75,14 @@ static struct text in_capitals(struct work *work, struct text currency)
     return (struct text){at, at ? currency.length : 0};
 }
 
-static struct notice notice_read(const struct request *request, struct codec_faults *faults)
+static struct notice notice_read(struct work *work, const struct request *request,
+                                 struct codec_faults *faults)
 {
     struct notice notice = {
         .type = notice_text(request, "type", true, faults),
         .payment_id = notice_text(request, "payment_id", true, faults),
         .order_id = notice_text(request, "order_id", true, faults),
-        .currency = notice_text(request, "currency", true, faults),
+        .currency = in_capitals(work, notice_text(request, "currency", true, faults)),
         .reason = notice_text(request, "reason", false, faults),
     };
     const json_t *amount = json_object_get(request->json, "amount_minor");
@@ -105,7 +96,7 @@ static struct notice notice_read(const struct request *request, struct codec_fau
         codec_fault_add(faults, "must be payment.captured, payment.failed or payment.refunded", "type");
     if (!text_is_printable(notice.payment_id, 64) && !(failed && !notice.payment_id.length))
         codec_fault_add(faults, "must be 1 to 64 printable ASCII characters", "payment_id");
-    if (!three_letters(notice.currency))
+    if (!event_currency_valid(notice.currency))
         codec_fault_add(faults, "must be three letters (ISO 4217)", "currency");
     return notice;
 }
@@ -142,7 +133,7 @@ static enum outcome webhook(struct work *work, const struct request *request, st
                             struct error *error)
 {
     struct codec_faults faults = {0};
-    struct notice notice = notice_read(request, &faults);
+    struct notice notice = notice_read(work, request, &faults);
     if (faults.count) {
         answer_faults(work, answer, &faults);
         return OK;
@@ -156,7 +147,6 @@ static enum outcome webhook(struct work *work, const struct request *request, st
     }
     /* The row keeps these until the batch is written. */
     notice.payment_id = text_copy(work_arena(work), notice.payment_id);
-    notice.currency = in_capitals(work, notice.currency);
     notice.reason = text_copy(work_arena(work), payment_clip(notice.reason));
     notice_take(work, payment, &notice);
     *answer = (struct answer){.status = 202, .body = TEXT("{\"status\":\"accepted\"}")};

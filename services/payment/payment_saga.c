@@ -3,12 +3,7 @@
 
 struct text payment_clip(struct text text)
 {
-    if (text.length > PAYMENT_REASON_BYTES_MAX) {
-        text.length = PAYMENT_REASON_BYTES_MAX;
-        while (text.length && ((unsigned char)text.at[text.length] & 0xc0) == 0x80)
-            text.length--;
-    }
-    return text;
+    return text_cut(text, PAYMENT_REASON_BYTES_MAX);
 }
 
 void payment_want(struct work *work, struct text order_id, struct text payment_id)

@@ -83,6 +83,17 @@ static void printable_has_neither_controls_nor_high_bytes(void **state)
     assert_false(text_is_printable(TEXT("\xc3\xa9"), 64));
 }
 
+static void a_cut_goes_through_no_character(void **state)
+{
+    (void)state;
+    const struct text text = TEXT("a\xc3\xa9\xf0\x9f\x98\x80z"); /* 1, 2, 4 and 1 bytes */
+    static const size_t kept[] = {0, 1, 1, 3, 3, 3, 3, 7, 8, 8};
+    for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++)
+        assert_int_equal(text_cut(text, i).length, kept[i]);
+    assert_int_equal(text_cut(TEXT("\x80\x80\x80\x80\x80\x80"), 5).length, 2); /* no UTF-8: not for ever */
+    assert_int_equal(text_cut(TEXT("\x80\x80\x80"), 2).length, 0);
+}
+
 /* Every code point in the encoding that is right for it, and in every one that is too long for it. */
 static void utf8_is_what_unicode_says(void **state)
 {
@@ -169,6 +180,7 @@ int main(void)
         cmocka_unit_test(decimal_numbers_are_read_up_to_both_ends),
         cmocka_unit_test(distance_counts_what_must_be_changed),
         cmocka_unit_test(printable_has_neither_controls_nor_high_bytes),
+        cmocka_unit_test(a_cut_goes_through_no_character),
         cmocka_unit_test(utf8_is_what_unicode_says),
         cmocka_unit_test(buffer_grows_up_to_its_bound_and_then_stays_as_it_is),
         cmocka_unit_test(what_could_steer_a_terminal_is_spelt_out),
